@@ -1,0 +1,49 @@
+# One command each for the things one does here; `make` alone lists them. Set-up is deploy/setup.sh's work.
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# More options for `mavis serve` or pytest, handed on as they are: make serve ARGS="--compile"
+ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test soak check bench train-embedded evaluate-embedded lock clean setup setup-dev
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000)
+	@exec .venv/bin/mavis serve --host $(HOST) --port $(PORT) $(ARGS)
+
+test: setup-dev ## Set up and run all tests but the slow ones
+	@.venv/bin/python -m pytest -m "not slow" $(ARGS)
+
+soak: setup-dev ## Run the slow tests
+	@.venv/bin/python -m pytest -m slow $(ARGS)
+
+check: setup-dev ## Format, lint and types
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy
+
+bench: setup-dev ## Tokens per second through the engine, with and without weights
+	@.venv/bin/mavis bench $(ARGS)
+
+train-embedded: setup-dev ## Train the shipped value checkpoint again; resumes where it stopped
+	@.venv/bin/mavis train run embedded $(ARGS)
+
+evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
+	@.venv/bin/mavis train evaluate embedded $(ARGS)
+
+lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
+	@deploy/lock.sh
+
+clean: ## Remove what tools leave behind; keeps .venv and runs/
+	@rm -rf build dist client/build client/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find server valuemodels training client tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@deploy/setup.sh cpu
+
+setup-dev:
+	@deploy/setup.sh cpu-dev

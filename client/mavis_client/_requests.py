@@ -1,0 +1,101 @@
+"""What is sent: one `Call` for each call of a client's method. No I/O."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+
+from mavis_client._keywords import CallOptions, ChatKeywords, CompletionKeywords, Messages, Prompt, Timeout
+
+Repeat = Literal["always", "unless_begun", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        repeat: whether a failed attempt may be made again: "always" where asking twice does no harm, "unless_begun"
+            where the server would do the work twice.
+        timeout: None keeps the client's.
+    """
+
+    method: str
+    path: str
+    repeat: Repeat
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: Timeout | None = None
+
+    def on(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request as the given httpx client sends it."""
+        timeout = http.timeout if self.timeout is None else self.timeout
+        return http.build_request(
+            self.method, self.path, content=self.body, headers=dict(self.headers), timeout=timeout
+        )
+
+
+OBJECTIVES = Call("GET", "/v1/objectives", repeat="always")
+HEALTH = Call("GET", "/health", repeat="never")
+READY = Call("GET", "/ready", repeat="never")
+
+
+def chat_call(messages: Messages, keywords: ChatKeywords, *, stream: bool) -> Call:
+    """`POST /v1/chat/completions`.
+
+    Raises:
+        TypeError: a keyword is unknown, or a value cannot be written as JSON.
+        ValueError: a field is given twice, or a number is not finite.
+    """
+    _require_known(keywords, ChatKeywords.__optional_keys__)
+    conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    return _generation("/v1/chat/completions", {"messages": conversation, "stream": stream}, keywords)
+
+
+def completion_call(prompt: Prompt, keywords: CompletionKeywords, *, stream: bool) -> Call:
+    """`POST /v1/completions`. Raises as `chat_call` does."""
+    _require_known(keywords, CompletionKeywords.__optional_keys__)
+    return _generation("/v1/completions", {"prompt": prompt, "stream": stream}, keywords)
+
+
+def _require_known(keywords: Mapping[str, object], known: frozenset[str]) -> None:
+    if unknown := sorted(keywords.keys() - known):
+        raise TypeError(f"unknown keyword {unknown[0]!r}; a field that has no keyword goes into extra_body")
+
+
+def _generation(path: str, content: Mapping[str, Any], keywords: ChatKeywords | CompletionKeywords) -> Call:
+    fields = {name: value for name, value in keywords.items() if name not in CallOptions.__optional_keys__}
+    body = {**content, **fields}
+    if (model := keywords.get("model")) is not None:
+        body["model"] = model
+    extra = keywords.get("extra_body") or {}
+    if twice := sorted(body.keys() & extra.keys()):
+        raise ValueError(f"extra_body: {twice[0]!r} is already set by the method or by a keyword")
+    return Call(
+        "POST",
+        path,
+        repeat="unless_begun",
+        body=_json({**body, **extra}),
+        headers={"Content-Type": "application/json", **(keywords.get("extra_headers") or {})},
+        timeout=keywords.get("timeout"),
+    )
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    """The body as strict JSON; where a field cannot be written so, the error names it."""
+    written = []
+    for name, value in body.items():
+        try:
+            written.append(f"{json.dumps(name)}:{json.dumps(value, allow_nan=False, default=_as_dict)}")
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{name}: got {value!r:.80}, which JSON cannot carry: {error}") from None
+    return ("{" + ",".join(written) + "}").encode()
+
+
+def _as_dict(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is neither a number, a text, a list nor a mapping")

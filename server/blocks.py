@@ -1,0 +1,94 @@
+"""What a response says about values: the `mavis` block of a choice. Pure functions of a trace; no IO, no vLLM.
+
+A trace may know more tokens than the client got, since stop strings are found after the worker has sampled on. So
+everything here takes the number of tokens that were returned and cuts there.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from server.live import LiveChoice, TokenTrace
+from valuemodels.guidance import ResolvedGuidance
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """What the numbers of a trace stand for.
+
+    Attributes:
+        objectives: names, in the policy's order, which is the order of every list of numbers in a trace.
+        checkpoint: id of the value checkpoint; of several, joined by "+".
+    """
+
+    objectives: tuple[str, ...]
+    checkpoint: str
+
+    def whole(self, choice: LiveChoice, resolved: ResolvedGuidance) -> dict[str, Any]:
+        """The block of a finished choice: totals, and all tokens where the client asked for them."""
+        block = self.totals(choice, resolved)
+        if resolved.trace != "totals":
+            block["tokens"] = self.tokens(choice, resolved)
+        return block
+
+    def totals(self, choice: LiveChoice, resolved: ResolvedGuidance) -> dict[str, Any]:
+        """What held, what it cost and what the sampled tokens did for each objective.
+
+        `kl` is null and `values` empty where the worker no longer knew the trace: part of a sum would be a wrong sum.
+        """
+        values = {} if choice.is_behind else self._sums(choice.trace.values[: choice.returned])
+        return {
+            "objective_weights": dict(zip(self.objectives, resolved.weights, strict=True)),
+            "beta": resolved.beta,
+            "scoring": resolved.scoring,
+            "checkpoint": self.checkpoint,
+            "kl": choice.kl_nats,
+            "values": values,
+        }
+
+    def tokens(self, choice: LiveChoice, resolved: ResolvedGuidance) -> list[dict[str, Any]]:
+        """Entries of the tokens that were returned and not yet streamed, as far as they are known."""
+        stop = min(choice.returned, len(choice.trace))
+        with_candidates = resolved.trace == "candidates"
+        entries = [self._token(choice.trace, at, with_candidates) for at in range(choice.streamed, stop)]
+        choice.streamed = max(choice.streamed, stop)
+        return entries
+
+    def _token(self, trace: TokenTrace, at: int, with_candidates: bool) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "token_id": trace.token_ids[at],
+            "kl": _finite(trace.kl[at]),
+            "values": self._named(trace.values[at]),
+            "levels": self._named(trace.levels[at]),
+        }
+        if with_candidates:
+            entry["candidates"] = [self._candidate(candidate) for candidate in trace.candidates[at]]
+        return entry
+
+    def _candidate(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "token_id": candidate["token_id"],
+            "logprob": _finite(candidate["logprob"]),
+            "tilted_logprob": _finite(candidate["tilted_logprob"]),
+            "values": self._named(candidate["values"]) or {},
+        }
+
+    def _named(self, numbers: Sequence[float] | None) -> dict[str, float] | None:
+        if not _is_scored(numbers):
+            return None
+        return dict(zip(self.objectives, numbers, strict=True))
+
+    def _sums(self, values: Sequence[Sequence[float] | None]) -> dict[str, float]:
+        scored = [numbers for numbers in values if _is_scored(numbers)]
+        return {name: math.fsum(numbers[i] for numbers in scored) for i, name in enumerate(self.objectives)}
+
+
+def _is_scored(numbers: Sequence[float] | None) -> TypeGuard[Sequence[float]]:
+    """Whether there are numbers, all of which JSON can carry."""
+    return numbers is not None and all(map(math.isfinite, numbers))
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no infinities."""
+    return number if math.isfinite(number) else None

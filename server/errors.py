@@ -1,0 +1,82 @@
+"""Everything that can go wrong in the HTTP process, in one tree, and the one table from exception to HTTP.
+
+    MavisError
+    ├── StartupError            the server cannot start; one sentence for the operator, exit code 2
+    └── RequestError            one request fails; answered in vLLM's (OpenAI's) error envelope
+        ├── BodyError           the body cannot be read at all
+        ├── FieldError          a request field is wrong
+        ├── LiveIdError         the chosen id belongs to a generation that is still running
+        └── TracesLostError     the engine died, or the worker failed, before the values could be read
+
+Standard library only. None of these is a `ValueError`: pydantic would swallow it into its own report.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+
+class MavisError(Exception):
+    """Root of our exceptions."""
+
+
+class StartupError(MavisError):
+    """The server cannot start; the message is one sentence for the operator."""
+
+
+class RequestError(MavisError):
+    """One request fails; the message is for the client.
+
+    Attributes:
+        param: what the envelope's `param` says, or None.
+    """
+
+    param: str | None = None
+
+
+class BodyError(RequestError):
+    """The request's body cannot be read at all."""
+
+
+class FieldError(RequestError):
+    """A request field is wrong.
+
+    Attributes:
+        param: dotted name of the field, as the client wrote it (`objective_weights.positivity`).
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}: got {shown(value)}, allowed is {allowed}")
+        self.param = field
+
+
+class LiveIdError(RequestError):
+    """The chosen id belongs to a generation that is still running."""
+
+    param = "X-Request-Id"
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(f"X-Request-Id: the generation {generation_id} is still running, choose another id")
+
+
+class TracesLostError(RequestError):
+    """The values of a generation could not be read from the engine."""
+
+
+_HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
+    BodyError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
+    FieldError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
+    LiveIdError: (HTTPStatus.CONFLICT, "ConflictError"),
+    TracesLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
+}
+
+
+def envelope(error: RequestError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body, in the shape that vLLM's own errors have."""
+    status, kind = _HTTP[type(error)]
+    return status.value, {"error": {"message": str(error), "type": kind, "param": error.param, "code": status.value}}
+
+
+def shown(value: object) -> str:
+    """A client's value as error messages quote it: never longer than 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,75 @@
+"""The request fields that are ours, on top of OpenAI's and vLLM's, and which unknown fields look like a slip of them.
+
+Runs in the HTTP process. No torch, no vLLM.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, SkipValidation
+
+from server.errors import FieldError
+from valuemodels.guidance import EXTRA_ARGS_KEY, Scoring
+
+NEAR_MISS = 0.78  # difflib's ratio: `obj_weights` is .786 of `objective_weights`, `score` .67 of `scoring`
+ALIASES = {"weights": "objective_weights", "objectives": "objective_weights", "kl": "kl_budget"}
+
+
+class GuidanceFields(BaseModel):
+    """Our fields, typed for the OpenAPI page only.
+
+    They are taken as they come (`SkipValidation`) and checked in one place, `Catalogue.guidance`, against what the
+    operator allows: so every refusal names the field, the value and the allowed range, and no string is ever coerced
+    into a number.
+    """
+
+    objective_weights: Annotated[dict[str, float] | None, SkipValidation] = Field(
+        default=None, description="Objective -> weight. What is left out keeps the operator's default."
+    )
+    beta: Annotated[float | None, SkipValidation] = Field(default=None, description="Strength of the tilt, >= 0.")
+    candidates: Annotated[int | None, SkipValidation] = Field(
+        default=None, description="How many of the base model's most likely tokens are scored at each step."
+    )
+    kl_budget: Annotated[float | None, SkipValidation] = Field(
+        default=None, description="Nats a token that the tilt may cost; beta is lowered just enough to keep it."
+    )
+    scoring: Annotated[Scoring | None, SkipValidation] = Field(default=None, description="Which scorer.")
+    profile: Annotated[str | None, SkipValidation] = Field(
+        default=None, description="A named set of these fields from the server's configuration."
+    )
+    return_values: Annotated[bool | Literal["candidates"], SkipValidation] = Field(
+        default=False, description='Values of every token in the response; "candidates": of those not chosen, too.'
+    )
+
+    def guidance_fields(self) -> dict[str, Any]:
+        """The fields of ours that the client wrote, also where it wrote null."""
+        return {name: getattr(self, name) for name in GuidanceFields.model_fields if name in self.model_fields_set}
+
+
+def refuse_unknown(extra: Mapping[str, Any], xargs: Mapping[str, Any] | None) -> None:
+    """Refuse unknown body fields that are spelled like ours, and our reserved key among vLLM's extra arguments.
+
+    Args:
+        extra: the body's fields that neither vLLM nor we know.
+        xargs: the body's `vllm_xargs`.
+
+    Raises:
+        FieldError: naming the field that was probably meant.
+    """
+    for name, value in extra.items():
+        if meant := near_miss(name, GuidanceFields.model_fields):
+            raise FieldError(name, value, f'no field of this name; did you mean "{meant}"?')
+    if xargs and EXTRA_ARGS_KEY in xargs:
+        allowed = "any other key: this one is reserved, use the request's own fields such as objective_weights"
+        raise FieldError(f"vllm_xargs.{EXTRA_ARGS_KEY}", xargs[EXTRA_ARGS_KEY], allowed)
+
+
+def near_miss(name: str, known: Iterable[str]) -> str | None:
+    """Which of the known names an unknown one was probably meant to be. camelCase and dashes count as snake_case."""
+    plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
+    if plain in ALIASES:
+        return ALIASES[plain]
+    matches = difflib.get_close_matches(plain, known, n=1, cutoff=NEAR_MISS)
+    return matches[0] if matches else None

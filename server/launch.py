@@ -1,0 +1,130 @@
+"""From what the operator typed to what vLLM is told: pure functions, nothing is started here.
+
+No torch, no vLLM.
+"""
+
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import StartupError
+from valuemodels.engine import WORKER_EXTENSION, engine_arguments
+from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
+
+EMBEDDED = "embedded"
+PLUGIN = "mavis"
+PLUGIN_GROUPS = (
+    "vllm.general_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.platform_plugins",
+    "vllm.stat_logger_plugins",
+)
+"""Entry-point groups that vLLM loads where `VLLM_PLUGINS` is not set."""
+
+_EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "served_model_name": ["smollm2-135m-instruct"],
+    "max_model_len": 4096,
+    "dtype": "bfloat16",
+    "enable_auto_tool_choice": True,
+    "tool_call_parser": "hermes",
+}
+_EMBEDDED_KV_CACHE_GIB = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What stood on the command line.
+
+    Attributes:
+        model: hub id or folder of the base model; None is the embedded one.
+        values: hub ids or folders of value checkpoints; empty is the shipped one.
+        compiles: let vLLM compile the model, which costs a slower start.
+        value_cache_gib: None keeps the setting's.
+        vllm_args: everything else, for vLLM.
+    """
+
+    model: str | None
+    values: tuple[str, ...] = ()
+    compiles: bool = False
+    value_cache_gib: float | None = None
+    vllm_args: tuple[str, ...] = ()
+
+
+def parse_options(
+    arguments: Sequence[str], values: Iterable[str], *, compiles: bool, value_cache_gib: float | None
+) -> ServeOptions:
+    """Split MODEL from vLLM's flags.
+
+    Args:
+        arguments: what is left of the command line without our own options.
+
+    Raises:
+        StartupError: a model of the operator's own without value checkpoints for it.
+    """
+    has_model = bool(arguments) and not arguments[0].startswith("-")
+    model = arguments[0] if has_model and arguments[0] != EMBEDDED else None
+    options = ServeOptions(
+        model=model,
+        values=tuple(values),
+        compiles=compiles,
+        value_cache_gib=value_cache_gib,
+        vllm_args=tuple(arguments[1:] if has_model else arguments),
+    )
+    if model is not None and not options.values:
+        raise StartupError(f"give the value checkpoint that was trained for {model}: mavis serve {model} --values DIR")
+    return options
+
+
+def vllm_argv(options: ServeOptions, base_model: str) -> list[str]:
+    """The arguments of `vllm serve`; the operator's come as they are."""
+    return ["serve", base_model, *options.vllm_args]
+
+
+def vllm_defaults(options: ServeOptions) -> dict[str, Any]:
+    """What holds where neither the command line nor a `--config` file says otherwise: defaults of vLLM's parser."""
+    embedded = _EMBEDDED_DEFAULTS if options.model is None else {}
+    return {"host": "127.0.0.1", "enforce_eager": not options.compiles, **embedded}
+
+
+def environment(options: ServeOptions, current: Mapping[str, str], installed_plugins: Iterable[str]) -> dict[str, str]:
+    """Environment variables that vLLM reads while it is imported.
+
+    Args:
+        installed_plugins: names in `PLUGIN_GROUPS`. Naming our plugin, which endpoint plugins need, makes
+            `VLLM_PLUGINS` a list of all that may load, so those that would load without it are named, too.
+    """
+    named = current.get("VLLM_PLUGINS")
+    others = installed_plugins if named is None else named.split(",")
+    plugins = dict.fromkeys(name.strip() for name in [*others, PLUGIN] if name.strip())
+    changes = {"VLLM_PLUGINS": ",".join(plugins)}
+    if options.model is None and "VLLM_CPU_KVCACHE_SPACE" not in current:
+        changes["VLLM_CPU_KVCACHE_SPACE"] = _EMBEDDED_KV_CACHE_GIB
+    return changes
+
+
+def refuse_unsupported(args: Namespace, base_model: str) -> None:
+    """Refuse what would leave some answers without values.
+
+    Raises:
+        StartupError: naming the flag and what is allowed.
+    """
+    if args.model_tag != base_model:
+        raise StartupError(f"MODEL comes first, before all flags: mavis serve {args.model_tag} ...")
+    if args.headless or args.grpc or args.api_server_count not in (None, 1):
+        raise StartupError("--headless, --grpc and --api-server-count above 1 are not supported: one HTTP process")
+    if args.data_parallel_size > 1 or args.data_parallel_multi_port_external_lb:
+        raise StartupError("--data-parallel-size above 1 is not supported: values are read from one engine")
+    if args.worker_extension_cls not in ("", None):
+        raise StartupError(f"--worker-extension-cls is taken by {WORKER_EXTENSION} and cannot be set")
+    if EXTRA_ARGS_KEY in (args.additional_config or {}):
+        raise StartupError(f'--additional-config: the key "{EXTRA_ARGS_KEY}" is reserved')
+
+
+def apply_guide(args: Namespace, config: GuideConfig) -> None:
+    """Put the value guide into vLLM's parsed arguments, beside what the operator put there."""
+    ours = engine_arguments(config, args.additional_config)
+    ours["logits_processors"] = [*(args.logits_processors or []), *ours["logits_processors"]]
+    for name, value in ours.items():
+        assert hasattr(args, name), f"vLLM has no engine argument {name}"
+        setattr(args, name, value)

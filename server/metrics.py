@@ -1,0 +1,66 @@
+"""`mavis_*` Prometheus metrics, in the default registry that vLLM's `/metrics` serves.
+
+Runs in the HTTP process. No torch, no vLLM.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter("mavis_requests_total", "Requests that were accepted.", ["route", "guided"])
+ERRORS = Counter("mavis_request_errors_total", "Requests that we refused or lost, by field.", ["param"])
+TOKENS = Counter("mavis_guided_tokens_total", "Tokens returned of guided choices.")
+KL_NATS = Histogram(
+    "mavis_kl_nats",
+    "KL from the base model of a guided choice, in nats.",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200),
+)
+
+_WORKER_COUNTERS = {
+    "value_fallback_rows": Counter(
+        "mavis_value_fallback_rows_total", "Steps that fell back to the base logits after a non-finite value."
+    ),
+    "guided_rows": Counter("mavis_guided_rows_total", "Steps that were tilted or traced."),
+    "cache_evictions": Counter("mavis_value_cache_evictions_total", "Sequences evicted from the value KV cache."),
+}
+_WORKER_GAUGES = {
+    "cache_bytes": Gauge(
+        "mavis_value_cache_bytes", "Bytes in use of the value KV cache.", multiprocess_mode="mostrecent"
+    ),
+    "cache_capacity_bytes": Gauge(
+        "mavis_value_cache_capacity_bytes", "Size of the value KV cache.", multiprocess_mode="mostrecent"
+    ),
+    "cached_sequences": Gauge(
+        "mavis_value_cached_sequences", "Sequences in the value KV cache.", multiprocess_mode="mostrecent"
+    ),
+}
+
+
+class WorkerStats:
+    """Turns the worker's `stats` into metrics. The worker counts from its own start, Prometheus wants increments."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def observe(self, stats: Mapping[str, Any]) -> None:
+        """Take in one reading."""
+        for name, counter in _WORKER_COUNTERS.items():
+            now = float(stats.get(name, 0))
+            counter.inc(max(0.0, now - self._last.get(name, 0.0)))
+            self._last[name] = now
+        for name, gauge in _WORKER_GAUGES.items():
+            if name in stats:
+                gauge.set(float(stats[name]))
+
+
+def observe_choice(tokens: int, kl_nats: float | None) -> None:
+    """Note one finished guided choice; `kl_nats` is None where its trace was lost."""
+    TOKENS.inc(tokens)
+    if kl_nats is not None:
+        KL_NATS.observe(kl_nats)
+
+
+def observe_error(param: str | None) -> None:
+    """Note a refused request. Only the field's first part is kept: what follows is the client's to choose."""
+    ERRORS.labels((param or "none").split(".")[0]).inc()

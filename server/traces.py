@@ -1,0 +1,162 @@
+"""Values on their way from the worker into the responses: one reader for everybody, few calls.
+
+`collective_rpc` stops the engine's loop while the ranks answer. So polls of all streams are gathered into one call,
+at most every `interval_s`; a read that a finished answer waits for goes at once and takes along whatever is pending;
+and there is never more than one call under way.
+
+Runs in the HTTP process, on its event loop alone. No torch, no vLLM: the engine client is met through a `Protocol`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from server.errors import TracesLostError
+from server.live import LiveGeneration, LiveGenerations
+
+logger = logging.getLogger("mavis.traces")
+
+LIVENESS_S = 1.0
+
+
+class EngineRpc(Protocol):
+    """The two things we need of vLLM's `EngineClient` here."""
+
+    @property
+    def errored(self) -> bool:
+        """True once the engine is dead."""
+        ...
+
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> Any:
+        """Call a worker extension's method on every rank; one result a rank."""
+        ...
+
+
+class TraceReader:
+    """Reads traces for all live generations, and makes the worker forget those that ended before their id is free.
+
+    An id that were free earlier could be taken by a new generation, whose trace the late `drop` would hit.
+    """
+
+    def __init__(
+        self,
+        engine: EngineRpc,
+        live: LiveGenerations,
+        on_stats: Callable[[Mapping[str, Any]], None] = lambda stats: None,
+        interval_s: float = 0.05,
+        liveness_s: float = LIVENESS_S,
+    ) -> None:
+        """Args: `on_stats` gets the worker's `stats` of every call; `liveness_s` is how often a call under way
+        checks that the engine still lives.
+        """
+        self._engine = engine
+        self._live = live
+        self._on_stats = on_stats
+        self._interval_s = interval_s
+        self._liveness_s = liveness_s
+        self._polls: dict[str, LiveGeneration] = {}
+        self._reads: list[tuple[LiveGeneration, asyncio.Future[None]]] = []
+        self._drops: dict[str, LiveGeneration] = {}
+        self._urgent = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def poll(self, generation: LiveGeneration) -> None:
+        """Ask for what is new, some time soon; what arrives is in the generation's choices."""
+        self._polls[generation.id] = generation
+        self._wake()
+
+    async def read(self, generation: LiveGeneration, *, drop: bool) -> None:
+        """Read everything that the engine has returned so far, now.
+
+        Args:
+            drop: the generation is over; the worker may forget it, and its id becomes free.
+
+        Raises:
+            TracesLostError: the engine died or the call failed.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reads.append((generation, done))
+        if drop:
+            self._drops[generation.id] = generation
+        self._urgent.set()
+        self._wake()
+        await done
+
+    def drop(self, generation: LiveGeneration) -> None:
+        """Make the worker forget a generation and free its id, some time soon; nothing where that is done already."""
+        self._polls.pop(generation.id, None)
+        if self._live.get(generation.id) is generation:
+            self._drops[generation.id] = generation
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="mavis traces")
+
+    async def _run(self) -> None:
+        """Live as long as there is something to do."""
+        while self._polls or self._reads or self._drops:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), self._interval_s)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        polls, self._polls = self._polls, {}
+        reads, self._reads = self._reads, []
+        drops, self._drops = self._drops, {}
+        self._urgent.clear()
+        generations = polls | {generation.id: generation for generation, _ in reads}
+        unread = {gid: missing for gid, generation in generations.items() if (missing := generation.unread())}
+        try:
+            if unread or drops:
+                answer = await self._call(unread, sorted(drops))
+                for gid, traces in answer["traces"].items():
+                    generations[gid].take(traces)
+        except Exception as error:
+            logger.warning("the values of %d generations could not be read: %r", len(generations), error)
+            self._settle(reads, TracesLostError(f"the values could not be read from the engine: {error}"))
+        except asyncio.CancelledError:
+            self._settle(reads, TracesLostError("the server is shutting down"))
+            raise
+        else:
+            self._settle(reads, None)
+        finally:
+            for generation in drops.values():
+                self._live.close(generation)
+
+    @staticmethod
+    def _settle(reads: list[tuple[LiveGeneration, asyncio.Future[None]]], error: TracesLostError | None) -> None:
+        for _, done in reads:
+            if done.done():  # the client went away meanwhile
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+    async def _call(self, unread: Mapping[str, Mapping[str, int]], drops: list[str]) -> Mapping[str, Any]:
+        """One call. vLLM never settles the calls that were under way when the engine died, so look after it."""
+        call = asyncio.ensure_future(self._engine.collective_rpc("mavis_traces", args=(unread, drops)))
+        try:
+            while not (await asyncio.wait({call}, timeout=self._liveness_s))[0]:
+                if self._engine.errored:
+                    raise TracesLostError("the engine died")
+        finally:
+            call.cancel()
+        answer = first_answer(call.result())
+        self._on_stats(answer["stats"])
+        return answer
+
+
+def first_answer(answers: list[Mapping[str, Any] | None]) -> Mapping[str, Any]:
+    """The one rank's answer that counts: the first that is not None.
+
+    Raises:
+        TracesLostError: no rank answered.
+    """
+    for answer in answers:
+        if answer is not None:
+            return answer
+    raise TracesLostError("no worker answered: is the value guide loaded?")

@@ -1,0 +1,68 @@
+"""Starting and stopping as an operator does."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Server, start_server, stop_server, wait_until_ready
+from valuemodels.embedded import EMBEDDED_VALUES
+
+pytestmark = pytest.mark.engine
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    mavis = str(Path(sys.executable).with_name("mavis"))
+    return subprocess.run([mavis, "serve", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(server: Server):
+    text = server.log.read_text()
+    assert server.url in text and "positivity" in text and "simplicity" in text
+    start = text.index("curl ")
+    lines = text[start:].splitlines()
+    command = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1])
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0 and '"mavis"' in answer.stdout, answer
+
+
+def test_a_port_in_use_is_said_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = serve("--port", str(taken.getsockname()[1]))
+    assert result.returncode == 2 and "port" in last_line(result) and "in use" in last_line(result)
+
+
+def test_broken_checkpoints_refuse_to_start_with_one_sentence(tmp_path: Path):
+    folder = Path(shutil.copytree(EMBEDDED_VALUES, tmp_path / "values"))
+    tensors = folder / "model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    result = serve("--values", str(folder))
+    assert result.returncode == 2 and "truncated" in last_line(result)
+    missing = serve("--values", str(tmp_path / "nowhere"))
+    assert missing.returncode == 2 and "nowhere" in last_line(missing)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals):
+    import httpx
+
+    running = start_server(tmp_path / "log.txt")
+    try:
+        wait_until_ready(running)
+        body = {"prompt": "Hello", "max_tokens": 3000, "ignore_eos": True, "objective_weights": {"positivity": 1}}
+        with httpx.stream("POST", f"{running.url}/v1/completions", json={**body, "stream": True}, timeout=60) as answer:
+            next(answer.iter_lines())
+            status, seconds = stop_server(running, how)
+        assert status == 0 and seconds < 10
+    finally:
+        running.process.kill()

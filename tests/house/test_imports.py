@@ -1,0 +1,132 @@
+"""The import arrows: server -> valuemodels (its light part), training -> valuemodels, client -> nothing of ours.
+
+Read from the source with `ast`, so that an import inside a function counts as well. That vLLM is met only in the files
+that pyproject.toml names is ruff's to check (TID251); here the same list is held against what is there.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = {"server", "valuemodels", "training", "client", "mavis_client", "tests"}
+
+ARROWS = {
+    "server": {"server", "valuemodels"},
+    "valuemodels": {"valuemodels"},
+    "training": {"training", "valuemodels"},
+    "client/mavis_client": {"mavis_client"},
+}
+"""Package folder -> the packages of ours that it may import."""
+
+LIGHT = {"guidance", "value_config", "engine", "embedded", "hub"}
+"""The modules of valuemodels that the HTTP process may import: none of them imports torch at its top."""
+
+HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "vllm"}
+CLIENT_NEEDS = {"httpx", "pydantic", "typing_extensions", "mavis_client"}
+
+
+def sources(folder: str) -> list[Path]:
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found, f"no source in {folder}"
+    return found
+
+
+def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
+    """Dotted names of the modules that a file imports; relative imports are resolved.
+
+    `from a import b` yields "a.b": whether b is a module makes no difference to the arrows.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = path.relative_to(ROOT).parent.parts
+                kept = package[: len(package) - node.level + 1]
+                base = ".".join([*kept, *filter(None, [node.module])]).removeprefix("client.")
+            yield from (f"{base}.{name.name}" for name in node.names)
+
+
+def root_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def where(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("folder", ARROWS)
+def test_arrows_go_one_way(folder: str) -> None:
+    wrong = [
+        f"{where(path)} imports {name}"
+        for path in sources(folder)
+        for name in imports(path)
+        if root_of(name) in OURS - ARROWS[folder]
+    ]
+    assert wrong == []
+
+
+def test_the_server_imports_only_the_light_part_of_valuemodels() -> None:
+    wrong = [
+        f"{where(path)} imports {name}"
+        for path in sources("server")
+        for name in imports(path)
+        if root_of(name) == "valuemodels" and name.split(".")[1] not in LIGHT
+    ]
+    assert wrong == []
+
+
+def test_the_server_never_imports_torch_or_what_brings_it() -> None:
+    """vLLM is left to the next test: it brings torch, in three files that cannot do without it."""
+    wrong = [
+        f"{where(path)} imports {name}"
+        for path in sources("server")
+        for name in imports(path)
+        if root_of(name) in HEAVY - {"vllm"}
+    ]
+    assert wrong == []
+
+
+def test_vllm_is_met_only_in_the_named_files(pyproject: dict[str, Any]) -> None:
+    ignores = pyproject["tool"]["ruff"]["lint"]["per-file-ignores"]
+    named = [pattern for pattern, codes in ignores.items() if "TID251" in codes]
+    wrong = [
+        f"{where(path)} imports {name}"
+        for folder in ARROWS
+        for path in sources(folder)
+        for name in imports(path)
+        if root_of(name) == "vllm" and not any(fnmatch(where(path), pattern) for pattern in named)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", sorted(LIGHT))
+def test_the_light_part_is_light(module: str) -> None:
+    """Would catch torch brought into the HTTP process by a module that seems to have no part in it."""
+    at_the_top = set(imports(ROOT / "valuemodels" / f"{module}.py", top_only=True))
+    assert {name for name in at_the_top if root_of(name) in HEAVY} == set()
+    assert {name.split(".")[1] for name in at_the_top if root_of(name) == "valuemodels"} <= LIGHT
+
+
+def test_tilting_imports_torch_alone() -> None:
+    names = set(imports(ROOT / "valuemodels" / "tilting.py"))
+    assert {root_of(name) for name in names} - sys.stdlib_module_names == {"torch"}
+
+
+def test_the_client_needs_httpx_and_pydantic_alone() -> None:
+    wrong = [
+        f"{where(path)} imports {name}"
+        for path in sources("client/mavis_client")
+        for name in imports(path)
+        if root_of(name) not in CLIENT_NEEDS | sys.stdlib_module_names
+    ]
+    assert wrong == []

@@ -1,0 +1,45 @@
+"""One engine for all invariants: it starts once."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import random_tensors, save_tiny_llama
+from tests.invariants.engine import open_engine
+from valuemodels.checkpoint import load_value_model, save_checkpoint
+from valuemodels.guidance import GuideConfig
+from valuemodels.model import ValueModel
+from valuemodels.value_config import ValueConfig
+
+
+@pytest.fixture(scope="session")
+def engine_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Llama whose head size vLLM's attention kernels accept; sharp enough that greedy ties are rare."""
+    folder = tmp_path_factory.mktemp("engine-base")
+    return save_tiny_llama(folder, hidden_size=128, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.15)
+
+
+@pytest.fixture(scope="session")
+def engine_checkpoint(
+    engine_base: str, tiny_config: Callable[..., ValueConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("engine-values") / "tiny"
+    save_checkpoint(folder, tiny_config(), random_tensors(tiny_config(), engine_base))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uncached(engine_base: str, engine_checkpoint: Path) -> ValueModel:
+    """The same value model, without cache and engine."""
+    return load_value_model(engine_checkpoint, engine_base, dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def engine(engine_base: str, engine_checkpoint: Path) -> Iterator[Any]:
+    config = GuideConfig(
+        checkpoints=(str(engine_checkpoint),), base_model=engine_base, value_dtype="float32", max_candidates=64
+    )
+    yield open_engine(engine_base, config)

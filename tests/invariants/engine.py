@@ -1,0 +1,95 @@
+"""A real vLLM engine on a tiny random model, small enough that chunked prompts and preemption happen by themselves.
+
+As a script it runs plain vLLM, without any of our code in the engine:
+
+    python -m tests.invariants.engine MODEL REQUESTS.json ANSWERS.json
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from valuemodels.engine import engine_arguments, prepare_environment
+from valuemodels.guidance import Guidance, GuideConfig
+
+BATCHED_TOKENS = 48
+"""Prompts longer than this reach the engine in chunks."""
+
+CACHE_BLOCKS = 24
+"""Few enough that a full batch of long requests does not fit, and vLLM must preempt."""
+
+BLOCK_TOKENS = 16
+
+
+def open_engine(model: str, guide: GuideConfig | None) -> Any:
+    """vLLM's offline engine in this process, guided where a config is given."""
+    prepare_environment()
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM
+
+    engine = LLM(
+        model=model,
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=512,
+        max_num_seqs=8,
+        max_num_batched_tokens=BATCHED_TOKENS,
+        block_size=BLOCK_TOKENS,
+        num_gpu_blocks_override=CACHE_BLOCKS,
+        skip_tokenizer_init=True,
+        disable_log_stats=False,
+        enable_prefix_caching=True,
+        **({} if guide is None else engine_arguments(guide)),
+    )
+    if guide is not None:
+        engine.collective_rpc("mavis_attach")
+    return engine
+
+
+def generate(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[list[int]]]:
+    """Sample every request in one batch.
+
+    Args:
+        requests: {"prompt": token ids, "guidance": Guidance or absent, any field of SamplingParams}.
+
+    Returns:
+        Token ids by request and choice.
+    """
+    from vllm import SamplingParams
+
+    params = []
+    for request in requests:
+        fields = {key: value for key, value in request.items() if key not in ("prompt", "guidance")}
+        guidance: Guidance | None = request.get("guidance")
+        extra = None if guidance is None else {"mavis": guidance}
+        params.append(SamplingParams(detokenize=False, extra_args=extra, **fields))
+    prompts = [{"prompt_token_ids": list(request["prompt"])} for request in requests]
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    return [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
+
+
+def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The traces of some generations, which are dropped by reading."""
+    answers = engine.collective_rpc("mavis_traces", args=({name: {} for name in generation_ids}, list(generation_ids)))
+    traces: dict[str, dict[str, dict[str, Any]]] = answers[0]["traces"]
+    return traces
+
+
+def preemptions(engine: Any) -> int:
+    """How often the engine has preempted a request so far."""
+    return int(sum(m.value for m in engine.get_metrics() if m.name == "vllm:num_preemptions"))
+
+
+def main(model: str, requests: str, answers: str) -> None:
+    """Answer the requests of one JSON file into another, with plain vLLM."""
+    engine = open_engine(model, guide=None)
+    batches = json.loads(Path(requests).read_text())
+    Path(answers).write_text(json.dumps([generate(engine, batch) for batch in batches]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,181 @@
+"""What must hold on the real engine. Every test says in a line which bug it would catch."""
+
+import json
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TINY_VOCAB
+from tests.invariants.engine import BATCHED_TOKENS, generate, preemptions, read_traces
+from valuemodels.guidance import Guidance
+from valuemodels.model import ValueModel
+
+pytestmark = pytest.mark.engine
+
+TOLERANCE = 1e-4
+_ids = count()
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return torch.randint(2, TINY_VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def guided(trace: str = "candidates", **fields: Any) -> Guidance:
+    weights = fields.pop("weights", {"warmth": 1.0, "brevity": -0.5})
+    return Guidance(generation_id=f"g{next(_ids)}", weights=weights, trace=trace, **fields)  # type: ignore[arg-type]
+
+
+def request(length: int, seed: int, guidance: Guidance | None = None, **fields: Any) -> dict[str, Any]:
+    extra = {} if guidance is None else {"guidance": guidance}
+    return {"prompt": prompt(length, seed), "max_tokens": 24, "ignore_eos": True, "temperature": 0.0, **extra, **fields}
+
+
+def assert_trace_is_exact(model: ValueModel, prefix: list[int], output: list[int], trace: dict[str, Any]) -> None:
+    """Every candidate's value in the trace equals an uncached forward of prefix + candidate, centred by the base."""
+    assert trace["token_ids"] == output
+    for position, table in enumerate(trace["candidates"]):
+        candidates = torch.tensor([entry["token_id"] for entry in table])
+        rows = torch.tensor([prefix + output[:position]]).expand(len(candidates), -1)
+        values = model(torch.cat([rows, candidates[:, None]], dim=1))[:, -1]
+        base = torch.tensor([entry["logprob"] for entry in table]).exp()
+        expected = values - (base[:, None] * values).sum(0)
+        found = torch.tensor([entry["values"] for entry in table])
+        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_without_weights_the_engine_is_plain_vllm_token_for_token(engine, engine_base, tmp_path):
+    """Catches any touch of unguided rows: truncation to the candidates, changed logits, a disturbed random stream."""
+    sampling = {"temperature": 1.0, "max_tokens": 24}
+    requests = [request(5 + 9 * i, i, seed=i, **sampling) for i in range(6)]
+    requests += [request(12, 50, seed=9, n=3, **sampling), request(7, 51, temperature=0.0)]
+    (tmp_path / "requests.json").write_text(json.dumps([requests]))
+    command = [sys.executable, "-m", "tests.invariants.engine", engine_base]
+    subprocess.run([*command, str(tmp_path / "requests.json"), str(tmp_path / "answers.json")], check=True, timeout=300)
+    plain = json.loads(Path(tmp_path / "answers.json").read_text())[0]
+
+    def ask(**fields: Any) -> list[list[list[int]]]:
+        return generate(engine, [{**r, "guidance": guided(**fields)} for r in requests])
+
+    assert generate(engine, requests) == plain
+    assert ask(weights={"warmth": 0.0, "brevity": 0.0}, trace="totals") == plain
+    assert ask(beta=0.0, trace="totals") == plain
+    assert ask(weights={"warmth": 0.0}, trace="values") == plain, "watching values must not change the answer"
+
+
+def test_a_request_alone_is_the_request_in_a_mixed_batch(engine):
+    """Catches rows that leak into each other: a neighbour's weights, strength, candidates or cache."""
+    requests = [
+        request(20, 1, guided()),
+        request(33, 2, guided(weights={"warmth": -1.0}, beta=2.0)),
+        request(9, 3),
+        request(15, 4, guided(candidates=5)),
+        request(27, 5, guided(kl_budget=0.05)),
+        request(6, 6, guided(weights={"warmth": 0.0}, trace="values")),
+    ]
+    together = generate(engine, requests)
+    for asked, answer in zip(requests, together, strict=True):
+        assert generate(engine, [asked]) == [answer]
+
+
+def test_values_in_the_engine_are_those_of_an_uncached_forward(engine, uncached):
+    """Catches a wrong prefix, position, cache row or candidate in the served path."""
+    asked = [request(4 + 5 * i, 20 + i, guided(), temperature=1.0, seed=i) for i in range(4)]
+    answers = generate(engine, asked)
+    for r, ((output,),) in zip(asked, [(a,) for a in answers], strict=True):
+        trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+        assert_trace_is_exact(uncached, r["prompt"], output, trace)
+
+
+def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(engine, uncached):
+    """Catches tilting or tracing on the rows of unfinished prompts."""
+    asked = [request(3 * BATCHED_TOKENS + 7, 30, guided()), request(10, 31, guided())]
+    for r, (output,) in zip(asked, generate(engine, asked), strict=True):
+        trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+        assert len(trace["kl"]) == len(output)
+        assert_trace_is_exact(uncached, r["prompt"], output, trace)
+
+
+def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine, uncached):
+    """Catches caches that survive a preemption wrongly, and traces that lose or double tokens over it."""
+    before = preemptions(engine)
+    asked = [request(40, 40 + i, guided(), max_tokens=60) for i in range(8)]
+    answers = generate(engine, asked)
+    assert preemptions(engine) > before, "the test needs an engine short of memory"
+    for r, (output,) in zip(asked, answers, strict=True):
+        trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+        assert_trace_is_exact(uncached, r["prompt"], output, trace)
+        assert generate(engine, [r]) == [[output]]
+
+
+def test_a_reused_slot_is_as_good_as_a_fresh_one(engine):
+    """Catches state that outlives its request."""
+    asked = request(18, 60, guided())
+    first = generate(engine, [asked])
+    for seed in range(3):
+        generate(engine, [request(25, 70 + seed, guided(weights={"brevity": 2.0})) for _ in range(8)])
+        assert generate(engine, [asked]) == first
+
+
+def test_every_choice_of_a_request_has_its_own_trace(engine, uncached):
+    """Catches choices of one request that share a cache entry or a trace."""
+    asked = request(14, 80, guided(), n=3, temperature=1.0, seed=5)
+    (outputs,) = generate(engine, [asked])
+    traces = read_traces(engine, asked["guidance"].generation_id)[asked["guidance"].generation_id]
+    assert len({tuple(output) for output in outputs}) > 1
+    for i, output in enumerate(outputs):
+        assert_trace_is_exact(uncached, asked["prompt"], output, traces[f"0:{i}"])
+
+
+def test_a_kl_budget_holds_at_every_token_and_lowers_the_total(engine):
+    """Catches budgets applied to the wrong row, or only to the first step."""
+    free, bounded = request(16, 90, guided(beta=5.0)), request(16, 90, guided(beta=5.0, kl_budget=0.1))
+    generate(engine, [free, bounded])
+    kl = [
+        read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]["kl"]
+        for r in (free, bounded)
+    ]
+    assert max(kl[0]) > 0.1 and max(kl[1]) <= 0.1 + 1e-4
+
+
+def test_more_weight_buys_more_value(engine):
+    """Catches a tilt of the wrong sign, or one that sampling never sees."""
+    gains = {}
+    for weight in (-1.0, 0.0, 1.0):
+        asked = [
+            request(10, 100 + i, guided(weights={"warmth": weight}, trace="values"), temperature=1.0, seed=i)
+            for i in range(24)
+        ]
+        generate(engine, asked)
+        traces = [read_traces(engine, r["guidance"].generation_id) for r in asked]
+        totals = [
+            sum(v[0] for v in trace["0:0"]["values"] if v is not None) for t in traces for trace in t.values()
+        ]
+        gains[weight] = sum(totals) / len(totals)
+    assert gains[-1.0] < gains[0.0] - 0.2 and gains[1.0] > gains[0.0] + 0.2
+
+
+def test_nan_values_fall_back_to_the_base_and_leave_others_alone(engine, monkeypatch):
+    """Catches a NaN that reaches the sampler, or that takes the whole batch down with it."""
+    plain, other = request(11, 120), request(13, 121, guided())
+    expected_plain, expected_other = generate(engine, [plain])[0], generate(engine, [other])[0]
+    processors = engine.llm_engine.model_executor.driver_worker.worker.model_runner.input_batch.logitsprocs.all
+    scorer = next(p for p in processors if hasattr(p, "guide")).guide.scorers[0]
+    honest = scorer.score
+
+    def broken(queries: Any) -> Any:
+        values = honest(queries)
+        for query, value in zip(queries, values, strict=True):
+            if list(query.prefix[:11]) == plain["prompt"]:
+                value[0] = torch.nan
+        return values
+
+    monkeypatch.setattr(scorer, "score", broken)
+    before = engine.collective_rpc("mavis_stats")[0]["value_fallback_rows"]
+    answers = generate(engine, [{**plain, "guidance": guided()}, other])
+    assert answers == [expected_plain, expected_other]
+    assert engine.collective_rpc("mavis_stats")[0]["value_fallback_rows"] == before + 24

@@ -1,0 +1,230 @@
+"""A catalogue, an engine and serving classes for tests of the HTTP side, where the real ones are not the point."""
+
+import asyncio
+import json
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import FastAPI
+from vllm.entrypoints.generate.base.protocol import RequestResponseMetadata
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse
+from vllm.entrypoints.openai.completion.protocol import CompletionResponse
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+
+from server.app import MavisEndpoints
+from server.live import LiveGeneration, LiveGenerations
+from server.objectives import Asked, Catalogue
+from server.service import GuidedService
+from server.tap import TokenTap
+from server.traces import TraceReader
+from valuemodels.guidance import EXTRA_ARGS_KEY, Bounds, Guidance, GuideConfig
+from valuemodels.value_config import ValueConfig
+
+STEP_S = 0.005
+
+
+def value_config(*names: str, checkpoint: str = "test-1") -> ValueConfig:
+    return ValueConfig.model_validate(
+        {
+            "format_version": 1,
+            "id": checkpoint,
+            "base_model": "base",
+            "tokenizer_fingerprint": "x",
+            "objectives": [
+                {
+                    "name": name,
+                    "description": f"how much {name}",
+                    "reward": f"{name}-reward",
+                    "mean": 0.0,
+                    "std": 1.0,
+                    "scale": 1.0,
+                    "metrics": {"mse": 0.5},
+                }
+                for name in names
+            ],
+            "backbone": {"kind": "base", "layers": 2},
+            "head": {"kind": "linear"},
+            "training": {"recipe": "test", "iteration": 0, "data_hash": "none"},
+        }
+    )
+
+
+def catalogue(**operator: Any) -> Catalogue:
+    """Two objectives, positivity in [-2, 2] and simplicity in [-1, 1]."""
+    bounds = {"simplicity": Bounds(-1.0, 1.0)}
+    config = GuideConfig(checkpoints=(), base_model="base", **{"bounds": bounds, **operator})
+    return Catalogue(config, [value_config("positivity", "simplicity")])
+
+
+def asked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> Asked:
+    return catalogue().guidance(fields or {"objective_weights": {"positivity": 1}}, generation_id)
+
+
+def generation(fields: Mapping[str, Any] | None = None, n: int = 1, prompts: int = 1) -> LiveGeneration:
+    made = LiveGeneration(asked(fields), n)
+    made.prompts = prompts
+    return made
+
+
+def trace(start: int, stop: int, *, candidates: bool = False) -> dict[str, Any]:
+    """The worker's columns for tokens start .. stop-1; token i has id i and kl i/8, so that sums are exact."""
+    wire: dict[str, Any] = {
+        "from": start,
+        "token_ids": list(range(start, stop)),
+        "kl": [i / 8 for i in range(start, stop)],
+        "values": [[i / 4, -i / 4] for i in range(start, stop)],
+        "levels": [[0.5, 1.5] for _ in range(start, stop)],
+    }
+    if candidates:
+        one = {"token_id": 7, "logprob": -0.5, "tilted_logprob": -0.25, "values": [1.0, 2.0]}
+        wire["candidates"] = [[one] for _ in range(start, stop)]
+    return wire
+
+
+class FakeEngine:
+    """An engine client: generates `tokens` tokens a choice, and knows traces of guided generations."""
+
+    def __init__(self, tokens: int = 4, overshoot: int = 2) -> None:
+        """Args: `overshoot` is how many tokens the worker has sampled beyond those returned."""
+        self.tokens = tokens
+        self.overshoot = overshoot
+        self.errored = False
+        self.calls: list[tuple[str, Any]] = []
+        self.params: list[Any] = []
+        self.aborted: list[str] = []
+        self.known: dict[str, int] = {}
+        self.failure: Exception | None = None
+        self.hangs = False
+
+    def generate(self, prompt: Any, sampling_params: Any, request_id: str, **_: Any) -> AsyncGenerator[Any, None]:
+        self.params.append(sampling_params)
+        return self._outputs(sampling_params, request_id)
+
+    async def _outputs(self, params: Any, request_id: str) -> AsyncGenerator[Any, None]:
+        guidance = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
+        try:
+            for at in range(self.tokens):
+                await asyncio.sleep(STEP_S)
+                if isinstance(guidance, Guidance):
+                    self.known[guidance.generation_id] = at + 1 + self.overshoot
+                children = [SimpleNamespace(index=i, token_ids=[at]) for i in range(params.n)]
+                yield SimpleNamespace(outputs=children, last=at == self.tokens - 1)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.aborted.append(request_id)
+            raise
+
+    async def check_health(self) -> None:
+        if self.errored:
+            raise RuntimeError("dead")
+
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
+        self.calls.append((method, args))
+        await asyncio.sleep(STEP_S)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.failure is not None:
+            raise self.failure
+        if method == "mavis_attach":
+            return [None, {"objectives": ["positivity", "simplicity"], "checkpoints": ["test-1"], "device": "cpu"}]
+        read, drop = args
+        traces = {
+            gid: {choice: trace(start, self.known[gid], candidates=True) for choice, start in choices.items()}
+            for gid, choices in read.items()
+            if gid in self.known
+        }
+        for gid in drop:
+            self.known.pop(gid, None)
+        return [None, {"traces": traces, "stats": {"value_fallback_rows": 0}}]
+
+    @property
+    def dropped(self) -> list[str]:
+        return [gid for method, args in self.calls if method == "mavis_traces" for gid in args[1]]
+
+
+class FakeServing:
+    """Answers as vLLM's two serving classes do, in shape; the text is "t" a token."""
+
+    def __init__(self, engine: Any, id_prefix: str) -> None:
+        self.engine_client = engine
+        self.id_prefix = id_prefix
+
+    async def create_chat_completion(self, request: Any, raw_request: Any) -> Any:
+        return await self._create(request, raw_request, 1)
+
+    async def create_completion(self, request: Any, raw_request: Any) -> Any:
+        return await self._create(request, raw_request, len(request.prompt) if isinstance(request.prompt, list) else 1)
+
+    async def _create(self, request: Any, raw_request: Any, prompts: int) -> Any:
+        base_id = raw_request.headers.get("X-Request-Id") or request.request_id
+        response_id = self.id_prefix + base_id
+        raw_request.state.request_metadata = RequestResponseMetadata(request_id=response_id)
+        n = request.n or 1
+        runs = [
+            self.engine_client.generate("p", request.to_sampling_params(16, {}), f"{response_id}-{i}")
+            for i in range(prompts)
+        ]
+        if request.stream:
+            return self._stream(runs, n, response_id)
+        for run in runs:
+            async for _ in run:
+                pass
+        return self._whole(n * prompts, response_id)
+
+    async def _stream(self, runs: list[Any], n: int, response_id: str) -> AsyncGenerator[str, None]:
+        for prompt, run in enumerate(runs):
+            async for output in run:
+                for child in output.outputs:
+                    choice: dict[str, Any] = {"index": prompt * n + child.index, **self._piece("t")}
+                    choice["finish_reason"] = "stop" if output.last else None
+                    yield f"data: {json.dumps({'id': response_id, 'choices': [choice]})}\n\n"
+        yield 'data: {"id":"x","choices":[],"usage":{"total_tokens":3}}\n\n'
+        yield "data: [DONE]\n\n"
+
+    def _whole(self, choices: int, response_id: str) -> Any:
+        chats = self.id_prefix.startswith("chat")
+        body = {
+            "id": response_id,
+            "model": "m",
+            "usage": {},
+            "choices": [
+                {"index": i, "message": {"role": "assistant", "content": "tttt"}}
+                if chats
+                else {"index": i, "text": "t"}
+                for i in range(choices)
+            ],
+        }
+        return (ChatCompletionResponse if chats else CompletionResponse).model_validate(body)
+
+    def _piece(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text}} if self.id_prefix.startswith("chat") else {"text": text}
+
+
+def make_app(engine: FakeEngine, offered: Catalogue | None = None) -> FastAPI:
+    """Our routes over fakes, with vLLM's own exception handlers, wired as vLLM wires them."""
+    app = FastAPI()
+    MavisEndpoints().attach_router(app)
+    init_exception_handler(app)
+    live = LiveGenerations()
+    app.state.args = Namespace(log_error_stack=False, sse_keep_alive_interval=0)
+    app.state.engine_client = engine
+    app.state.openai_serving_chat = FakeServing(TokenTap(engine, live), "chatcmpl-")
+    app.state.openai_serving_completion = FakeServing(TokenTap(engine, live), "cmpl-")
+    reader = TraceReader(engine, live, interval_s=0.01, liveness_s=0.05)
+    app.state.mavis = GuidedService(offered or catalogue(), live, reader)
+    return app
+
+
+def events(body: str) -> list[dict[str, Any]]:
+    """The JSON events of a stream, without `[DONE]`."""
+    pieces = [event.removeprefix("data: ") for event in body.split("\n\n") if event]
+    assert pieces[-1] == "[DONE]", pieces[-1]
+    return [json.loads(piece) for piece in pieces[:-1]]
+
+
+async def eventually(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait until something holds; how long that takes is the machine's business."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110, the fakes have no events
+            await asyncio.sleep(0.002)

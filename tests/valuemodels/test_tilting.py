@@ -1,0 +1,154 @@
+"""The maths of one step, against an independent float64 reference and as properties."""
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from valuemodels.tilting import (
+    NEG_INF,
+    Candidates,
+    beta_within_budget,
+    centred_values,
+    kl_divergence,
+    select_candidates,
+    tilt,
+    weighted_advantage,
+)
+
+logit = st.floats(-20, 20, width=32)
+row = st.lists(logit, min_size=1, max_size=12)
+
+
+def candidates_of(rows: list[list[float]]) -> Candidates:
+    width = max(len(r) for r in rows)
+    padded = torch.tensor([r + [NEG_INF] * (width - len(r)) for r in rows])
+    return Candidates(torch.arange(width).expand(len(rows), -1).clone(), padded)
+
+
+def reference(logits: list[float], v: list[float], temperature: float, beta: float) -> tuple[np.ndarray, float]:
+    """softmax(z/T + beta v) and its KL to softmax(z/T), by the definition, in float64."""
+    z = np.array(logits, dtype=np.float64) / temperature
+    base = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+    t = z + beta * np.array(v, dtype=np.float64)
+    pi = np.exp(t - t.max()) / np.exp(t - t.max()).sum()
+    mask = pi > 0
+    return pi, float((pi[mask] * (np.log(pi[mask]) - np.log(base[mask]))).sum())
+
+
+def tilt_one(z: list[float], v: list[float], temperature: float, beta: float, budget: float | None = None):
+    return tilt(
+        candidates_of([z]),
+        torch.tensor([v]),
+        torch.tensor([temperature]),
+        torch.tensor([beta]),
+        None if budget is None else torch.tensor([budget]),
+    )
+
+
+@given(z=row, data=st.data(), temperature=st.floats(0.1, 3), beta=st.floats(0, 20))
+@settings(deadline=None, max_examples=150)
+def test_sampling_after_temperature_sees_the_papers_rule(z, data, temperature, beta):
+    v = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z)))
+    found = tilt_one(z, v, temperature, beta)
+    pi, kl = reference(z, v, np.float32(temperature), np.float32(beta))
+    sampled_from = torch.softmax(found.logits[0].double() / temperature, -1).numpy()
+    assert np.allclose(sampled_from, pi, atol=2e-4)
+    assert np.allclose(found.logprobs[0].double().exp().numpy(), pi, atol=1e-5)
+    assert math.isclose(found.kl.item(), max(kl, 0.0), rel_tol=1e-4, abs_tol=1e-5)
+
+
+@given(z=row, data=st.data(), beta=st.floats(0.01, 50), budget=st.floats(0.001, 3))
+@settings(deadline=None, max_examples=200)
+def test_a_kl_budget_is_met_and_beta_is_not_lowered_needlessly(z, data, beta, budget):
+    v = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z)))
+    found = tilt_one(z, v, 1.0, beta, budget)
+    asked = tilt_one(z, v, 1.0, beta)
+    assert found.kl.item() <= budget + 1e-4
+    if asked.kl.item() <= budget - 1e-5:
+        assert math.isclose(found.beta.item(), np.float32(beta), rel_tol=1e-6)
+    elif asked.kl.item() > budget + 1e-5:
+        assert found.kl.item() >= budget - 1e-4, "beta was lowered further than the budget asks"
+
+
+@given(z=row, data=st.data(), low=st.floats(0, 10), more=st.floats(0, 10))
+@settings(deadline=None, max_examples=100)
+def test_kl_never_falls_as_beta_grows(z, data, low, more):
+    v = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z)))
+    assert tilt_one(z, v, 1.0, low).kl.item() <= tilt_one(z, v, 1.0, low + more).kl.item() + 1e-5
+
+
+def test_budgets_hold_row_by_row_and_infinity_is_none():
+    z, v = [[0.0, 1.0, 2.0]] * 3, torch.tensor([[3.0, 0.0, -1.0]] * 3)
+    budget = torch.tensor([0.01, math.inf, 0.2])
+    found = tilt(candidates_of(z), v, torch.ones(3), torch.full((3,), 4.0), budget)
+    assert found.kl[0] <= 0.0101 and found.kl[2] <= 0.2001 and found.beta[1] == 4.0
+    assert found.kl[1] > 0.2
+
+
+def test_greedy_rows_are_tilted_and_measured_as_at_temperature_one():
+    z, v = [1.0, 0.5, 0.0], [0.0, 0.3, 2.0]
+    greedy, at_one = tilt_one(z, v, 0.0, 1.5), tilt_one(z, v, 1.0, 1.5)
+    assert torch.equal(greedy.logits, at_one.logits) and torch.equal(greedy.kl, at_one.kl)
+    assert greedy.logits.argmax().item() == int(np.argmax(np.array(z) + 1.5 * np.array(v)))
+
+
+def test_beta_zero_changes_nothing():
+    found = tilt_one([2.0, 1.0, -3.0], [5.0, -5.0, 1.0], 0.7, 0.0)
+    assert found.logits.tolist() == [[2.0, 1.0, -3.0]] and found.kl.item() == 0.0
+
+
+def test_what_the_base_forbids_stays_forbidden_and_the_rest_is_kept():
+    logits = torch.tensor([[0.0, NEG_INF, 3.0, 1.0], [NEG_INF, NEG_INF, NEG_INF, 2.0]])
+    found = select_candidates(logits, torch.tensor([3, 3]), 3)
+    assert found.token_ids[0].tolist() == [2, 3, 0] and found.valid[0].tolist() == [True] * 3
+    assert found.valid[1].tolist() == [True, False, False] and found.token_ids[1, 0] == 3
+    tilted = tilt(found, torch.full((2, 3), 100.0), torch.ones(2), torch.ones(2), None)
+    assert tilted.logits[1].tolist() == [102.0, NEG_INF, NEG_INF]
+    assert tilted.kl[1] == 0.0
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=50)
+def test_every_row_keeps_its_own_number_of_candidates(counts):
+    logits = torch.randn(len(counts), 20, generator=torch.Generator().manual_seed(0))
+    found = select_candidates(logits, torch.tensor(counts), max(counts))
+    assert found.valid.sum(-1).tolist() == counts
+    for r, count in enumerate(counts):
+        assert set(found.token_ids[r, :count].tolist()) == set(logits[r].topk(count).indices.tolist())
+
+
+def test_candidates_are_capped_by_the_vocabulary_and_skip_nan():
+    found = select_candidates(torch.tensor([[1.0, float("nan"), 2.0]]), torch.tensor([40]), 40)
+    assert found.token_ids.shape == (1, 3)
+    assert sorted(found.token_ids[found.valid].tolist()) == [0, 2]
+
+
+def test_centred_values_average_to_zero_under_the_base_and_ignore_padding():
+    base = torch.log_softmax(torch.tensor([[1.0, 0.0, NEG_INF]]), -1)
+    values = torch.tensor([[[1.0], [3.0], [float("nan")]]])
+    centred = centred_values(values, base)
+    assert abs((base.exp()[0, :2, None] * centred[0, :2]).sum().item()) < 1e-6
+    assert math.isclose((centred[0, 1] - centred[0, 0]).item(), 2.0, abs_tol=1e-6)
+
+
+def test_an_objective_of_weight_zero_has_no_say_even_when_it_is_nan():
+    values = torch.tensor([[[1.0, float("nan")], [2.0, float("inf")]]])
+    assert weighted_advantage(values, torch.tensor([[2.0, 0.0]])).tolist() == [[2.0, 4.0]]
+    assert weighted_advantage(values, torch.tensor([[2.0, 1.0]])).isfinite().any().item() is False
+
+
+def test_extreme_strengths_stay_finite_and_pick_the_best_candidate():
+    found = tilt_one([0.0, 10.0, -10.0], [0.0, -4.0, 4.0], 1.0, 1e4)
+    assert found.logprobs.exp()[0].tolist() == [0.0, 0.0, 1.0]
+    assert math.isfinite(found.kl.item()) and math.isclose(found.kl.item(), 20.0, abs_tol=0.1)
+
+
+def test_solver_does_not_lose_the_root_where_the_kl_saturates():
+    base = torch.log_softmax(torch.tensor([[0.0, -12.0]], dtype=torch.float64), -1)
+    v = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    beta = beta_within_budget(base, v, torch.tensor([1e3], dtype=torch.float64), torch.tensor([6.0]).double())
+    tilted = torch.log_softmax(base + beta[:, None] * v, -1)
+    assert math.isclose(kl_divergence(tilted, base).item(), 6.0, abs_tol=1e-4)

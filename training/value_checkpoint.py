@@ -1,0 +1,65 @@
+"""A run's value model in the checkpoint format: its config and its tensors.
+
+Runs in any training process. Imports torch, never vllm.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from training.run import Run
+from training.run_dir import content_hash, file_hash
+from training.scoring import REWARDS_FILE
+from valuemodels.checkpoint import peft_adapter_tensors, tokenizer_fingerprint
+from valuemodels.model import ValueModel
+from valuemodels.value_config import FORMAT_VERSION, ObjectiveConfig, TrainingConfig, ValueConfig
+
+
+def value_config(
+    run: Run,
+    metrics: Mapping[str, Mapping[str, float]] | None = None,
+    scales: Mapping[str, float] | None = None,
+) -> ValueConfig:
+    """The config of a run's checkpoint.
+
+    Args:
+        metrics: objective -> its held-out figures.
+        scales: objective -> s_i; 1 where they have not been calibrated yet.
+    """
+    recipe = run.recipe
+    rewards = run.stage("rewards")
+    base = rewards.summary()["base"]
+    objectives = tuple(
+        ObjectiveConfig(
+            name=objective.name,
+            description=objective.description,
+            reward=objective.reward,
+            mean=base[objective.name]["mean"],
+            std=base[objective.name]["std"],
+            clip=(-recipe.fit.clip, recipe.fit.clip),
+            scale=(scales or {}).get(objective.name, 1.0),
+            metrics=dict((metrics or {}).get(objective.name, {})),
+        )
+        for objective in recipe.objectives
+    )
+    return ValueConfig(
+        format_version=FORMAT_VERSION,
+        id=f"{recipe.name}-{content_hash(run.stage('calibrate').inputs)[:8]}",
+        base_model=recipe.base,
+        tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
+        objectives=objectives,
+        backbone=recipe.backbone,
+        head=recipe.head,
+        training=TrainingConfig(
+            recipe=recipe.name,
+            iteration=run.iteration,
+            data_hash=file_hash(rewards.folder / REWARDS_FILE),
+            prompts=run.stage("prompts").summary()["prompts"],
+        ),
+    )
+
+
+def value_tensors(model: ValueModel) -> dict[str, Tensor]:
+    """What training changed, under the checkpoint format's names."""
+    head = {f"head.{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
+    return {**head, **peft_adapter_tensors(model.backbone)}

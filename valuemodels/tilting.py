@@ -1,0 +1,176 @@
+"""The maths of one decoding step, on plain tensors. Imports torch alone.
+
+With base logits z, temperature T, candidates C (the k largest finite z), values V_i(a) of candidate a for objective i,
+weights w_i, scales s_i and strength beta (MAVIS, arXiv 2508.13415):
+
+    pi(a) = softmax over a in C of  z_a / T + beta * v_a,      v_a = sum_i w_i s_i V_i(a)
+
+Shapes: rows = requests in this step, k = candidates, objectives = value heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEG_INF = float("-inf")
+_SOLVER_STEPS = 48
+_SOLVER_MARGIN = 1e-7
+_GREEDY_TEMPERATURE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The base's most likely tokens of each row, best first.
+
+    Attributes:
+        token_ids: [rows, k] int64. Where `logits` is -inf the id is arbitrary and must not be used.
+        logits: [rows, k] float32; -inf past a row's own k and where the base forbids the token.
+    """
+
+    token_ids: Tensor
+    logits: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """[rows, k] bool, True = a candidate."""
+        return self.logits > NEG_INF
+
+
+@dataclass(frozen=True, slots=True)
+class Tilt:
+    """What one step did to each row.
+
+    Attributes:
+        logits: [rows, k] the candidates' logits to sample from; -inf where there is no candidate.
+        kl: [rows] KL(tilted || base on the candidates) in nats, at the sampling temperature.
+        beta: [rows] the strength used, after the KL budget.
+        base_logprobs, logprobs: [rows, k] log-probabilities on the candidates, before and after.
+    """
+
+    logits: Tensor
+    kl: Tensor
+    beta: Tensor
+    base_logprobs: Tensor
+    logprobs: Tensor
+
+
+def select_candidates(logits: Tensor, counts: Tensor, max_count: int) -> Candidates:
+    """The `counts[r]` largest finite logits of each row.
+
+    Args:
+        logits: [rows, vocab].
+        counts: [rows] int64, 1 .. max_count.
+        max_count: the largest of `counts`, known on the host.
+    """
+    k = min(max_count, logits.shape[-1])
+    top, token_ids = torch.topk(logits.float(), k, dim=-1)
+    beyond = torch.arange(k, device=logits.device) >= counts[:, None]
+    # A NaN logit is no candidate either: it compares false.
+    return Candidates(token_ids, top.masked_fill(beyond | ~(top > NEG_INF), NEG_INF))
+
+
+def sampling_temperature(temperature: Tensor) -> Tensor:
+    """T as the tilt sees it: greedy rows (T = 0) are tilted, and their KL measured, as at T = 1."""
+    return torch.where(temperature < _GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
+
+
+def tilt(
+    candidates: Candidates, advantage: Tensor, temperature: Tensor, beta: Tensor, kl_budget: Tensor | None
+) -> Tilt:
+    """Tilt the candidates' logits by beta * advantage, with beta lowered where a row's KL budget asks for it.
+
+    The returned logits are z + T * beta * v: temperature is applied after us, so sampling sees z / T + beta * v.
+
+    Args:
+        advantage: [rows, k] v, the weighted sum of scaled values. Finite on candidates.
+        temperature: [rows], 0 = greedy.
+        beta: [rows] >= 0.
+        kl_budget: [rows] nats a token, inf = none; or None where no row has one.
+    """
+    valid = candidates.valid
+    temperature = sampling_temperature(temperature)
+    # float64: the KL of a near-deterministic step is a difference of large terms.
+    base = torch.log_softmax(candidates.logits.double() / temperature.double()[:, None], dim=-1)
+    v = advantage.double().masked_fill(~valid, 0.0)
+    beta = beta.double()
+    if kl_budget is not None:
+        beta = beta_within_budget(base, v, beta, kl_budget.double())
+    logprobs = torch.log_softmax(base + beta[:, None] * v, dim=-1)
+    shift = (temperature.double() * beta)[:, None] * v
+    return Tilt(
+        logits=(candidates.logits.double() + shift).float(),
+        kl=kl_divergence(logprobs, base).float(),
+        beta=beta.float(),
+        base_logprobs=base.float(),
+        logprobs=logprobs.float(),
+    )
+
+
+def beta_within_budget(base_logprobs: Tensor, v: Tensor, beta: Tensor, budget: Tensor) -> Tensor:
+    """The largest strength in [0, beta] whose KL(tilted || base) stays within the budget.
+
+    KL(b) = b E_b[v] - log E_base[exp(b v)] is 0 at 0 and non-decreasing, with derivative b Var_b[v]; Newton's step is
+    kept inside a shrinking bracket, and the bracket's lower end, which never exceeds the budget, is the answer.
+    Newton comes to the root of a convex function from above, so it aims a hair below the budget: else the lower end
+    would never move.
+
+    Args:
+        base_logprobs: [rows, k] normalised, -inf outside the candidates.
+        v: [rows, k] finite, 0 outside the candidates.
+        beta: [rows] the strength asked for.
+        budget: [rows] nats, inf = none.
+    """
+    low, high = torch.zeros_like(beta), beta.clone()
+    goal = budget * (1 - _SOLVER_MARGIN)
+    trial = beta
+    for _ in range(_SOLVER_STEPS):
+        kl, slope = _kl_and_slope(base_logprobs, v, trial)
+        within = kl <= budget
+        low = torch.where(within, trial, low)
+        high = torch.where(within, high, trial)
+        newton = trial - (kl - goal) / slope
+        inside = (newton > low) & (newton < high)
+        trial = torch.where(inside, newton, (low + high) / 2)
+    return low
+
+
+def kl_divergence(logprobs: Tensor, base_logprobs: Tensor) -> Tensor:
+    """KL(p || q) in nats over the last dimension; where p is 0 the term is 0."""
+    p = logprobs.exp()
+    terms = torch.where(p > 0, p * (logprobs - base_logprobs), torch.zeros_like(p))
+    return terms.sum(-1).clamp_min(0.0)
+
+
+def centred_values(values: Tensor, base_logprobs: Tensor) -> Tensor:
+    """Values minus their expectation under the base on the candidates: what choosing a candidate does.
+
+    Args:
+        values: [rows, k, objectives].
+        base_logprobs: [rows, k], -inf outside the candidates.
+    """
+    weights = base_logprobs.exp()[..., None].to(values.dtype)
+    safe = torch.where(weights > 0, values, torch.zeros_like(values))
+    return values - (weights * safe).sum(dim=1, keepdim=True)
+
+
+def weighted_advantage(values: Tensor, coefficients: Tensor) -> Tensor:
+    """v = sum_i w_i s_i V_i, where an objective of weight 0 has no say, not even by a NaN.
+
+    Args:
+        values: [rows, k, objectives].
+        coefficients: [rows, objectives] w_i * s_i.
+
+    Returns:
+        [rows, k]; NaN or infinite where a weighted value is.
+    """
+    terms = coefficients[:, None, :] * values
+    return torch.where(coefficients[:, None, :] == 0, torch.zeros_like(terms), terms).sum(-1)
+
+
+def _kl_and_slope(base_logprobs: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    logprobs = torch.log_softmax(base_logprobs + beta[:, None] * v, dim=-1)
+    p = logprobs.exp()
+    mean = (p * v).sum(-1)
+    variance = (p * (v - mean[:, None]) ** 2).sum(-1)
+    return kl_divergence(logprobs, base_logprobs), (beta * variance).clamp_min(1e-300)

@@ -1,0 +1,126 @@
+"""vLLM's V1 logits-processor interface, adapted to the value guide. Runs in every worker.
+
+V1 tells of batch rows that come, go and move, never of requests; it removes a live request that is not scheduled and
+adds it again later. So a row's identity is the engine's request id, read from the runner's input batch, which the
+worker extension hands over (`attach`).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm import SamplingParams
+from vllm.config import VllmConfig
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance, GuideConfig, ResolvedGuidance
+from valuemodels.guide import Row, ValueGuide, needs_values
+
+_CHILD_INDEX = re.compile(r"^(\d+)_")
+
+
+@dataclass(slots=True)
+class _Request:
+    """What V1 said of a request when it was added."""
+
+    guidance: ResolvedGuidance
+    generation_id: str
+    prompt_index: int
+    temperature: float
+    prompt: list[int]
+    output: list[int]
+
+
+class ValueLogitsProcessor(LogitsProcessor):
+    """Feeds V1's batch rows to a `ValueGuide`."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse guidance that does not come from our own code: the last gate of every route, in the API process.
+
+        Raises:
+            ValueError: `extra_args` holds the reserved key with anything but a `Guidance`.
+        """
+        extra_args = sampling_params.extra_args or {}
+        if EXTRA_ARGS_KEY in extra_args and not isinstance(extra_args[EXTRA_ARGS_KEY], Guidance):
+            raise ValueError(
+                f"vllm_xargs.{EXTRA_ARGS_KEY} is reserved; use the fields objective_weights, beta, candidates, "
+                "kl_budget and return_values of /v1/chat/completions and /v1/completions"
+            )
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
+        self.guide = ValueGuide.load(config, torch.device(device), vllm_config.model_config.dtype)
+        self._requests: dict[int, _Request] = {}
+        self._request_ids: Callable[[], Sequence[str]] | None = None
+
+    def attach(self, request_ids: Callable[[], Sequence[str]]) -> None:
+        """Tell where the engine's request ids, one a batch row, can be read."""
+        self._request_ids = request_ids
+
+    def is_argmax_invariant(self) -> bool:
+        """False: a tilt may change which token is the likeliest."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the batch: removed, then added, then moved rows, as the interface asks."""
+        if batch_update is None:
+            return
+        for index in batch_update.removed:
+            self._requests.pop(index, None)
+        for index, params, prompt, output in batch_update.added:
+            self._add(index, params, prompt, output)
+        for source, target, direction in batch_update.moved:
+            self._move(source, target, swap=direction == MoveDirectionality.SWAP)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Tilt the rows whose requests ask for it. logits: [batch, vocab] float32, changed in place."""
+        if not self._requests:
+            return logits
+        if self._request_ids is None:
+            raise RuntimeError("guided requests need the worker extension: call mavis_attach before the first one")
+        ids = self._request_ids()
+        # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
+        return self.guide.step(logits, [self._row(index, ids[index]) for index in sorted(self._requests)])
+
+    def _add(self, index: int, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> None:
+        # The new request may take the place of one that was never reported as removed.
+        self._requests.pop(index, None)
+        wire: Any = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
+        guidance = None if wire is None else Guidance.from_wire(wire)
+        resolved = self.guide.policy.resolve(guidance)
+        # Prompts given as embeddings have no tokens a value model could read.
+        if not needs_values(resolved) or not prompt:
+            return
+        self._requests[index] = _Request(
+            guidance=resolved,
+            generation_id=guidance.generation_id if guidance else "",
+            prompt_index=guidance.prompt_index if guidance else 0,
+            temperature=params.temperature,
+            prompt=prompt,
+            output=output,
+        )
+
+    def _move(self, source: int, target: int, swap: bool) -> None:
+        moved, replaced = self._requests.pop(source, None), self._requests.pop(target, None)
+        if moved is not None:
+            self._requests[target] = moved
+        if swap and replaced is not None:
+            self._requests[source] = replaced
+
+    def _row(self, index: int, request_id: str) -> Row:
+        request = self._requests[index]
+        child = _CHILD_INDEX.match(request_id)
+        return Row(
+            index=index,
+            sequence_id=request_id,
+            generation_id=request.generation_id,
+            choice=f"{request.prompt_index}:{child[1] if child else 0}",
+            guidance=request.guidance,
+            temperature=request.temperature,
+            prompt=request.prompt,
+            output=request.output,
+        )
