@@ -111,11 +111,11 @@ async def _answer(generate: Generate, request: Any, raw_request: Request, id_pre
     asked = service.admit(request, raw_request.headers, id_prefix)
     if asked.sent:
         request.guide(asked.guidance)
+    generation = service.open(request, asked) if asked.is_traced else None
     service.count(raw_request.url.path, asked)
-    if not asked.is_traced:
+    if generation is None:
         return _as_vllm_answers(await generate(request, raw_request), raw_request)
 
-    generation = service.open(request, asked)
     response: Response | None = None
     try:
         result = await generate(request, raw_request)
@@ -221,18 +221,23 @@ class MavisEndpoints:
             )
         live = LiveGenerations()
         state.mavis = GuidedService(catalogue, live, TraceReader(engine_client, live, WorkerStats().observe))
-        for handler in (state.openai_serving_chat, state.openai_serving_completion):
-            if handler is not None:
-                handler.engine_client = TokenTap(engine_client, live)
+        for handler in _handlers(state):
+            handler.engine_client = TokenTap(engine_client, live)
         state.mavis_announcement = asyncio.create_task(_announce(state, args, catalogue))
+
+
+def _handlers(state: Any) -> list[Any]:
+    """vLLM's serving objects behind our two routes; a model may lack either."""
+    found = (getattr(state, name, None) for name in ("openai_serving_chat", "openai_serving_completion"))
+    return [handler for handler in found if handler is not None]
 
 
 async def _announce(state: Any, args: Namespace, catalogue: Catalogue) -> None:
     """Print the address and a curl line once requests are answered."""
     while not getattr(getattr(state, "server", None), "started", False):  # noqa: ASYNC110, uvicorn has no event
         await asyncio.sleep(0.05)
-    handler = state.openai_serving_chat or state.openai_serving_completion
-    chats = bool(args.chat_template or getattr(handler.renderer.tokenizer, "chat_template", None))
+    tokenizers = [handler.renderer.tokenizer for handler in _handlers(state)]
+    chats = bool(args.chat_template or any(getattr(each, "chat_template", None) for each in tokenizers))
     address = Address(args.host or "", args.port, args.uds, is_tls=bool(args.ssl_certfile))
     model = (args.served_model_name or [args.model])[0]
     print(ready_text(address, model, catalogue, chats=chats, needs_key=bool(args.api_key)), flush=True)

@@ -69,7 +69,7 @@ def serve(
         bool, typer.Option("--compile", help="Let vLLM compile the model: slower to start, faster to answer.")
     ] = False,
     value_cache_gib: Annotated[
-        float | None, typer.Option("--value-cache-gib", min=0, help="Memory of the value models' KV cache, in GiB.")
+        float | None, typer.Option("--value-cache-gib", help="Memory of the value models' KV cache, in GiB.")
     ] = None,
 ) -> None:
     """mavis serve [MODEL] [--values DIR] [--host HOST] [--port PORT] [any flag of `vllm serve`]
@@ -94,9 +94,8 @@ def serve(
 
 def _serve(options: ServeOptions, stop: Stop) -> int:
     """Check, tell vLLM, serve. Returns the exit status."""
-    settings = read_settings(os.environ)
-    if options.value_cache_gib is not None:
-        settings = settings.model_copy(update={"value_cache_gib": options.value_cache_gib})
+    cache = {} if options.value_cache_gib is None else {"value_cache_gib": options.value_cache_gib}
+    settings = read_settings(os.environ, **cache)
     _log_at(settings.log_level)
     folders, checkpoints = find_checkpoints(options.values)
     Catalogue(settings.guide_config(folders, ""), checkpoints)

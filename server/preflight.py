@@ -57,22 +57,24 @@ def check_port(flags: EarlyFlags) -> None:
     if flags.uds or flags.config:
         return
     host, port = flags.host, flags.port
+    if not 1 <= port <= 65535:  # getaddrinfo would take the remainder
+        raise StartupError(f"--port: got {port}, allowed is 1 to 65535")
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise StartupError(port_sentence(host, port, error)) from None
 
 
-def port_sentence(host: str, port: int, error: Exception) -> str:
+def port_sentence(host: str, port: int, error: OSError) -> str:
     """Why we cannot listen there."""
     where = f"port {port} on {host or 'all interfaces'}"
-    if getattr(error, "errno", None) == errno.EADDRINUSE:
+    if error.errno == errno.EADDRINUSE:
         return f"{where} is already in use; choose another with --port"
-    return f"cannot listen at {where}: {getattr(error, 'strerror', None) or error}"
+    return f"cannot listen at {where}: {error.strerror or error}"
 
 
 def find_checkpoints(names: Sequence[str]) -> tuple[list[Path], list[ValueConfig]]:

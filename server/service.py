@@ -16,6 +16,7 @@ from server.streaming import GuidedStream
 from server.traces import TraceReader
 
 REQUEST_ID_HEADER = "X-Request-Id"
+BEAM_SEARCH = "false: it cannot be guided, so it needs all weights and all of the operator's at 0 and no return_values"
 
 
 class GuidedService:
@@ -41,9 +42,12 @@ class GuidedService:
         header = headers.get(REQUEST_ID_HEADER)
         base_id = request.request_id if header is None else header
         asked = self.catalogue.guidance(request.guidance_fields(), id_prefix + base_id)
+        if asked.sent and request.use_beam_search:
+            raise FieldError("use_beam_search", True, BEAM_SEARCH)
         if asked.is_traced:
             checked_id([(REQUEST_ID_HEADER, header), ("request_id", request.request_id)])
-            _refuse_unguidable(request, asked)
+            if getattr(request, "prompt_embeds", None):
+                raise FieldError("prompt_embeds", "...", "nothing beside weights or values: value models read tokens")
         return asked
 
     def count(self, route: str, asked: Asked) -> None:
@@ -80,12 +84,3 @@ class GuidedService:
     def _finished(self, generation: LiveGeneration, choice: LiveChoice) -> None:
         if not generation.resolved.is_plain:
             observe_choice(choice.returned, choice.kl_nats)
-
-
-def _refuse_unguidable(request: Any, asked: Asked) -> None:
-    """Refuse what vLLM would answer without us."""
-    if request.use_beam_search:
-        reason = "false: beam search can neither be guided nor traced; set objective_weights to 0 and return_values to"
-        raise FieldError("use_beam_search", True, f"{reason} false to use it")
-    if getattr(request, "prompt_embeds", None):
-        raise FieldError("prompt_embeds", "...", "nothing beside weights or return_values: value models read tokens")

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -66,18 +66,19 @@ class Settings(BaseSettings):
         )
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
+def read_settings(environment: Mapping[str, str], **flags: Any) -> Settings:
     """Read the settings from the process's environment.
 
     Args:
         environment: `os.environ`, to find names spelled almost like ours; pydantic reads the values itself.
+        flags: settings that the command line gives; they win.
 
     Raises:
         StartupError: a value is wrong, or a name is a near-miss of one of ours.
     """
     _refuse_near_misses(environment)
     try:
-        return Settings()
+        return Settings(**flags)
     except SettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         name = PREFIX + field[1].upper() if field else PREFIX + "*"

@@ -44,6 +44,8 @@ class Stop:
             clock.start()
 
     def _interrupt(self, number: int, frame: object) -> None:
+        if self.is_requested:
+            return  # the clock runs; a second interrupt would only break off the cleaning up
         self.request()
         raise KeyboardInterrupt
 
@@ -71,13 +73,21 @@ class StoppableLoop(uvloop.Loop):
 
 def end_children(timeout_s: float = CHILDREN_S) -> None:
     """Terminate all processes below this one; kill those that are still there after `timeout_s`."""
-    children = psutil.Process().children(recursive=True)
+    children = [child for child in psutil.Process().children(recursive=True) if not _ends_by_itself(child)]
     for child in children if timeout_s else []:
         _tell(child.terminate)
     _, alive = psutil.wait_procs(children, timeout=timeout_s)
     for child in alive:
         _tell(child.kill)
     psutil.wait_procs(alive, timeout=1)
+
+
+def _ends_by_itself(process: psutil.Process) -> bool:
+    """multiprocessing's tracker ignores signals, ends with us, and then cleans up the shared memory we left."""
+    try:
+        return any("resource_tracker" in argument for argument in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _tell(action: Callable[[], None]) -> None:

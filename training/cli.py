@@ -6,25 +6,20 @@ Runs in the process of the command; the stages get processes of their own. Must 
 """
 
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from training.progress import console
-from training.prompts import PromptError
-from training.recipe import RecipeError, read_recipe
-from training.rewards import RewardError
-from training.run import STAGE_NAMES, Run, StageName, find_base, open_run
+from training.expected_errors import EXPECTED_ERRORS, fail
+from training.recipe import read_recipe
+from training.run import STAGE_NAMES, Run, find_base, open_run
 from training.run_dir import RunDir, RunDirError
-from training.scale_search import CalibrationError
 from training.stages import run_stage, run_stages
 from training.summary import copy_checkpoint, print_summary
-from valuemodels.value_config import CheckpointError
 
-app = typer.Typer(help="Train value models.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-EXPECTED_ERRORS = (RecipeError, RunDirError, PromptError, RewardError, CalibrationError, CheckpointError)
+app = typer.Typer(
+    help="Train value models.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 BaseFolder = Annotated[
     Path | None, typer.Option(help="Where the recipe's base model lies, if not where it is looked for.")
@@ -62,15 +57,9 @@ def stage(
     try:
         if name not in STAGE_NAMES:
             raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(STAGE_NAMES)}")
-        run_stage(open_run(run_dir, base_folder), cast(StageName, name))
+        run_stage(open_run(run_dir, base_folder), name)
     except EXPECTED_ERRORS as error:
         fail(error)
-
-
-def fail(error: Exception) -> NoReturn:
-    """End the command with one sentence and exit status 2."""
-    console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

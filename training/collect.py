@@ -32,9 +32,7 @@ def prepare_prompts(run: Run) -> dict[str, Any]:
     return {"prompts": dict(Counter(prompt.split for prompt in prompts))}
 
 
-def sample_rollouts(
-    run: Run, guide: GuideConfig | None = None, guidance: Guidance | None = None
-) -> dict[str, Any]:
+def sample_rollouts(run: Run, guide: GuideConfig | None = None, guidance: Guidance | None = None) -> dict[str, Any]:
     """Sample replies to every prompt, shard by shard; shards that an earlier run finished stay.
 
     Args:

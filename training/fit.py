@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from training.dataset import Batch, BatchDataset
@@ -70,6 +70,7 @@ def train_values(model: ValueModel, data: TrainingData, recipe: FitRecipe, seed:
             data_collator=_only_batch,
             callbacks=[_ShowProgress(advance)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     model.eval()
 

@@ -18,11 +18,11 @@ _LOG_EVERY_S = 15.0
 class Advance(Protocol):
     """Called with how much more is done and, if there is something to say, a short note."""
 
-    def __call__(self, amount: float, note: str = "") -> None: ...
+    def __call__(self, amount: int, note: str = "") -> None: ...
 
 
 @contextmanager
-def progress(description: str, total: float, done: float = 0) -> Iterator[Advance]:
+def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show how far some work is.
 
     Args:
@@ -49,15 +49,15 @@ def _bar() -> Progress:
 
 
 class _LogLines:
-    def __init__(self, description: str, total: float, done: float) -> None:
+    def __init__(self, description: str, total: int, done: int) -> None:
         self._description, self._total, self._done = description, total, done
         self._started = time.monotonic()
         self._last = float("-inf")
 
-    def __call__(self, amount: float, note: str = "") -> None:
+    def __call__(self, amount: int, note: str = "") -> None:
         self._done += amount
         now = time.monotonic()
         if now - self._last >= _LOG_EVERY_S or self._done >= self._total:
             self._last = now
             elapsed_s = now - self._started
-            console.print(f"{self._description}: {self._done:g}/{self._total:g}, {elapsed_s:.0f} s  {note}")
+            console.print(f"{self._description}: {self._done}/{self._total}, {elapsed_s:.0f} s  {note}")

@@ -58,6 +58,13 @@ class SplitRecipe(_Strict):
     validation: Share
     test: Share
 
+    @model_validator(mode="after")
+    def _together_1(self) -> "SplitRecipe":
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the shares sum to {total:g}, allowed is 1")
+        return self
+
 
 class RolloutRecipe(_Strict):
     """How replies are sampled.

@@ -52,4 +52,4 @@ def _join_indexed(pieces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     by_index: dict[int, list[Mapping[str, Any]]] = {}
     for piece in pieces:
         by_index.setdefault(piece.get("index") or 0, []).append(piece)
-    return [_join_objects(by_index[index]) for index in by_index]
+    return [_join_objects(by_index[index]) for index in sorted(by_index)]

@@ -60,7 +60,7 @@ class FakeServer:
             finally:
                 server.should_exit = True
                 server.force_exit = True
-                thread.join(timeout=10)
+                thread.join(timeout=60)
                 assert not thread.is_alive(), "the server did not stop"
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

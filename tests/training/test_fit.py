@@ -24,9 +24,11 @@ RECIPE = FitRecipe(epochs=4, learning_rate=5e-3, batch_tokens=512)
 
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    """Replies whose rewards say how many of their tokens are low, and whether the prompt began with a low one."""
+    """Replies whose rewards say how many of their tokens are low, and how many are multiples of three."""
     rng = random.Random(0)
-    examples = {split: [_example(rng) for _ in range(count)] for split, count in zip(SPLITS, (400, 60, 60), strict=True)}
+    examples = {
+        split: [_example(rng) for _ in range(count)] for split, count in zip(SPLITS, (400, 60, 60), strict=True)
+    }
     return TrainingData(("warmth", "brevity"), examples)
 
 
@@ -123,7 +125,13 @@ def _fresh(config: ValueConfig, base: str) -> ValueModel:
 
 def _example(rng: random.Random) -> Example:
     prompt = [rng.randrange(2, 64) for _ in range(rng.randrange(3, 9))]
-    low = rng.random()
-    reply = [rng.randrange(2, 20) if rng.random() < low else rng.randrange(20, 64) for _ in range(rng.randrange(4, 24))]
-    share = sum(token < 20 for token in reply) / len(reply)
-    return Example(tuple(prompt + reply), len(prompt), (3 * (share - 0.5), 1.0 if prompt[0] < 32 else -1.0))
+    low, thirds = rng.random(), rng.random()
+    reply = [_token(rng, low, thirds) for _ in range(rng.randrange(4, 24))]
+    shares = (sum(token < 20 for token in reply) / len(reply), sum(token % 3 == 0 for token in reply) / len(reply))
+    return Example(tuple(prompt + reply), len(prompt), (3 * (shares[0] - 0.5), 3 * (shares[1] - 0.5)))
+
+
+def _token(rng: random.Random, low: float, thirds: float) -> int:
+    tokens = range(2, 20) if rng.random() < low else range(20, 64)
+    is_third = rng.random() < thirds
+    return rng.choice([token for token in tokens if (token % 3 == 0) == is_third])

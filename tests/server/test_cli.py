@@ -1,0 +1,102 @@
+"""`mavis serve` up to the point where vLLM would be imported, and the commands of other packages."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from server import cli
+from tests.server.kit import value_config
+
+RUN = [sys.executable, "-m", "server.cli", "serve"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "value_config.json").write_text(value_config("positivity").model_dump_json())
+    return tmp_path
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """What `mavis serve` says on stderr before it exits with status 2."""
+    done = subprocess.run(
+        [*RUN, *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_model_without_values_is_refused() -> None:
+    assert "--values" in refused("org/model", "--port", "1234")
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    assert "nowhere" in refused("org/model", "--values", str(tmp_path / "nowhere"))
+
+
+def test_a_port_in_use_is_refused_before_anything_slow(checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert f"port {port}" in refused("org/model", "--port", str(port), "--values", str(checkpoint))
+
+
+def test_wrong_settings_are_refused(checkpoint: Path) -> None:
+    said = refused("org/model", "--values", str(checkpoint), MAVIS_DEFAULT_WEIGHTS='{"humour": 1}')
+    assert said.startswith("mavis: MAVIS_DEFAULT_WEIGHTS.humour: got")
+
+
+def test_no_cache_at_all_is_refused(checkpoint: Path) -> None:
+    assert "VALUE_CACHE_GIB" in refused("m", "--values", str(checkpoint), "--value-cache-gib", "0")
+
+
+def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "_serve", lambda options, stop: seen.append(options) or 0)
+    monkeypatch.setattr(cli.Stop, "install", lambda self: None)
+    monkeypatch.setattr(cli, "end_children", lambda: None)
+    line = "serve org/model -tp 2 --values a --max-model-len 4096 --compile --values=b --value-cache-gib 2 --seed=1"
+    assert CliRunner().invoke(cli.app, line.split()).exit_code == 0
+    (options,) = seen
+    assert options.model == "org/model"
+    assert options.values == ("a", "b")
+    assert options.compiles
+    assert options.value_cache_gib == 2.0
+    assert options.vllm_args == ("-tp", "2", "--max-model-len", "4096", "--seed=1")
+
+
+class Entry:
+    """An entry point of another package."""
+
+    def __init__(self, name: str, loads: bool = True) -> None:
+        self.name, self.loads = name, loads
+
+    def load(self) -> typer.Typer:
+        if not self.loads:
+            raise ImportError("No module named 'peft'")
+        return typer.Typer()
+
+
+def mounted(monkeypatch: pytest.MonkeyPatch, *arguments: str, loads: bool = True) -> list[str | None]:
+    monkeypatch.setattr(cli, "entry_points", lambda group: [Entry("train", loads)])
+    monkeypatch.setattr(cli, "app", typer.Typer())
+    cli._mount_commands(list(arguments))
+    return [group.name for group in cli.app.registered_groups]
+
+
+def test_other_packages_add_commands_which_serve_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mounted(monkeypatch, "train", "run") == ["train"]
+    assert mounted(monkeypatch, "--help") == ["train"]
+    assert mounted(monkeypatch, "serve") == []
+
+
+def test_a_command_that_is_not_installed_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mounted(monkeypatch, "train", loads=False) == []
+    assert "peft" in capsys.readouterr().err
