@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import StartupError
+from server.machine import embedded_dtype
 from valuemodels.engine import WORKER_EXTENSION, engine_arguments
 from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
 
@@ -25,7 +26,6 @@ PLUGIN_GROUPS = (
 _EMBEDDED_DEFAULTS: dict[str, Any] = {
     "served_model_name": ["smollm2-135m-instruct"],
     "max_model_len": 4096,
-    "dtype": "bfloat16",
     "enable_auto_tool_choice": True,
     "tool_call_parser": "hermes",
 }
@@ -83,7 +83,7 @@ def vllm_argv(options: ServeOptions, base_model: str) -> list[str]:
 
 def vllm_defaults(options: ServeOptions) -> dict[str, Any]:
     """What holds where neither the command line nor a `--config` file says otherwise: defaults of vLLM's parser."""
-    embedded = _EMBEDDED_DEFAULTS if options.model is None else {}
+    embedded = {**_EMBEDDED_DEFAULTS, "dtype": embedded_dtype()} if options.model is None else {}
     return {"host": "127.0.0.1", "enforce_eager": not options.compiles, **embedded}
 
 

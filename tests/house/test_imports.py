@@ -5,7 +5,6 @@ that pyproject.toml names is ruff's to check (TID251); here the same list is hel
 """
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.house.distributions import normal, required_name
 
 ROOT = Path(__file__).parents[2]
 OURS = {"server", "valuemodels", "training", "client", "mavis_client", "tests"}
@@ -142,14 +143,9 @@ def test_what_is_imported_is_declared(folder: str, extras: list[str], pyproject:
     """Would catch leaning on a package that is only there because another one wanted it."""
     project = pyproject["project"]
     declared = project["dependencies"] + [name for extra in extras for name in project["optional-dependencies"][extra]]
-    names = {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in declared}
+    names = {required_name(requirement) for requirement in declared}
     distributions = packages_distributions()
     roots = {root_of(name) for path in sources(folder) for name in imports(path)}
     roots -= OURS | ENGINE | sys.stdlib_module_names
     undeclared = {root for root in roots if not names & {normal(found) for found in distributions.get(root, [root])}}
     assert undeclared == set()
-
-
-def normal(name: str) -> str:
-    """The form of a distribution's name that package indexes compare."""
-    return re.sub(r"[-_.]+", "-", name).lower()

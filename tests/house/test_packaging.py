@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.house.distributions import normal, required_name
+
 PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)==(?P<version>[^\s;#]+)")
-REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?P<rest>.*)")
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def lines(path: Path) -> list[str]:
@@ -31,12 +28,7 @@ def pins(root: Path, name: str) -> dict[str, str]:
 
 
 def required_names(requirements: list[str]) -> set[str]:
-    found = set()
-    for requirement in requirements:
-        match = REQUIREMENT.match(requirement)
-        assert match, requirement
-        found.add(normal(match["name"]))
-    return found
+    return {required_name(requirement) for requirement in requirements}
 
 
 def defined_names(path: Path) -> set[str]:

@@ -43,7 +43,7 @@ def test_a_port_that_cannot_be_is_one_sentence(port: str) -> None:
 
 
 def test_a_host_that_is_not_ours_is_one_sentence() -> None:
-    with pytest.raises(StartupError, match="cannot listen at port 8123 on 192.0.2.1"):
+    with pytest.raises(StartupError, match=r"cannot listen at port 8123 on 192\.0\.2\.1"):
         check_port(early_flags(["--port=8123"], "192.0.2.1"))
 
 
