@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 import uvloop
+from pydantic import ValidationError
 
 from server.errors import StartupError
 from server.launch import (
@@ -40,7 +41,7 @@ from server.preflight import (
     prepare_embedded,
 )
 from server.settings import read_settings
-from server.stopping import Stop, StoppableLoop, end_children
+from server.stopping import Interrupted, Stop, StoppableLoop, end_children, leave
 from valuemodels.engine import prepare_environment
 
 COMMANDS = "mavis.commands"
@@ -85,7 +86,7 @@ def serve(
     except StartupError as error:
         typer.echo(f"mavis: {error}", err=True)
         status = BAD_START
-    except KeyboardInterrupt:
+    except Interrupted:
         typer.echo("mavis: stopped", err=True)
     finally:
         end_children()
@@ -140,8 +141,8 @@ def _parse_for_vllm(options: ServeOptions, base_model: str) -> Namespace:
         args: Namespace = parser.parse_args(vllm_argv(options, base_model))
         configure_logging_from_args(args)
         command.validate(args)
-    except (ValueError, TypeError) as error:
-        raise StartupError(f"vLLM refuses its flags: {error}") from None
+    except (ValueError, TypeError, OSError, AssertionError) as error:
+        raise StartupError(f"vLLM refuses its flags: {_first_complaint(error)}") from None
     return args
 
 
@@ -160,12 +161,19 @@ def _run(args: Namespace, stop: Stop) -> int:
         raise
     except Exception as error:
         logger.debug("the server failed", exc_info=True)
-        typer.echo(f"mavis: the server failed: {error}", err=True)
+        typer.echo(f"mavis: the server failed: {_first_complaint(error)}", err=True)
         return FAILED
     if not stop.is_requested:
         typer.echo("mavis: the engine died; the reason stands above", err=True)
         return FAILED
     return 0
+
+
+def _first_complaint(error: Exception) -> str:
+    """One sentence of an error; pydantic's, which vLLM's configuration raises, tell a story."""
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 async def _listen(args: Namespace) -> None:
@@ -179,7 +187,7 @@ async def _listen(args: Namespace) -> None:
     except OSError as error:
         raise StartupError(port_sentence(args.host or "", args.port, error)) from None
     except KeyError as error:
-        raise StartupError(f"vLLM refuses its flags: {error}") from None
+        raise StartupError(f"vLLM refuses its flags: {error.args[0]}") from None
     with listener:
         async with build_async_engine_client(args) as engine:
             if "generate" not in await engine.get_supported_tasks():
@@ -193,7 +201,12 @@ async def _listen(args: Namespace) -> None:
 def main() -> None:
     """Entry point of the `mavis` script."""
     _mount_commands(sys.argv[1:])
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if sys.argv[1:2] == ["serve"] and "vllm" in sys.modules:
+            leave(end.code if isinstance(end.code, int) else 0)
+        raise
 
 
 def _mount_commands(arguments: list[str]) -> None:

@@ -15,6 +15,8 @@ from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
 
 EMBEDDED = "embedded"
 PLUGIN = "mavis"
+VALUE_FLAGS = ("--host", "--port", "--uds", "--revision", "--config")
+"""Flags of vLLM that are looked at before vLLM is imported; each takes one value."""
 PLUGIN_GROUPS = (
     "vllm.general_plugins",
     "vllm.io_processor_plugins",
@@ -28,6 +30,7 @@ _EMBEDDED_DEFAULTS: dict[str, Any] = {
     "max_model_len": 4096,
     "enable_auto_tool_choice": True,
     "tool_call_parser": "hermes",
+    "tool_strict_level": "parameter",  # so small a model needs the grammar for its arguments
 }
 _EMBEDDED_KV_CACHE_GIB = "1"
 
@@ -62,18 +65,27 @@ def parse_options(
     Raises:
         StartupError: a model of the operator's own without value checkpoints for it.
     """
-    has_model = bool(arguments) and not arguments[0].startswith("-")
-    model = arguments[0] if has_model and arguments[0] != EMBEDDED else None
+    named, rest = _take_model(arguments)
+    model = None if named == EMBEDDED else named
     options = ServeOptions(
-        model=model,
-        values=tuple(values),
-        compiles=compiles,
-        value_cache_gib=value_cache_gib,
-        vllm_args=tuple(arguments[1:] if has_model else arguments),
+        model=model, values=tuple(values), compiles=compiles, value_cache_gib=value_cache_gib, vllm_args=tuple(rest)
     )
     if model is not None and not options.values:
         raise StartupError(f"give the value checkpoint that was trained for {model}: mavis serve {model} --values DIR")
     return options
+
+
+def _take_model(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """MODEL and the rest. It stands first; only flags that we know to take one value may stand before it.
+
+    Of others, only vLLM's parser knows whether what follows them is their value.
+    """
+    at = 0
+    while at < len(arguments) and arguments[at].split("=")[0] in VALUE_FLAGS:
+        at += 1 if "=" in arguments[at] else 2
+    if at >= len(arguments) or arguments[at].startswith("-"):
+        return None, list(arguments)
+    return arguments[at], [*arguments[:at], *arguments[at + 1 :]]
 
 
 def vllm_argv(options: ServeOptions, base_model: str) -> list[str]:
@@ -110,7 +122,7 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
         StartupError: naming the flag and what is allowed.
     """
     if args.model_tag != base_model:
-        raise StartupError(f"MODEL comes first, before all flags: mavis serve {args.model_tag} ...")
+        raise StartupError(f"MODEL comes first, before the flags: mavis serve {args.model_tag} ...")
     if args.headless or args.grpc or args.api_server_count not in (None, 1):
         raise StartupError("--headless, --grpc and --api-server-count above 1 are not supported: one HTTP process")
     if args.data_parallel_size > 1 or args.data_parallel_multi_port_external_lb:

@@ -87,6 +87,7 @@ class LiveGeneration:
         self.echoes_only = echoes_only
         self._n = n
         self._choices: dict[int, LiveChoice] = {}
+        self._finished = 0
 
     @property
     def wants_tokens(self) -> bool:
@@ -95,12 +96,17 @@ class LiveGeneration:
 
     @property
     def is_finished(self) -> bool:
-        finished = sum(choice.is_finished for choice in self._choices.values())
-        return finished == self._n * self.prompts
+        """Whether all choices of all prompts have ended."""
+        return self._finished == self._n * self.prompts
 
     def choice(self, index: int) -> LiveChoice:
         """The choice at this index of the response."""
         return self._choices.setdefault(index, LiveChoice())
+
+    def finish(self, choice: LiveChoice) -> None:
+        """Note that a choice has got its last token; again does nothing."""
+        self._finished += not choice.is_finished
+        choice.is_finished = True
 
     def count(self, prompt: int, child: int, tokens: int) -> None:
         """Note that the engine returned this many tokens more."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import StartupError
+from server.launch import VALUE_FLAGS
 from valuemodels.embedded import EMBEDDED_VALUES
 from valuemodels.hub import HubError, resolve_folder
 from valuemodels.value_config import CheckpointError, ValueConfig, read_value_config
@@ -37,10 +38,9 @@ def early_flags(vllm_args: Sequence[str], default_host: str) -> EarlyFlags:
         StartupError: one of them is wrong.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--host", default=default_host)
-    parser.add_argument("--port", type=int, default=8000)
-    for name in ("--uds", "--revision", "--config"):
-        parser.add_argument(name)
+    for name in VALUE_FLAGS:
+        parser.add_argument(name, type=int if name == "--port" else str)
+    parser.set_defaults(host=default_host, port=8000)
     try:
         known, _ = parser.parse_known_args(list(vllm_args))
     except argparse.ArgumentError as error:

@@ -101,7 +101,7 @@ class GuidedStream:
         generation = self._generation
         choice = generation.choice(wire["index"])
         if wire.get("finish_reason") is not None and not choice.is_finished:
-            choice.is_finished = True
+            generation.finish(choice)
             await self._reader.read(generation, drop=generation.is_finished)
             self._on_finish(choice)
             return self._legend.whole(choice, generation.resolved)

@@ -92,8 +92,8 @@ def random_tensors(config: ValueConfig, base: str, seed: int = 1) -> dict[str, t
     if adapter is not None:
         for name, module in model.backbone.named_modules():
             if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in adapter.targets:
-                tensors[f"adapter.{name}.A"] = torch.randn(adapter.rank, module.in_features) * 0.3
-                tensors[f"adapter.{name}.B"] = torch.randn(module.out_features, adapter.rank) * 0.3
+                tensors[f"adapter.{name}.A"] = torch.randn(adapter.rank, module.in_features) * 0.1
+                tensors[f"adapter.{name}.B"] = torch.randn(module.out_features, adapter.rank) * 0.1
     return tensors
 
 

@@ -1,6 +1,6 @@
 """One engine for all invariants: it starts once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def uncached(engine_base: str, engine_checkpoint: Path) -> ValueModel:
 
 
 @pytest.fixture(scope="session")
-def engine(engine_base: str, engine_checkpoint: Path) -> Iterator[Any]:
+def engine(engine_base: str, engine_checkpoint: Path) -> Any:
     config = GuideConfig(
         checkpoints=(str(engine_checkpoint),), base_model=engine_base, value_dtype="float32", max_candidates=64
     )
-    yield open_engine(engine_base, config)
+    return open_engine(engine_base, config)

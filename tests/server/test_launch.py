@@ -38,6 +38,16 @@ def test_every_flag_reaches_vllm_as_it_was_typed() -> None:
     assert vllm_argv(options("org/model", *flags, values=("v",)), "org/model") == ["serve", "org/model", *flags]
 
 
+def test_host_and_port_may_stand_before_the_model() -> None:
+    """The images' entry point ends in `--host 0.0.0.0`."""
+    made = options("--host", "0.0.0.0", "--port=1", "org/model", "--seed", "1", values=("v",))
+    assert made.model == "org/model"
+    assert made.vllm_args == ("--host", "0.0.0.0", "--port=1", "--seed", "1")
+    assert options("--host", "0.0.0.0").model is None
+    assert options("--host").vllm_args == ("--host",)
+    assert options("--seed", "1").vllm_args == ("--seed", "1")
+
+
 def test_an_own_model_needs_its_own_values() -> None:
     with pytest.raises(StartupError, match="mavis serve org/model --values DIR"):
         options("org/model", "--port", "1")

@@ -50,9 +50,10 @@ def test_choices_are_named_by_prompt_and_child() -> None:
 
 def test_a_generation_is_finished_with_its_last_choice() -> None:
     two = generation(n=2)
-    two.choice(1).is_finished = True
-    assert not two.is_finished
-    two.choice(0).is_finished = True
+    for _ in range(2):
+        two.finish(two.choice(1))
+        assert not two.is_finished
+    two.finish(two.choice(0))
     assert two.is_finished
 
 

@@ -57,6 +57,7 @@ def test_our_routes_replace_vllms_and_leave_the_others() -> None:
     paths = {route.path for route in routes}
     assert {"/v1/objectives", "/ready", "/health", "/v1/models", "/tokenize", "/v1/responses"} <= paths
     assert ours.RequestError in app.exception_handlers
+    assert "objective_weights" in app.openapi()["components"]["schemas"]["GuidedCompletionRequest"]["properties"]
 
 
 def test_vllms_serving_classes_generate_through_the_client_that_they_hold() -> None:

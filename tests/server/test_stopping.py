@@ -13,7 +13,7 @@ import pytest
 SCRIPT = """
 import asyncio, subprocess, sys, time
 import uvloop
-from server.stopping import Stop, StoppableLoop, end_children
+from server.stopping import Interrupted, Stop, StoppableLoop, end_children
 
 stop = Stop(deadline_s=1.0)
 stop.install()
@@ -30,7 +30,7 @@ async def serve():
 
 try:
     {work}
-except KeyboardInterrupt:
+except Interrupted:
     pass
 finally:
     end_children(timeout_s=0.5)
