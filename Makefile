@@ -33,7 +33,7 @@ train-embedded: setup-dev ## Train the shipped value checkpoint again; resumes w
 	@.venv/bin/mavis train run embedded $(ARGS)
 
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
-	@.venv/bin/mavis train evaluate embedded $(ARGS)
+	@.venv/bin/mavis evaluate $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh

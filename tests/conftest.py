@@ -39,9 +39,7 @@ def tiny_config(tiny_base: str) -> Callable[..., ValueConfig]:
             "base_model": "tiny-base",
             "tokenizer_fingerprint": tokenizer_fingerprint(tiny_base),
             "objectives": tuple(
-                ObjectiveConfig(
-                    name=name, description=f"{name} for tests", reward=name, mean=0.5, std=2.0, scale=scale
-                )
+                ObjectiveConfig(name=name, description=f"{name} for tests", reward=name, mean=0.5, std=2.0, scale=scale)
                 for name, scale in (("warmth", 3.0), ("brevity", 5.0))
             ),
             "backbone": BackboneConfig(

@@ -5,6 +5,7 @@
 Samples through the real engine and the guide that serves. Runs in the process of the command, with the engine in it.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -60,7 +61,7 @@ def evaluate(
     weights: Annotated[str, typer.Option(help="Weights each objective is tried at, alone.")] = "-1,-0.5,0,0.5,1",
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 48,
+    limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 40,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     base_folder: Annotated[Path | None, typer.Option(help="Where the base model lies on this machine.")] = None,
 ) -> None:
@@ -170,9 +171,12 @@ def _texts_as_prompts(path: Path) -> tuple[Prompt, ...]:
 
 def _numbers(text: str) -> list[float]:
     try:
-        return sorted({float(part) for part in text.split(",")})
+        numbers = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        raise RecipeError(f"weights: got {text!r}, allowed is numbers with commas between them") from None
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise RecipeError(f"weights: got {text!r}, allowed is numbers with commas between them")
+    return numbers
 
 
 def _report(rows: Sequence[Row], plan: Plan, config: ValueConfig, seconds: float) -> dict[str, Any]:

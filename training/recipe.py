@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from valuemodels.value_config import OBJECTIVE_NAME, AdapterConfig, BackboneConfig, HeadConfig
+from valuemodels.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 PROMPTS = Path(__file__).parent / "prompts"
@@ -154,10 +154,6 @@ class Recipe(_Strict):
     def prompts_path(self) -> Path:
         shipped = PROMPTS / self.prompts
         return shipped if shipped.is_file() else Path(self.prompts)
-
-    @property
-    def adapter(self) -> AdapterConfig | None:
-        return self.backbone.adapter
 
 
 def read_recipe(name_or_path: str) -> Recipe:

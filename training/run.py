@@ -51,11 +51,6 @@ class Run:
         stage.summary()
         return stage.folder
 
-    @property
-    def is_smoke(self) -> bool:
-        """True where the recipe was cut short to try it out."""
-        return self.recipe.limit is not None
-
 
 def write_recipe(run_dir: RunDir, recipe: Recipe) -> None:
     """Put the recipe where the stages' processes read it."""

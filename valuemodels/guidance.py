@@ -1,10 +1,10 @@
 """What one request asks of the value models, and what the operator makes of it.
 
-Used on both sides of the engine: the HTTP process checks and sends a `Guidance`, the worker resolves it against the
-same `GuidancePolicy`. Standard library only, so the HTTP process never imports torch because of us.
+The HTTP process checks and sends a `Guidance`, the worker resolves it against the same `GuidancePolicy`. Standard
+library only, so that the HTTP process never imports torch because of us.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -59,8 +59,7 @@ class Guidance:
         weights: objective name -> weight; objectives left out keep the operator's default.
         beta: strength, >= 0.
         candidates: how many of the base's most likely tokens are scored, k.
-        kl_budget: nats a token; at each step beta is lowered just enough that KL(tilted, base on the candidates)
-            stays within it. None: no budget.
+        kl_budget: nats a token: beta is lowered at each step to keep KL(tilted, base on the candidates) within it.
         scoring: which scorer, where the checkpoint offers both.
         trace: how much of what was scored is kept for the response.
         prompt_index: which prompt of the call this is.
@@ -114,8 +113,7 @@ class ResolvedGuidance:
 class GuidancePolicy:
     """The operator's defaults and limits over a catalogue of objectives.
 
-    The HTTP process uses it to refuse bad requests (`check`) and to say what held (`resolve`); the worker uses
-    `resolve` on every request, also on those that carry no guidance.
+    The HTTP process refuses bad requests by `check`; both sides `resolve` every request, guided or not.
     """
 
     objectives: tuple[str, ...]
@@ -137,11 +135,7 @@ class GuidancePolicy:
             raise GuidanceError("max_candidates", self.max_candidates, "an integer of at least 1")
         self.check(
             Guidance(
-                generation_id="defaults",
-                weights=self.default_weights,
-                beta=self.default_beta,
-                candidates=self.default_candidates,
-                scoring=self.default_scoring,
+                "defaults", self.default_weights, self.default_beta, self.default_candidates, None, self.default_scoring
             ),
             weights_field="default_weights",
         )
@@ -193,14 +187,13 @@ class GuidancePolicy:
 
 @dataclass(frozen=True, slots=True)
 class GuideConfig:
-    """What the worker needs to build its guide: sent once, in vLLM's `additional_config` under `EXTRA_ARGS_KEY`.
+    """What the worker builds its guide from: sent once, in vLLM's `additional_config` under `EXTRA_ARGS_KEY`.
 
     Attributes:
         checkpoints: folders of value checkpoints, already on this machine's disk.
         base_model: folder or hub id of the base model; backbones `base[:n]` take their layers from it.
-        value_dtype: "auto" picks float32 on a CPU without native bfloat16, else the base model's dtype.
         cache_gib: memory the value KV cache may take.
-        max_traces: how many generations' traces are kept at most; the oldest go first.
+        max_traces: generations whose traces are kept; the oldest go first.
     """
 
     checkpoints: tuple[str, ...]
@@ -239,7 +232,9 @@ class GuideConfig:
 
 
 def _is_finite_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _is_integer(value: object) -> bool:

@@ -97,9 +97,12 @@ def _check_architecture(model_config: PretrainedConfig, config: BackboneConfig, 
     if config.layers is not None and config.layers > available:
         raise CheckpointError(f"the value model takes {config.layers} layers of {source}, which has {available}")
     layer_types = set(getattr(model_config, "layer_types", None) or ["full_attention"])
+    # Qwen's configs name a window and switch it off; Mistral's have no switch.
+    if getattr(model_config, "sliding_window", None) and getattr(model_config, "use_sliding_window", True):
+        layer_types.add("sliding_attention")
     if layer_types != {"full_attention"}:
         raise CheckpointError(
-            f"backbone {source} mixes attention kinds {sorted(layer_types)}; only full attention is supported"
+            f"backbone {source} uses {', '.join(sorted(layer_types))}; only full_attention is supported"
         )
 
 

@@ -4,8 +4,8 @@ import asyncio
 
 import openai
 import pytest
-from mavis_client import AsyncMavisClient, BadRequestError, MavisClient
 
+from mavis_client import AsyncMavisClient, BadRequestError, MavisClient
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.engine
@@ -52,9 +52,7 @@ def test_the_openai_package_guides_through_extra_body(server: Server):
     model = client.models.list().data[0].id
     messages = [{"role": "user", "content": QUESTION}]
     extra = {"objective_weights": WEIGHTS, "return_values": True}
-    whole = client.chat.completions.create(
-        model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra
-    )
+    whole = client.chat.completions.create(model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra)
     assert whole.choices[0].mavis["values"].keys() == {"positivity", "simplicity"}
     chunks = list(
         client.chat.completions.create(

@@ -105,7 +105,7 @@ def test_a_stream_says_what_the_whole_answer_says(http, extra):
         final = next(d["mavis"] for d in deltas if d.get("finish_reason"))
         assert [t["token_id"] for t in streamed] == [t["token_id"] for t in whole["mavis"]["tokens"]]
         assert final["kl"] == pytest.approx(whole["mavis"]["kl"], rel=1e-3)
-        assert "token_ids" not in deltas[-1]
+        assert all(d.get("token_ids") is None for d in deltas)
     else:
         assert not any("mavis" in d for d in deltas)
 
@@ -124,9 +124,11 @@ class TestWhatVllmOffersKeepsWorking:
 
     def test_stop_strings_cut_the_trace_with_the_text(self, http, weights):
         content = chat(http, max_tokens=40, **weights)["choices"][0]["message"]["content"]
-        stop = content.split()[4]
+        stop = content.split()[-2]
         answer = chat(http, max_tokens=40, stop=[stop], return_values=bool(weights), **weights)
-        assert answer["choices"][0]["finish_reason"] == "stop" and stop not in answer["choices"][0]["message"]["content"]
+        assert (
+            answer["choices"][0]["finish_reason"] == "stop" and stop not in answer["choices"][0]["message"]["content"]
+        )
         if weights:
             assert len(answer["choices"][0]["mavis"]["tokens"]) == answer["usage"]["completion_tokens"]
 
@@ -158,7 +160,7 @@ class TestWhatVllmOffersKeepsWorking:
             },
         }
         choice = {"type": "function", "function": {"name": "weather"}}
-        answer = chat(http, max_tokens=40, tools=[tool], tool_choice=choice, **weights)
+        answer = chat(http, max_tokens=150, temperature=0, tools=[tool], tool_choice=choice, **weights)
         call = answer["choices"][0]["message"]["tool_calls"][0]
         assert call["function"]["name"] == "weather" and isinstance(json.loads(call["function"]["arguments"]), dict)
 
@@ -224,9 +226,7 @@ def test_numbers_that_json_cannot_mean_are_refused(http, number, field):
 
 
 def test_other_routes_cannot_smuggle_guidance_into_the_worker(http):
-    answer = http.post(
-        "/v1/responses", json={"input": "Hi", "max_output_tokens": 4, "vllm_xargs": {"mavis": "x"}}
-    )
+    answer = http.post("/v1/responses", json={"input": "Hi", "max_output_tokens": 4, "vllm_xargs": {"mavis": "x"}})
     assert answer.status_code == 400 and "reserved" in answer.text
     assert http.get("/ready").status_code == 200
 
@@ -240,7 +240,9 @@ def test_an_id_that_is_live_is_refused_and_free_again_afterwards(http):
         second = http.post(CHAT, json={**body, "stream": False}, headers=headers)
         assert second.status_code == 409
         error_of(second)
-    assert wait_for(lambda: http.post(CHAT, json={**body, "stream": False, "max_tokens": 2}, headers=headers).status_code == 200)
+    assert wait_for(
+        lambda: http.post(CHAT, json={**body, "stream": False, "max_tokens": 2}, headers=headers).status_code == 200
+    )
 
 
 def test_a_client_that_goes_away_frees_its_slot(http):

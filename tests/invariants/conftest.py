@@ -19,7 +19,9 @@ from valuemodels.value_config import ValueConfig
 def engine_base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random Llama whose head size vLLM's attention kernels accept; sharp enough that greedy ties are rare."""
     folder = tmp_path_factory.mktemp("engine-base")
-    return save_tiny_llama(folder, hidden_size=128, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.15)
+    return save_tiny_llama(
+        folder, hidden_size=128, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.15
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ Policy evaluation of the current policy, then improvement by the tilting code th
 must never lower J(pi) = E[r] - zeta KL(pi || pi_ref), and stand still at pi* = pi_ref exp(r / zeta) / Z.
 """
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_evaluating_and_tilting_in_turn_reaches_the_kl_regularised_optimum(seed,
         objective.append(values[()])
         policy = improve(base, values, zeta)
     # The tilt answers in float32.
-    assert all(later >= earlier - 1e-6 for earlier, later in zip(objective, objective[1:], strict=False))
+    assert all(later >= earlier - 1e-6 for earlier, later in pairwise(objective))
     assert objective[-1] - objective[0] > 0.1, "the test needs room to improve"
     weights = torch.tensor([reward[s] / zeta for s in product(range(VOCAB), repeat=LENGTH)], dtype=torch.float64).exp()
     optimum = sequence_probabilities(base) * weights

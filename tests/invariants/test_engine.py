@@ -32,7 +32,14 @@ def guided(trace: str = "candidates", **fields: Any) -> Guidance:
 
 def request(length: int, content: int, guidance: Guidance | None = None, **fields: Any) -> dict[str, Any]:
     extra = {} if guidance is None else {"guidance": guidance}
-    return {"prompt": prompt(length, content), "max_tokens": 24, "ignore_eos": True, "temperature": 0.0, **extra, **fields}
+    return {
+        "prompt": prompt(length, content),
+        "max_tokens": 24,
+        "ignore_eos": True,
+        "temperature": 0.0,
+        **extra,
+        **fields,
+    }
 
 
 def assert_trace_is_exact(model: ValueModel, prefix: list[int], output: list[int], trace: dict[str, Any]) -> None:
@@ -153,9 +160,7 @@ def test_more_weight_buys_more_value(engine):
         ]
         one_by_one(engine, asked)
         traces = [read_traces(engine, r["guidance"].generation_id) for r in asked]
-        totals = [
-            sum(v[0] for v in trace["0:0"]["values"] if v is not None) for t in traces for trace in t.values()
-        ]
+        totals = [sum(v[0] for v in trace["0:0"]["values"] if v is not None) for t in traces for trace in t.values()]
         gains[weight] = sum(totals) / len(totals)
     assert gains[-1.0] < gains[0.0] - 0.2 and gains[1.0] > gains[0.0] + 0.2
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from server import launch
 from server.errors import StartupError
 from server.launch import (
     ServeOptions,
@@ -57,18 +58,37 @@ def test_own_values_may_go_with_the_embedded_model() -> None:
     assert options("--port", "1", values=("mine",)).values == ("mine",)
 
 
-def test_defaults_are_the_embedded_models_alone_but_for_host_and_eager_mode() -> None:
-    assert vllm_defaults(OWN) == {"host": "127.0.0.1", "enforce_eager": True}
+@pytest.fixture(params=[False, True], ids=["gpu", "cpu"])
+def on_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(launch, "serves_on_cpu", lambda: request.param)
+    return bool(request.param)
+
+
+def test_an_own_model_keeps_vllms_defaults_but_for_a_few(on_cpu: bool) -> None:
+    cpu = {"enable_chunked_prefill": False} if on_cpu else {}
+    assert vllm_defaults(OWN) == {"host": "127.0.0.1", "enforce_eager": True, **cpu}
+
+
+def test_the_embedded_model_has_its_own_defaults() -> None:
     assert vllm_defaults(EMBEDDED)["served_model_name"] == ["smollm2-135m-instruct"]
     compiled = ServeOptions(model=None, compiles=True)
     assert vllm_defaults(compiled)["enforce_eager"] is False
 
 
-def test_naming_our_plugin_shuts_out_none_that_loaded_before() -> None:
+@pytest.mark.parametrize(
+    ("named", "allowed"),
+    [({}, "a,b,mavis"), ({"VLLM_PLUGINS": "b, mavis"}, "b,mavis"), ({"VLLM_PLUGINS": ""}, "mavis")],
+)
+def test_naming_our_plugin_shuts_out_none_that_loaded_before(named: dict[str, str], allowed: str) -> None:
     """`VLLM_PLUGINS` is a list of all that may load, once it is there."""
-    assert environment(OWN, {}, ["a", "b", "a"]) == {"VLLM_PLUGINS": "a,b,mavis"}
-    assert environment(OWN, {"VLLM_PLUGINS": "b, mavis"}, ["a", "b"]) == {"VLLM_PLUGINS": "b,mavis"}
-    assert environment(OWN, {"VLLM_PLUGINS": ""}, ["a", "b"]) == {"VLLM_PLUGINS": "mavis"}
+    assert environment(OWN, named, ["a", "b", "a"])["VLLM_PLUGINS"] == allowed
+
+
+def test_nothing_is_compiled_on_a_cpu_unless_asked_for(on_cpu: bool) -> None:
+    disabled = "TORCH_COMPILE_DISABLE"
+    assert environment(OWN, {}, []).get(disabled) == ("1" if on_cpu else None)
+    assert disabled not in environment(ServeOptions(model=None, compiles=True), {}, [])
+    assert environment(OWN, {disabled: "0"}, []).get(disabled, "0") == "0"
 
 
 def test_the_embedded_model_asks_for_little_memory_unless_told_otherwise() -> None:

@@ -19,9 +19,7 @@ class TableScorer:
 
     def __init__(self, name: str, table: list[float], scale: float = 1.0) -> None:
         self.checkpoint_id = f"{name}-checkpoint"
-        self.objectives = (
-            ObjectiveConfig(name=name, description=name, reward=name, mean=1.0, std=2.0, scale=scale),
-        )
+        self.objectives = (ObjectiveConfig(name=name, description=name, reward=name, mean=1.0, std=2.0, scale=scale),)
         self.table = torch.tensor(table)
         self.queries: list[Query] = []
 

@@ -69,13 +69,13 @@ GUIDED = {"weights": {"warmth": 1.0, "brevity": -0.5}}
 
 def test_the_interface_is_the_one_we_were_written_for():
     """Fails loudly when vLLM moves a seam: names, arguments and order of V1's logits-processor interface."""
-    assert [p for p in inspect.signature(LogitsProcessor.__init__).parameters][1:] == [
+    assert list(inspect.signature(LogitsProcessor.__init__).parameters)[1:] == [
         "vllm_config",
         "device",
         "is_pin_memory",
     ]
     assert LogitsProcessor.__abstractmethods__ == {"__init__", "apply", "is_argmax_invariant", "update_state"}
-    assert [field for field in BatchUpdate.__dataclass_fields__] == ["batch_size", "removed", "added", "moved"]
+    assert list(BatchUpdate.__dataclass_fields__) == ["batch_size", "removed", "added", "moved"]
     assert isinstance(inspect.getattr_static(InputBatch, "req_ids"), property)
     assert "validate_params" in vars(LogitsProcessor)
 
@@ -160,7 +160,7 @@ def test_guided_requests_before_attach_are_an_error_that_says_what_to_call(proce
 
 def test_guidance_that_is_not_ours_is_refused_at_admission():
     forged = SamplingParams(extra_args={"mavis": {"generation_id": "x", "weights": {"warmth": 99}}})
-    with pytest.raises(ValueError, match="vllm_xargs.mavis is reserved"):
+    with pytest.raises(ValueError, match=r"vllm_xargs\.mavis is reserved"):
         ValueLogitsProcessor.validate_params(forged)
     ValueLogitsProcessor.validate_params(SamplingParams(extra_args={"mavis": Guidance("x")}))
     ValueLogitsProcessor.validate_params(SamplingParams())

@@ -1,0 +1,117 @@
+"""`mavis evaluate` around a fake engine: what it samples, what it writes, what it refuses."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from training import evaluate
+from training.prompts import load_prompts, split
+from training.rollout import Limits, Reply, Request
+from valuemodels.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
+
+WORDS = {"positivity": ("horrible", "sad", "plain", "nice", "wonderful")}
+
+
+class FakeEngine:
+    """Replies with the warmer words the higher the weight, and counts what it was asked for."""
+
+    asked: list[Request]
+
+    def __init__(self, *_: Any) -> None:
+        FakeEngine.asked = []
+
+    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        FakeEngine.asked += requests
+        return [self._reply(request) for request in requests]
+
+    def _reply(self, request: Request) -> Reply:
+        weight = request.guidance.weights.get("positivity", 0.0) if request.guidance else 0.0
+        word = WORDS["positivity"][round(2 + 2 * weight)]
+        text = f"The bread was {word} on day {request.seed % 97}."
+        return Reply(request.prompt_id, request.prompt_token_ids, request.sample, (1,) * 8, text, "stop", weight**2)
+
+
+@pytest.fixture
+def values(tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> Path:
+    objectives = tuple(
+        ObjectiveConfig(name=name, description=name, reward=name, mean=0.0, std=0.25, scale=1.0)
+        for name in ("positivity", "simplicity")
+    )
+    folder = tmp_path / "values"
+    folder.mkdir()
+    config = tiny_config(objectives=objectives, training={"recipe": "embedded", "iteration": 0, "data_hash": "none"})
+    (folder / CONFIG_FILE).write_text(config.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def call(values: Path, chat_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setattr(evaluate, "RolloutEngine", FakeEngine)
+
+    def invoke(*arguments: str) -> Result:
+        fixed = ["--values", str(values), "--base-folder", chat_base, "--limit", "5"]
+        return CliRunner().invoke(evaluate.app, [*fixed, *arguments])
+
+    return invoke
+
+
+def test_table_and_json_have_every_setting(call: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "table.json"
+    result = call("--out", str(out), "--samples", "2")
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert (report["prompts"], report["samples"]) == (5, 2)
+    assert len(report["rows"]) == 1 + 2 * 4 + 1
+    assert report["rows"][0]["setting"]["weights"] == {}
+    warm = next(row for row in report["rows"] if row["setting"]["weights"] == {"positivity": 1.0})
+    assert warm["kl_nats"]["value"] == 1.0
+    assert warm["objectives"]["positivity"]["shift"]["low"] > 0.6
+    assert not any("positivity" in failure for failure in report["not_monotone"])
+
+
+def test_settings_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
+    assert call("--weights", "-1,0,1").exit_code == 0
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for request in FakeEngine.asked:
+        seeds.setdefault((request.prompt_id, request.sample), set()).add(request.seed)
+    assert len(seeds) == 15 and all(len(shared) == 1 for shared in seeds.values())
+    ids = [request.guidance.generation_id for request in FakeEngine.asked if request.guidance]
+    assert len(ids) == len(set(ids)) == 15 * 5
+
+
+def test_prompts_that_training_saw_are_not_used(call: Callable[..., Result]) -> None:
+    assert call("--samples", "1").exit_code == 0
+    parts = split(load_prompts())
+    assert {request.prompt_id for request in FakeEngine.asked} == {prompt.id for prompt in parts.test[:5]}
+
+
+def test_any_prompt_file_will_do(call: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "Why?", "extra": 1}\n{"prompt": "How?"}\n')
+    result = call("--prompts", str(path), "--samples", "1")
+    assert result.exit_code == 0, result.output
+    assert len({request.prompt_id for request in FakeEngine.asked}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "1,x"), "weights: got '1,x', allowed is numbers"),
+        (("--weights", "nan"), "weights: got 'nan', allowed is numbers"),
+        (("--prompts", "no-such-file"), "prompt file no-such-file cannot be read"),
+    ],
+)
+def test_wrong_option_is_one_sentence(call: Callable[..., Result], arguments: tuple[str, ...], message: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output and "Traceback" not in result.output
+
+
+def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate.app, ["--values", str(tmp_path)])
+    assert result.exit_code == 2 and "value_config.json" in result.output.replace("\n", "")
