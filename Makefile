@@ -30,10 +30,10 @@ bench: setup-dev ## Tokens per second through the engine, with and without weigh
 	@.venv/bin/mavis bench $(ARGS)
 
 train-embedded: setup-dev ## Train the shipped value checkpoint again; resumes where it stopped
-	@.venv/bin/mavis train run embedded $(ARGS)
+	@.venv/bin/mavis train run embedded --export valuemodels/checkpoints/embedded $(ARGS)
 
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
-	@.venv/bin/mavis evaluate $(ARGS)
+	@.venv/bin/mavis evaluate --out docs/evaluation/embedded/sliders.json $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh

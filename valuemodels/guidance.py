@@ -1,7 +1,6 @@
-"""What one request asks of the value models, and what the operator makes of it.
+"""What one request asks of the value models, and what the operator makes of it. Standard library only.
 
-The HTTP process checks and sends a `Guidance`, the worker resolves it against the same `GuidancePolicy`. Standard
-library only, so that the HTTP process never imports torch because of us.
+The HTTP process checks and sends a `Guidance`, the worker resolves it against the same `GuidancePolicy`.
 """
 
 import sys

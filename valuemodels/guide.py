@@ -36,6 +36,7 @@ class Row:
     Attributes:
         index: the row's place in the logits.
         sequence_id: the engine's id of the request behind it.
+        generation_id: empty where nobody will ask for a trace: requests that only the operator's defaults guide.
         choice: "<prompt index>:<index within n>".
         temperature: 0 = greedy.
         prompt, output: token ids; `output` is the engine's live list.
@@ -199,6 +200,8 @@ class ValueGuide:
         token_ids, kl = candidates.token_ids.tolist(), tilted.kl.tolist()
         base, after = tilted.base_logprobs.tolist(), tilted.logprobs.tolist()
         for r, row in enumerate(rows):
+            if not row.generation_id:
+                continue
             trace = self.traces.open(row.generation_id, row.choice, row.guidance.trace, row.output)
             n = counts[r]
             step = Step(token_ids[r][:n], kl[r], centred[r][:n], levels[r][:n], base[r][:n], after[r][:n])

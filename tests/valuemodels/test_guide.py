@@ -1,5 +1,6 @@
 """One step of the guide: who is tilted, who is left alone, and what happens when values are no numbers."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -134,6 +135,12 @@ def test_each_row_uses_its_own_weights_strength_and_budget():
         alone = guide.step(before.clone(), [r])
         assert torch.equal(alone[r.index], together[r.index])
     assert len({tuple(t.tolist()) for t in together}) == 4
+
+
+def test_requests_that_only_defaults_guide_leave_no_trace():
+    guide = guide_of(TableScorer("warmth", [float(i) for i in range(VOCAB)]))
+    guide.step(logits(), [dataclasses.replace(row(0, 1.0), generation_id="")])
+    assert guide.traces.read({"": {}}) == {}
 
 
 def test_two_checkpoints_with_one_name_are_refused(tiny_checkpoint):
