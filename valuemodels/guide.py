@@ -36,7 +36,7 @@ class Row:
     Attributes:
         index: the row's place in the logits.
         sequence_id: the engine's id of the request behind it.
-        generation_id: empty where nobody will ask for a trace: requests that only the operator's defaults guide.
+        generation_id: empty where nobody will ask for a trace.
         choice: "<prompt index>:<index within n>".
         temperature: 0 = greedy.
         prompt, output: token ids; `output` is the engine's live list.
@@ -142,8 +142,7 @@ class ValueGuide:
         try:
             for r, found in enumerate(scorer.score(queries)):
                 values[r, : found.shape[0]] = found
-        except Exception:
-            # An exception here would end the engine and every other request with it.
+        except Exception:  # it would end the engine and every other request with it
             logger.exception("value model %s failed; its rows fall back to the base model", scorer.checkpoint_id)
             values.fill_(torch.nan)
         return values

@@ -23,7 +23,6 @@ class Batch:
         self.processor = processor
         self.ids: list[str] = []
         self.requests: dict[str, tuple[SamplingParams, list[int], list[int]]] = {}
-        processor.attach(lambda: self.ids)
 
     def update(self, *, add=(), remove=(), move=()) -> None:
         """add: (row, id, params, prompt, output); remove: rows; move: (source, target, direction)."""
@@ -43,6 +42,7 @@ class Batch:
 
     def step(self, seed: int = 0) -> torch.Tensor:
         """Logits that depend on the request's id alone, so that a row's place cannot matter."""
+        self.processor.attach(lambda: self.ids)
         rows = [
             torch.randn(TINY_VOCAB, generator=torch.Generator().manual_seed(zlib.crc32(f"{name}{seed}".encode())))
             for name in self.ids
