@@ -12,6 +12,7 @@ from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.launcher import setup_server
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.envs import disable_envs_cache
 
 from server import app as ours
 from server.cli import _parse_for_vllm
@@ -25,6 +26,8 @@ EMBEDDED = ServeOptions(model=None)
 
 @pytest.fixture
 def _plugin_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An engine that another test started in this process has frozen what vLLM sees of the environment.
+    disable_envs_cache()
     monkeypatch.setenv("VLLM_PLUGINS", "mavis")
 
 
