@@ -37,8 +37,7 @@ class Row:
         index: the row's place in the logits.
         sequence_id: the engine's id of the request behind it.
         generation_id: empty where nobody will ask for a trace.
-        choice: "<prompt index>:<index within n>".
-        temperature: 0 = greedy.
+        choice: "<prompt index>:<index within n>"; temperature: 0 = greedy.
         prompt, output: token ids; `output` is the engine's live list.
     """
 
