@@ -35,7 +35,8 @@ from server.protocol import GuidedChatCompletionRequest, GuidedCompletionRequest
 from server.service import GuidedService
 from server.tap import TokenTap
 from server.traces import TraceReader, first_answer
-from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
+from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.guide_config import GuideConfig
 from valuemodels.value_config import read_value_config
 
 CHAT_PATH = "/v1/chat/completions"

@@ -50,19 +50,19 @@ class Legend:
     def tokens(self, choice: LiveChoice, resolved: ResolvedGuidance) -> list[dict[str, Any]]:
         """Entries of the tokens that were returned and not yet streamed, as far as they are known."""
         stop = min(choice.returned, len(choice.trace))
-        with_candidates = resolved.trace == "candidates"
-        entries = [self._token(choice.trace, at, with_candidates) for at in range(choice.streamed, stop)]
+        entries = [self._token(choice.trace, at, resolved) for at in range(choice.streamed, stop)]
         choice.streamed = max(choice.streamed, stop)
         return entries
 
-    def _token(self, trace: TokenTrace, at: int, with_candidates: bool) -> dict[str, Any]:
+    def _token(self, trace: TokenTrace, at: int, resolved: ResolvedGuidance) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "token_id": trace.token_ids[at],
             "kl": _finite(trace.kl[at]),
             "values": self._named(trace.values[at]),
-            "levels": self._named(trace.levels[at]),
         }
-        if with_candidates:
+        if resolved.scoring == "exact":
+            entry["levels"] = self._named(trace.levels[at])
+        if resolved.trace == "candidates":
             entry["candidates"] = [self._candidate(candidate) for candidate in trace.candidates[at]]
         return entry
 

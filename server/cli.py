@@ -43,6 +43,7 @@ from server.preflight import (
 from server.settings import read_settings
 from server.stopping import Interrupted, Stop, StoppableLoop, end_children, leave
 from valuemodels.engine import prepare_environment
+from valuemodels.guidance import Scoring
 
 COMMANDS = "mavis.commands"
 OPEN_CONNECTIONS_S = 3  # how long a stop waits for answers under way; vLLM has aborted them by then
@@ -72,6 +73,10 @@ def serve(
     value_cache_gib: Annotated[
         float | None, typer.Option("--value-cache-gib", help="Memory of the value models' KV cache, in GiB.")
     ] = None,
+    scoring: Annotated[
+        Scoring | None,
+        typer.Option("--scoring", help="For requests that do not say; fast where the checkpoints offer it."),
+    ] = None,
 ) -> None:
     """mavis serve [MODEL] [--values DIR] [--host HOST] [--port PORT] [any flag of `vllm serve`]
 
@@ -81,7 +86,8 @@ def serve(
     stop.install()
     status = 0
     try:
-        options = parse_options(context.args, values or (), compiles=compile, value_cache_gib=value_cache_gib)
+        flags = {"value_cache_gib": value_cache_gib, "default_scoring": scoring}
+        options = parse_options(context.args, values or (), compiles=compile, settings=flags)
         status = _serve(options, stop)
     except StartupError as error:
         typer.echo(f"mavis: {error}", err=True)
@@ -95,8 +101,7 @@ def serve(
 
 def _serve(options: ServeOptions, stop: Stop) -> int:
     """Check, tell vLLM, serve. Returns the exit status."""
-    cache = {} if options.value_cache_gib is None else {"value_cache_gib": options.value_cache_gib}
-    settings = read_settings(os.environ, **cache)
+    settings = read_settings(os.environ, **options.settings)
     _log_at(settings.log_level)
     folders, checkpoints = find_checkpoints(options.values)
     Catalogue(settings.guide_config(folders, ""), checkpoints)

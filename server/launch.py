@@ -5,13 +5,14 @@ No torch, no vLLM.
 
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.errors import StartupError
 from server.machine import embedded_dtype, serves_on_cpu
 from valuemodels.engine import WORKER_EXTENSION, engine_arguments
-from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
+from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.guide_config import GuideConfig
 
 EMBEDDED = "embedded"
 PLUGIN = "mavis"
@@ -43,33 +44,33 @@ class ServeOptions:
         model: hub id or folder of the base model; None is the embedded one.
         values: hub ids or folders of value checkpoints; empty is the shipped one.
         compiles: let vLLM compile the model, which costs a slower start.
-        value_cache_gib: None keeps the setting's.
+        settings: those of our settings that the command line gives.
         vllm_args: everything else, for vLLM.
     """
 
     model: str | None
     values: tuple[str, ...] = ()
     compiles: bool = False
-    value_cache_gib: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     vllm_args: tuple[str, ...] = ()
 
 
 def parse_options(
-    arguments: Sequence[str], values: Iterable[str], *, compiles: bool, value_cache_gib: float | None
+    arguments: Sequence[str], values: Iterable[str], *, compiles: bool, settings: Mapping[str, Any]
 ) -> ServeOptions:
     """Split MODEL from vLLM's flags.
 
     Args:
         arguments: what is left of the command line without our own options.
+        settings: our settings' names -> what the command line says; None where it says nothing.
 
     Raises:
         StartupError: a model of the operator's own without value checkpoints for it.
     """
     named, rest = _take_model(arguments)
     model = None if named == EMBEDDED else named
-    options = ServeOptions(
-        model=model, values=tuple(values), compiles=compiles, value_cache_gib=value_cache_gib, vllm_args=tuple(rest)
-    )
+    given = {name: value for name, value in settings.items() if value is not None}
+    options = ServeOptions(model=model, values=tuple(values), compiles=compiles, settings=given, vllm_args=tuple(rest))
     if model is not None and not options.values:
         raise StartupError(f"give the value checkpoint that was trained for {model}: mavis serve {model} --values DIR")
     return options

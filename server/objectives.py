@@ -10,15 +10,15 @@ from typing import Any, get_args
 
 from server.errors import FieldError, StartupError, shown
 from server.settings import PREFIX
-from valuemodels.guidance import (
-    Guidance,
-    GuidanceError,
-    GuidancePolicy,
-    GuideConfig,
-    ResolvedGuidance,
-    TraceDetail,
+from valuemodels.guidance import Guidance, GuidanceError, GuidancePolicy, ResolvedGuidance, TraceDetail
+from valuemodels.guide_config import GuideConfig
+from valuemodels.value_config import (
+    CheckpointError,
+    ObjectiveConfig,
+    ValueConfig,
+    objective_owners,
+    offered_scorings,
 )
-from valuemodels.value_config import ObjectiveConfig, ValueConfig
 
 NULLABLE = frozenset({"kl_budget"})
 _TRACES: dict[bool | str, TraceDetail] = {False: "totals", True: "values", "candidates": "candidates"}
@@ -29,7 +29,7 @@ class Offer:
     """One objective and the checkpoint it comes from."""
 
     objective: ObjectiveConfig
-    checkpoint: str
+    checkpoint: ValueConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +61,19 @@ class Catalogue:
         Raises:
             StartupError: two checkpoints offer the same objective, or the operator's defaults or bounds do not fit.
         """
-        self.offers: dict[str, Offer] = {}
-        for checkpoint in checkpoints:
-            for objective in checkpoint.objectives:
-                if (other := self.offers.get(objective.name)) is not None:
-                    raise StartupError(
-                        f"the objective {objective.name} is in two value checkpoints, "
-                        f"{other.checkpoint} and {checkpoint.id}; serve one of them"
-                    )
-                self.offers[objective.name] = Offer(objective, checkpoint.id)
-        self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
         try:
-            self.policy: GuidancePolicy = config.policy(tuple(self.offers))
+            owners = objective_owners(checkpoints)
+            self.policy: GuidancePolicy = config.policy(tuple(owners), offered_scorings(checkpoints))
+        except CheckpointError as error:
+            raise StartupError(str(error)) from None
         except GuidanceError as error:
             raise StartupError(_as_setting(error)) from None
+        self.offers = {
+            objective.name: Offer(objective, checkpoint)
+            for checkpoint in checkpoints
+            for objective in checkpoint.objectives
+        }
+        self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
         self._plain_without_guidance = self.policy.resolve(None).is_plain
 
     def listing(self) -> dict[str, Any]:
@@ -83,6 +82,7 @@ class Catalogue:
 
     def _entry(self, name: str, offer: Offer) -> dict[str, Any]:
         bounds = self.policy.bounds_of(name)
+        probe = offer.checkpoint.probe
         return {
             "id": name,
             "object": "objective",
@@ -91,9 +91,10 @@ class Catalogue:
             "bounds": [bounds.low, bounds.high],
             "floor": None,
             "scorings": list(self.policy.scorings),
-            "checkpoint": offer.checkpoint,
+            "checkpoint": offer.checkpoint.id,
             "reward": offer.objective.reward,
             "metrics": dict(offer.objective.metrics),
+            "fast_metrics": None if probe is None else dict(probe.metrics.get(name, {})),
         }
 
     def guidance(self, fields: Mapping[str, Any], generation_id: str) -> Asked:

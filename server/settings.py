@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError, shown
-from valuemodels.guidance import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, GuideConfig
+from valuemodels.guidance import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, Scoring
+from valuemodels.guide_config import GuideConfig
 
 PREFIX = "MAVIS_"
 
@@ -30,6 +31,8 @@ class Settings(BaseSettings):
         bounds: objective -> [low, high] that a request's weight must lie in; [-2, 2] for those left out.
         default_beta, default_candidates: for requests that do not say.
         max_candidates: the most a request may ask for.
+        default_scoring: "fast" or "exact" for requests that do not say; None: fast where the checkpoints offer it.
+        scorings: which of the offered scorings are loaded; None: all. ["fast"] needs no memory for value models.
         value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.
         value_cache_gib: memory of the value models' KV cache.
         cache_dir: where the embedded base model is kept; None: the user's cache folder.
@@ -43,6 +46,8 @@ class Settings(BaseSettings):
     default_beta: Number = 1.0
     default_candidates: int = DEFAULT_CANDIDATES
     max_candidates: int = DEFAULT_MAX_CANDIDATES
+    default_scoring: Scoring | None = None
+    scorings: tuple[Scoring, ...] | None = None
     value_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     cache_dir: Path | None = None
@@ -61,6 +66,8 @@ class Settings(BaseSettings):
             default_beta=self.default_beta,
             default_candidates=self.default_candidates,
             max_candidates=self.max_candidates,
+            default_scoring=self.default_scoring,
+            scorings=self.scorings,
             value_dtype=self.value_dtype,
             cache_gib=self.value_cache_gib,
         )

@@ -9,16 +9,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from valuemodels.checkpoint import save_checkpoint, tokenizer_fingerprint
 from valuemodels.model import ValueModel
+from valuemodels.probe import Probe, base_hidden_size, load_token_embeddings
 from valuemodels.value_config import (
     AdapterConfig,
     BackboneConfig,
     HeadConfig,
     ObjectiveConfig,
+    ProbeConfig,
     TrainingConfig,
     ValueConfig,
 )
 
 TINY_VOCAB = 64
+TINY_PROBE = ProbeConfig(source="base", hidden=24, rank=8, scales={"warmth": 2.0, "brevity": 4.0})
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -34,7 +37,7 @@ def tiny_config(tiny_base: str) -> Callable[..., ValueConfig]:
 
     def make(**changes: object) -> ValueConfig:
         fields: dict[str, object] = {
-            "format_version": 1,
+            "format_version": 2,
             "id": "tiny",
             "base_model": "tiny-base",
             "tokenizer_fingerprint": tokenizer_fingerprint(tiny_base),
@@ -60,6 +63,17 @@ def tiny_checkpoint(
     """A checkpoint of random heads and a random adapter on `tiny_base`, for tests of shapes and equalities."""
     folder = tmp_path_factory.mktemp("values") / "tiny"
     save_checkpoint(folder, tiny_config(), random_tensors(tiny_config(), tiny_base))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_probed_checkpoint(
+    tiny_base: str, tiny_config: Callable[..., ValueConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`tiny_checkpoint` with a random probe, so that it offers fast scoring, too."""
+    folder = tmp_path_factory.mktemp("values") / "tiny-probed"
+    config = tiny_config(id="tiny-probed", probe=TINY_PROBE)
+    save_checkpoint(folder, config, {**random_tensors(config, tiny_base), **random_probe(config, tiny_base)})
     return folder
 
 
@@ -92,6 +106,17 @@ def random_tensors(config: ValueConfig, base: str, seed: int = 1) -> dict[str, t
             if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in adapter.targets:
                 tensors[f"adapter.{name}.A"] = torch.randn(adapter.rank, module.in_features) * 0.1
                 tensors[f"adapter.{name}.B"] = torch.randn(module.out_features, adapter.rank) * 0.1
+    return tensors
+
+
+def random_probe(config: ValueConfig, base: str, seed: int = 2) -> dict[str, torch.Tensor]:
+    """Probe tensors of the right names and shapes for a config."""
+    assert config.probe is not None
+    torch.manual_seed(seed)
+    embeddings = load_token_embeddings(base)
+    probe = Probe(base_hidden_size(base), embeddings.shape[1], embeddings.shape[0], len(config.names), config.probe)
+    tensors = {f"probe.{name}": parameter.detach() for name, parameter in probe.named_parameters()}
+    tensors["probe.bias"] = torch.randn_like(tensors["probe.bias"]) * 0.1
     return tensors
 
 

@@ -24,7 +24,8 @@ from training.progress import Advance, console, progress
 from training.recipe import EngineRecipe
 from training.run_dir import write_json
 from valuemodels.embedded import EMBEDDED_VALUES
-from valuemodels.guidance import Guidance, GuideConfig
+from valuemodels.guidance import Guidance
+from valuemodels.guide_config import GuideConfig
 from valuemodels.hub import resolve_folder
 from valuemodels.value_config import read_value_config
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from training.recipe import EngineRecipe
 from training.rollout import Limits, Request, RolloutEngine
-from valuemodels.guidance import Guidance, GuideConfig
+from valuemodels.guidance import Guidance
+from valuemodels.guide_config import GuideConfig
 
 PROMPT_TOKENS = 48
 _LOWEST_TOKEN, _HIGHEST_TOKEN = 1000, 30000

@@ -27,7 +27,8 @@ from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
 from training.run_dir import write_json
 from training.slider_table import Row, Setting, monotone_failures, slider_settings, table_row
 from valuemodels.embedded import EMBEDDED_VALUES
-from valuemodels.guidance import Guidance, GuideConfig
+from valuemodels.guidance import Guidance
+from valuemodels.guide_config import GuideConfig
 from valuemodels.hub import resolve_folder
 from valuemodels.value_config import ValueConfig, read_value_config
 

@@ -7,11 +7,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from training.recipe import EngineRecipe
 from valuemodels.engine import engine_arguments, prepare_environment
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance, GuideConfig
+from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.guide_config import GuideConfig
 
 _TRACE_BATCH = 1024
 
@@ -76,6 +78,9 @@ class RolloutEngine:
             max_num_seqs=recipe.max_num_seqs,
             max_model_len=recipe.max_model_len,
             enforce_eager=True,
+            # A chunk's row would pass for a position of the reply, and on a CPU vLLM 0.32 dies of a seeded request
+            # whose prompt comes in chunks. Without chunks vLLM's own token budget of a step is at least max_model_len.
+            enable_chunked_prefill=False,
             **({} if guide is None else engine_arguments(guide)),
         )
         if guide is not None:
@@ -87,6 +92,10 @@ class RolloutEngine:
         for start in range(0, len(requests), _TRACE_BATCH):
             replies += self._sample_batch(requests[start : start + _TRACE_BATCH], limits)
         return replies
+
+    def record(self, folder: Path | None) -> None:
+        """Write every position that is scored exactly from now on into a folder; None: finish and stop."""
+        self._llm.collective_rpc("mavis_record", args=(None if folder is None else str(folder),))
 
     def _sample_batch(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
         outputs = self._llm.generate(

@@ -1,8 +1,8 @@
 """Value checkpoints on disk: strict reading, atomic writing.
 
 A folder with `value_config.json` and `model.safetensors`, which holds only what training changed: the heads, and the
-LoRA adapter where the backbone has one. Tensors are named `head.<parameter>` and `adapter.<module>.A|B`. Nothing is
-unpickled.
+LoRA adapter where the backbone has one, and the probe where there is one. Tensors are named `head.<parameter>`,
+`adapter.<module>.A|B` and `probe.<parameter>`. Nothing is unpickled.
 
     python -m valuemodels.checkpoint check FOLDER --base MODEL
 
@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from valuemodels.model import ValueModel
+from valuemodels.probe import Probe, base_hidden_size, load_token_embeddings
 from valuemodels.value_config import (
     CONFIG_FILE,
     TENSORS_FILE,
@@ -51,14 +53,8 @@ def load_value_model(
     Raises:
         CheckpointError: the checkpoint is broken or does not fit the base model.
     """
-    config = read_value_config(folder)
-    fingerprint = tokenizer_fingerprint(base_model, base_revision)
-    if fingerprint != config.tokenizer_fingerprint:
-        raise CheckpointError(
-            f"value checkpoint {folder} was trained with the tokenizer of {config.base_model} "
-            f"({config.tokenizer_fingerprint[:12]}), but {base_model} has another one ({fingerprint[:12]})"
-        )
-    tensors = read_tensors(folder)
+    config = _fitting_config(folder, base_model, base_revision)
+    tensors = read_tensors(folder, part="exact")
     # Merged in float32: rounding the product and the sum once keeps serving as close to training as the dtype allows.
     model = ValueModel.build(config, base_model, dtype=torch.float32, base_revision=base_revision)
     _check_tensors(folder, tensors, _expected_shapes(model))
@@ -69,6 +65,29 @@ def load_value_model(
         _merge_adapter(model.backbone, config.backbone.adapter, tensors)
     model.backbone.to(dtype)
     return model.to(device).requires_grad_(False).eval()
+
+
+def load_probe(
+    folder: str | Path, base_model: str, *, device: torch.device | str, base_revision: str | None = None
+) -> tuple[Probe, Tensor]:
+    """Load a checkpoint's probe for serving, in float32, and the base's token embeddings that it needs.
+
+    Raises:
+        CheckpointError: the checkpoint is broken, has no probe, or does not fit the base model.
+    """
+    config = _fitting_config(folder, base_model, base_revision)
+    if config.probe is None:
+        raise CheckpointError(f"value checkpoint {folder} has no probe, so it offers no fast scoring")
+    if config.probe.source != "base":
+        raise CheckpointError(f"value checkpoint {folder}: probe.source {config.probe.source} cannot be served")
+    embeddings = load_token_embeddings(base_model, base_revision)
+    hidden_size = base_hidden_size(base_model, base_revision)
+    probe = Probe(hidden_size, embeddings.shape[1], embeddings.shape[0], len(config.objectives), config.probe)
+    tensors = read_tensors(folder, part="probe")
+    shapes = {f"probe.{name}": tuple(parameter.shape) for name, parameter in probe.named_parameters()}
+    _check_tensors(folder, tensors, shapes)
+    probe.load_state_dict({name.removeprefix("probe."): tensor for name, tensor in tensors.items()})
+    return probe.to(device).requires_grad_(False).eval(), embeddings.to(device)
 
 
 def save_checkpoint(folder: str | Path, config: ValueConfig, tensors: Mapping[str, Tensor]) -> None:
@@ -93,8 +112,8 @@ def save_checkpoint(folder: str | Path, config: ValueConfig, tensors: Mapping[st
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def read_tensors(folder: str | Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint.
+def read_tensors(folder: str | Path, part: Literal["all", "exact", "probe"] = "all") -> dict[str, Tensor]:
+    """The tensors of a checkpoint, or only those that one way of scoring needs.
 
     Raises:
         CheckpointError: the file is missing, truncated or not safetensors.
@@ -104,7 +123,8 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"value checkpoint {folder} has no {TENSORS_FILE}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = [name for name in file.keys() if part in ("all", _part_of(name))]  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from None
 
@@ -134,6 +154,22 @@ def peft_adapter_tensors(backbone: nn.Module) -> dict[str, Tensor]:
                 module = name.removesuffix(suffix).removeprefix("base_model.model.")
                 tensors[f"adapter.{module}.{kind}"] = parameter.detach()
     return tensors
+
+
+def _part_of(name: str) -> str:
+    return "probe" if name.startswith("probe.") else "exact"
+
+
+def _fitting_config(folder: str | Path, base_model: str, base_revision: str | None) -> ValueConfig:
+    """The checkpoint's config, if it was made for this base model's tokenizer."""
+    config = read_value_config(folder)
+    fingerprint = tokenizer_fingerprint(base_model, base_revision)
+    if fingerprint != config.tokenizer_fingerprint:
+        raise CheckpointError(
+            f"value checkpoint {folder} was trained with the tokenizer of {config.base_model} "
+            f"({config.tokenizer_fingerprint[:12]}), but {base_model} has another one ({fingerprint[:12]})"
+        )
+    return config
 
 
 def _expected_shapes(model: ValueModel) -> dict[str, tuple[int, ...]]:
@@ -187,9 +223,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         for folder in arguments.folders:
-            load_value_model(
-                folder, arguments.base, dtype=torch.float32, device="cpu", base_revision=arguments.base_revision
-            )
+            where = {"device": "cpu", "base_revision": arguments.base_revision}
+            load_value_model(folder, arguments.base, dtype=torch.float32, **where)
+            if read_value_config(folder).probe is not None:
+                load_probe(folder, arguments.base, **where)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ The HTTP process checks and sends a `Guidance`, the worker resolves it against t
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 EXTRA_ARGS_KEY = "mavis"
@@ -182,52 +182,6 @@ class GuidancePolicy:
     def _known(self, where: str, name: str) -> None:
         if name not in self.objectives:
             raise GuidanceError(where, name, _one_of(self.objectives))
-
-
-@dataclass(frozen=True, slots=True)
-class GuideConfig:
-    """What the worker builds its guide from: sent once, in vLLM's `additional_config` under `EXTRA_ARGS_KEY`.
-
-    Attributes:
-        checkpoints: folders of value checkpoints, already on this machine's disk.
-        base_model: folder or hub id of the base model; backbones `base[:n]` take their layers from it.
-        cache_gib: memory the value KV cache may take.
-        max_traces: generations whose traces are kept; the oldest go first.
-    """
-
-    checkpoints: tuple[str, ...]
-    base_model: str
-    base_revision: str | None = None
-    default_weights: Mapping[str, float] = field(default_factory=dict)
-    bounds: Mapping[str, Bounds] = field(default_factory=dict)
-    default_beta: float = 1.0
-    default_candidates: int = DEFAULT_CANDIDATES
-    max_candidates: int = DEFAULT_MAX_CANDIDATES
-    default_scoring: Scoring = "exact"
-    value_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    cache_gib: float = 1.0
-    max_traces: int = 4096
-
-    def policy(self, objectives: tuple[str, ...], scorings: tuple[Scoring, ...] = ("exact",)) -> GuidancePolicy:
-        """The policy over the objectives that the checkpoints turned out to hold."""
-        shared = {f.name for f in fields(GuidancePolicy)} & {f.name for f in fields(self)}
-        return GuidancePolicy(
-            objectives=objectives, scorings=scorings, **{name: getattr(self, name) for name in shared}
-        )
-
-    def to_wire(self) -> dict[str, Any]:
-        """A plain dict with the same content, for vLLM's `additional_config`."""
-        return asdict(self)
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> "GuideConfig":
-        """Rebuild a config from `to_wire`'s dict.
-
-        Raises:
-            TypeError: a key is unknown or missing.
-        """
-        bounds = {name: Bounds(**value) for name, value in wire.get("bounds", {}).items()}
-        return cls(**{**wire, "checkpoints": tuple(wire["checkpoints"]), "bounds": bounds})
 
 
 def _is_finite_number(value: object) -> bool:

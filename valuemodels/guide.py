@@ -1,249 +1,183 @@
 """The value guide: logits in, tilted logits out, for every row that asked. Lives in the worker and in training.
 
-Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits.
+Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
+works on whole batches and asks the device for nothing it would have to wait for.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from valuemodels.checkpoint import load_value_model
-from valuemodels.guidance import GuidancePolicy, GuideConfig, ResolvedGuidance
-from valuemodels.scorer import ExactScorer, Query, Scorer
-from valuemodels.tilting import (
-    NEG_INF,
-    Candidates,
-    Tilt,
-    centred_values,
-    select_candidates,
-    tilt,
-    weighted_advantage,
-)
-from valuemodels.traces import Step, TraceStore
-from valuemodels.value_config import CheckpointError, read_value_config
+from valuemodels.exact import ExactScorer
+from valuemodels.fallbacks import Fallbacks
+from valuemodels.guidance import GuidancePolicy, Scoring
+from valuemodels.recorder import PositionRecorder
+from valuemodels.rows import Row
+from valuemodels.scorer import Scorer, ScoringBatch
+from valuemodels.tilting import Candidates, Tilt, select_candidates, tilt, weighted_advantage, write_tilted
+from valuemodels.traces import StepRecord, TraceStore
 
 logger = logging.getLogger("vllm.mavis")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of this step's logits.
+class Knobs:
+    """What the rows of a step ask for, as tensors in the rows' order.
 
     Attributes:
-        index: the row's place in the logits.
-        sequence_id: the engine's id of the request behind it.
-        generation_id: empty where nobody will ask for a trace.
-        choice: "<prompt index>:<index within n>"; temperature: 0 = greedy.
-        prompt, output: token ids; `output` is the engine's live list.
+        index: [rows] the rows' places in the batch.
+        coefficients: [rows, objectives] weight times scale.
+        tilts: [rows] bool, False where a row only watches.
+        kl_budget: [rows] nats, inf = none; None where no row has one.
     """
 
-    index: int
-    sequence_id: str
-    generation_id: str
-    choice: str
-    guidance: ResolvedGuidance
-    temperature: float
-    prompt: Sequence[int]
-    output: Sequence[int]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What has happened since the start."""
-
-    guided_rows: int = 0
-    value_fallback_rows: int = 0
-
-
-def needs_values(guidance: ResolvedGuidance) -> bool:
-    """True where a request is tilted, or wants to see the values of an untilted answer."""
-    return not guidance.is_plain or guidance.trace != "totals"
+    index: Tensor
+    coefficients: Tensor
+    tilts: Tensor
+    beta: Tensor
+    temperature: Tensor
+    kl_budget: Tensor | None
 
 
 class ValueGuide:
     """Scores candidates and tilts logits towards the objectives each row weighs."""
 
     def __init__(
-        self, scorers: Sequence[Scorer], policy: GuidancePolicy, device: torch.device, max_traces: int
+        self,
+        scorers: Mapping[Scoring, Sequence[Scorer]],
+        policy: GuidancePolicy,
+        device: torch.device,
+        max_traces: int,
     ) -> None:
-        """`policy.objectives` lists the scorers' objectives, in the scorers' order."""
-        self.scorers = list(scorers)
+        """Args: `scorers`: of every scoring, those whose objectives together are `policy.objectives`, in its order."""
+        self.scorers = {scoring: list(some) for scoring, some in scorers.items()}
         self.policy = policy
         self.device = device
         self.traces = TraceStore(max_traces)
-        self.counters = Counters()
-        objectives = [objective for scorer in self.scorers for objective in scorer.objectives]
-        assert tuple(o.name for o in objectives) == policy.objectives, (objectives, policy.objectives)
-        self._scales, self._means, self._stds = (
-            torch.tensor([getattr(o, name) for o in objectives], dtype=torch.float32, device=device)
-            for name in ("scale", "mean", "std")
-        )
-
-    @classmethod
-    def load(cls, config: GuideConfig, device: torch.device, base_dtype: torch.dtype) -> "ValueGuide":
-        """Load every checkpoint of a config.
-
-        Raises:
-            CheckpointError: a checkpoint is broken or does not fit the base, or two name the same objective.
-            GuidanceError: the operator's defaults do not fit the objectives.
-        """
-        dtype = resolve_dtype(config.value_dtype, device, base_dtype)
-        policy = config.policy(objective_names(config.checkpoints))
-        cache_bytes = int(config.cache_gib * 2**30 / len(config.checkpoints))
-        scorers = []
-        for folder in config.checkpoints:
-            model = load_value_model(
-                folder, config.base_model, dtype=dtype, device=device, base_revision=config.base_revision
-            )
-            scorers.append(ExactScorer(model, cache_bytes))
-        return cls(scorers, policy, device, config.max_traces)
+        self.recorder: PositionRecorder | None = None
+        self.guided_rows = 0
+        self._fallbacks = Fallbacks(policy.objectives, device)
+        for some in self.scorers.values():
+            names = tuple(objective.name for scorer in some for objective in scorer.objectives)
+            assert names == policy.objectives, (names, policy.objectives)
+        self._scales = {scoring: [s for scorer in some for s in scorer.scales] for scoring, some in scorers.items()}
+        objectives = [o for scorer in next(iter(self.scorers.values())) for o in scorer.objectives]
+        self._means = torch.tensor([o.mean for o in objectives], device=device)
+        self._stds = torch.tensor([o.std for o in objectives], device=device)
 
     @torch.inference_mode()
-    def step(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    def step(self, logits: Tensor, rows: Sequence[Row], hidden: Tensor | None = None) -> Tensor:
         """Tilt, in place, the logits of the rows that ask for it; all others stay as they are, bit for bit.
 
         Args:
             logits: [batch, vocab] float32.
             rows: the rows that `needs_values`.
+            hidden: [batch, hidden] the base's final hidden states, from which `logits` were made; fast scoring needs
+                them.
         """
         if not rows:
             return logits
-        candidates = self._select(logits, rows)
-        values = self._score(candidates, rows)
-        scored = self._finite_rows(values, candidates, rows)
-        tilted = self._tilt(candidates, values, rows)
-        self._write(logits, candidates, tilted, rows, scored)
-        self._record(candidates, values, tilted, rows, scored)
-        self.counters.guided_rows += len(rows)
+        knobs = self._knobs(rows)
+        batch = self._batch(logits, rows, knobs, hidden)
+        values = self._score(batch)
+        usable = self._usable(values, batch.candidates, knobs)
+        tilted = self._tilt(batch.candidates, values, knobs)
+        write_tilted(logits, knobs.index, batch.candidates, tilted.logits, usable & knobs.tilts)
+        self._record(batch, values, tilted, usable)
+        self.guided_rows += len(rows)
         return logits
 
-    def _select(self, logits: Tensor, rows: Sequence[Row]) -> Candidates:
-        index = torch.tensor([row.index for row in rows], device=self.device)
-        counts = torch.tensor([row.guidance.candidates for row in rows], device=self.device)
-        return select_candidates(logits[index], counts, max(row.guidance.candidates for row in rows))
+    def _knobs(self, rows: Sequence[Row]) -> Knobs:
+        asked = [row.guidance for row in rows]
+        budgets = [torch.inf if g.kl_budget is None else g.kl_budget for g in asked]
 
-    def _score(self, candidates: Candidates, rows: Sequence[Row]) -> Tensor:
-        """Values [rows, k, objectives]; NaN where a scorer failed, 0 where there is no candidate."""
-        counts = candidates.valid.sum(-1).tolist()
-        queries = [
-            Query(row.sequence_id, [*row.prompt, *row.output], candidates.token_ids[r, : counts[r]])
-            for r, row in enumerate(rows)
-        ]
-        parts = [self._score_with(scorer, queries, candidates) for scorer in self.scorers]
-        return torch.cat(parts, dim=-1)
+        def as_tensor(numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.float32, device=self.device)
 
-    def _score_with(self, scorer: Scorer, queries: Sequence[Query], candidates: Candidates) -> Tensor:
-        values = torch.zeros(*candidates.logits.shape, len(scorer.objectives), device=self.device)
-        try:
-            for r, found in enumerate(scorer.score(queries)):
-                values[r, : found.shape[0]] = found
-        except Exception:  # it would end the engine and every other request with it
-            logger.exception("value model %s failed; its rows fall back to the base model", scorer.checkpoint_id)
-            values.fill_(torch.nan)
-        return values
-
-    def _finite_rows(self, values: Tensor, candidates: Candidates, rows: Sequence[Row]) -> list[bool]:
-        """Per row: True where every value that has a weight is finite, and there is a candidate at all."""
-        coefficients = self._coefficients(rows)
-        weighted = (coefficients != 0)[:, None, :] | torch.tensor(
-            [row.guidance.is_plain for row in rows], device=self.device
-        )[:, None, None]
-        broken = (~values.isfinite()) & weighted & candidates.valid[..., None]
-        finite: list[bool] = (~broken.any(dim=1).any(dim=1) & candidates.valid.any(dim=1)).tolist()
-        if not all(finite):
-            self.counters.value_fallback_rows += finite.count(False)
-            names = [self.policy.objectives[i] for i in broken.any(dim=0).any(dim=0).nonzero().flatten().tolist()]
-            logger.warning("values of %s are not finite: %d rows fall back to the base", names, finite.count(False))
-        return finite
-
-    def _coefficients(self, rows: Sequence[Row]) -> Tensor:
-        weights = torch.tensor([row.guidance.weights for row in rows], dtype=torch.float32, device=self.device)
-        return weights * self._scales
-
-    def _tilt(self, candidates: Candidates, values: Tensor, rows: Sequence[Row]) -> Tilt:
-        # Rows that fall back are replaced later; here their numbers must only be harmless.
-        advantage = weighted_advantage(values, self._coefficients(rows)).nan_to_num(0.0, 0.0, 0.0)
-        budgets = [row.guidance.kl_budget for row in rows]
-        budget = None
-        if any(b is not None for b in budgets):
-            budget = torch.tensor([torch.inf if b is None else b for b in budgets], device=self.device)
-        return tilt(
-            candidates,
-            advantage,
-            torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=self.device),
-            torch.tensor([row.guidance.beta for row in rows], dtype=torch.float32, device=self.device),
-            budget,
+        scales = as_tensor([self._scales[g.scoring] for g in asked])
+        return Knobs(
+            index=torch.tensor([row.index for row in rows], device=self.device),
+            coefficients=as_tensor([g.weights for g in asked]) * scales,
+            tilts=torch.tensor([not g.is_plain for g in asked], device=self.device),
+            beta=as_tensor([g.beta for g in asked]),
+            temperature=as_tensor([row.temperature for row in rows]),
+            kl_budget=as_tensor(budgets) if any(g.kl_budget is not None for g in asked) else None,
         )
 
-    def _write(
-        self, logits: Tensor, candidates: Candidates, tilted: Tilt, rows: Sequence[Row], scored: Sequence[bool]
-    ) -> None:
-        for r, row in enumerate(rows):
-            if row.guidance.is_plain or not scored[r]:
-                continue
-            valid = candidates.valid[r]
-            logits[row.index] = NEG_INF
-            logits[row.index, candidates.token_ids[r, valid]] = tilted.logits[r, valid]
+    def _batch(self, logits: Tensor, rows: Sequence[Row], knobs: Knobs, hidden: Tensor | None) -> ScoringBatch:
+        if len(rows) < logits.shape[0]:
+            logits, hidden = logits[knobs.index], None if hidden is None else hidden[knobs.index]
+        counts = [row.guidance.candidates for row in rows]
+        candidates = select_candidates(logits, torch.tensor(counts, device=self.device), max(counts))
+        return ScoringBatch(rows, candidates, hidden)
 
-    def _record(
-        self, candidates: Candidates, values: Tensor, tilted: Tilt, rows: Sequence[Row], scored: Sequence[bool]
-    ) -> None:
-        counts = candidates.valid.sum(-1).tolist()
-        centred = centred_values(values, tilted.base_logprobs).tolist()
-        levels = (values * self._stds + self._means).tolist()
-        token_ids, kl = candidates.token_ids.tolist(), tilted.kl.tolist()
-        base, after = tilted.base_logprobs.tolist(), tilted.logprobs.tolist()
-        for r, row in enumerate(rows):
-            if not row.generation_id:
-                continue
-            trace = self.traces.open(row.generation_id, row.choice, row.guidance.trace, row.output)
-            n = counts[r]
-            step = Step(token_ids[r][:n], kl[r], centred[r][:n], levels[r][:n], base[r][:n], after[r][:n])
-            trace.record(step if scored[r] else None)
+    def _score(self, batch: ScoringBatch) -> Tensor:
+        """Values [rows, k, objectives]; NaN where a scorer failed."""
+        scorings = {row.guidance.scoring for row in batch.rows}
+        if len(scorings) == 1:
+            return self._score_by(scorings.pop(), batch)
+        shape = (*batch.candidates.logits.shape, len(self.policy.objectives))
+        values = torch.zeros(shape, device=self.device)
+        for scoring in sorted(scorings):
+            places = [place for place, row in enumerate(batch.rows) if row.guidance.scoring == scoring]
+            index = torch.tensor(places, device=self.device)
+            values[index] = self._score_by(scoring, batch.select(places))
+        return values
+
+    def _score_by(self, scoring: Scoring, batch: ScoringBatch) -> Tensor:
+        return torch.cat([self._score_with(scorer, batch) for scorer in self.scorers[scoring]], dim=-1)
+
+    def _score_with(self, scorer: Scorer, batch: ScoringBatch) -> Tensor:
+        try:
+            return scorer.score(batch)
+        except Exception:  # it would end the engine and every other request with it
+            logger.exception("value model %s failed; its rows fall back to the base model", scorer.checkpoint_id)
+            shape = (*batch.candidates.logits.shape, len(scorer.objectives))
+            return torch.full(shape, torch.nan, device=self.device)
+
+    def _usable(self, values: Tensor, candidates: Candidates, knobs: Knobs) -> Tensor:
+        """[rows] bool: every value that the row needs is finite, and there is a candidate at all."""
+        valid = candidates.valid
+        needed = (knobs.coefficients != 0) | ~knobs.tilts[:, None]
+        broken = (~values.isfinite() & valid[..., None]).any(1) & needed
+        usable = ~broken.any(1) & valid.any(1)
+        self._fallbacks.note(~usable, broken)
+        return usable
+
+    def _tilt(self, candidates: Candidates, values: Tensor, knobs: Knobs) -> Tilt:
+        # Rows that fall back are not written; here their numbers must only be harmless.
+        advantage = weighted_advantage(values, knobs.coefficients).nan_to_num(0.0, 0.0, 0.0)
+        return tilt(candidates, advantage, knobs.temperature, knobs.beta, knobs.kl_budget)
+
+    def _record(self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor) -> None:
+        gives_levels = [self.scorers[row.guidance.scoring][0].gives_levels for row in batch.rows]
+        step = StepRecord(
+            token_ids=batch.candidates.token_ids,
+            values=values,
+            base_logprobs=tilted.base_logprobs,
+            logprobs=tilted.logprobs,
+            kl=tilted.kl,
+            is_scored=usable,
+            gives_levels=torch.tensor(gives_levels, device=self.device),
+            means=self._means,
+            stds=self._stds,
+        )
+        self.traces.record(step, batch.rows)
+        if self.recorder is not None:
+            self.recorder.note(batch, step)
 
     def stats(self) -> dict[str, int]:
         """Counters since the start and the cache's present size."""
-        caches = [scorer.cache for scorer in self.scorers if isinstance(scorer, ExactScorer)]
+        scorers = [scorer for some in self.scorers.values() for scorer in some]
+        caches = [scorer.cache for scorer in scorers if isinstance(scorer, ExactScorer)]
         return {
-            "guided_rows": self.counters.guided_rows,
-            "value_fallback_rows": self.counters.value_fallback_rows,
+            "guided_rows": self.guided_rows,
+            "value_fallback_rows": self._fallbacks.count(),
             "cache_bytes": sum(cache.bytes for cache in caches),
             "cache_capacity_bytes": sum(cache.budget_bytes for cache in caches),
             "cached_sequences": sum(len(cache) for cache in caches),
             "cache_evictions": sum(cache.evictions for cache in caches),
         }
-
-
-def objective_names(checkpoints: Sequence[str]) -> tuple[str, ...]:
-    """The objectives of several checkpoints, in order.
-
-    Raises:
-        CheckpointError: a config is broken, or two checkpoints name the same objective.
-    """
-    owner: dict[str, str] = {}
-    for folder in checkpoints:
-        for name in read_value_config(folder).names:
-            if name in owner:
-                raise CheckpointError(f"objective {name} is in both {owner[name]} and {folder}; serve only one of them")
-            owner[name] = folder
-    return tuple(owner)
-
-
-def resolve_dtype(
-    name: Literal["auto", "float32", "bfloat16", "float16"], device: torch.device, base_dtype: torch.dtype
-) -> torch.dtype:
-    """The dtype value models run in.
-
-    "auto" is the base's own, except on CPUs without bfloat16 arithmetic, where float32 is several times faster.
-    """
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device.type != "cpu":
-        return base_dtype
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if native and base_dtype == torch.bfloat16 else torch.float32

@@ -63,11 +63,28 @@ def select_candidates(logits: Tensor, counts: Tensor, max_count: int) -> Candida
         counts: [rows] int64, 1 .. max_count.
         max_count: the largest of `counts`, known on the host.
     """
-    k = min(max_count, logits.shape[-1])
-    top, token_ids = torch.topk(logits.float(), k, dim=-1)
-    beyond = torch.arange(k, device=logits.device) >= counts[:, None]
+    top, token_ids = torch.topk(logits.float(), min(max_count, logits.shape[-1]), dim=-1)
+    beyond = torch.arange(top.shape[-1], device=logits.device) >= counts[:, None]
     # A NaN logit is no candidate either: it compares false.
     return Candidates(token_ids, top.masked_fill(beyond | ~(top > NEG_INF), NEG_INF))
+
+
+def write_tilted(logits: Tensor, index: Tensor, candidates: Candidates, tilted: Tensor, replaced: Tensor) -> None:
+    """Put tilted rows into the batch's logits, in place; every row that is not replaced stays as it is, bit for bit.
+
+    Args:
+        logits: [batch, vocab].
+        index: [rows] which rows of the batch these are.
+        tilted: [rows, k] the candidates' new logits; -inf where there is no candidate.
+        replaced: [rows] bool.
+    """
+    limit = torch.full((logits.shape[0], 1), -NEG_INF, dtype=logits.dtype, device=logits.device)
+    limit[index, 0] = torch.where(replaced, NEG_INF, -NEG_INF).to(logits.dtype)
+    places = (index[:, None], candidates.token_ids)
+    new = torch.where(replaced[:, None], tilted.to(logits.dtype), logits[places])
+    # A minimum, since it runs over the batch many times faster than a fill by mask.
+    torch.minimum(logits, limit, out=logits)
+    logits[places] = new
 
 
 def sampling_temperature(temperature: Tensor) -> Tensor:

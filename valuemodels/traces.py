@@ -1,7 +1,7 @@
 """What each sampled token did for each objective, kept in the worker until the response has been told.
 
-A step is recorded before its token is sampled, so a step waits, with its candidates, until the token is known: the
-next step of the same sequence, or the read after the last one, settles it.
+A step is recorded before its tokens are sampled, so it waits, as one record of the whole batch, until they are known:
+the next step of the same sequences, or the read after the last one, settles it.
 """
 
 from collections import OrderedDict
@@ -9,90 +9,155 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from valuemodels.guidance import TraceDetail
+from valuemodels.rows import Row
+from valuemodels.tilting import centred_values
 
 _UNKNOWN_TOKEN = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One scored step of one sequence, as plain numbers.
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRecord:
+    """One scored step of a batch.
 
     Attributes:
-        token_ids: the candidates.
-        kl: nats.
-        values, levels: [candidate][objective] centred values in base standard deviations, and expected final rewards
-            in the reward's own units.
-        base_logprobs, logprobs: of the candidates, before and after the tilt.
+        token_ids: [rows, k] the candidates; base_logprobs, logprobs: [rows, k] theirs before and after the tilt, -inf
+            where there is none.
+        values: [rows, k, objectives] in standard deviations of the base's reward.
+        kl: [rows] nats.
+        is_scored: [rows] bool, False where the row fell back to the base.
+        gives_levels: [rows] bool, True where the values are expected final rewards.
+        means, stds: [objectives] of the base's reward.
     """
 
-    token_ids: list[int]
-    kl: float
-    values: list[list[float]]
-    levels: list[list[float]]
-    base_logprobs: list[float]
-    logprobs: list[float]
+    token_ids: Tensor
+    values: Tensor
+    base_logprobs: Tensor
+    logprobs: Tensor
+    kl: Tensor
+    is_scored: Tensor
+    gives_levels: Tensor
+    means: Tensor
+    stds: Tensor
+
+    def settle(self, rows: Sequence[int], token_ids: Sequence[int]) -> list["TokenEntry"]:
+        """What the sampled tokens of some rows did: one tensor operation a column, whatever the number of rows."""
+        index = torch.tensor(rows, device=self.kl.device)
+        sampled = torch.tensor(token_ids, device=self.kl.device)
+        base = self.base_logprobs[index]
+        hit = (self.token_ids[index] == sampled[:, None]) & (base > float("-inf"))
+        place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, self.values.shape[-1])
+        values = self.values[index]
+        centred = centred_values(values, base).gather(1, place)[:, 0].tolist()
+        levels = (values.gather(1, place)[:, 0] * self.stds + self.means).tolist()
+        is_scored = self.is_scored[index]
+        known, kl = (is_scored & hit.any(1)).tolist(), torch.where(is_scored, self.kl[index], 0.0).tolist()
+        has_levels = self.gives_levels[index].tolist()
+        return [
+            TokenEntry(kl[r], centred[r] if known[r] else None, levels[r] if known[r] and has_levels[r] else None)
+            for r in range(len(rows))
+        ]
+
+    def candidate_table(self, row: int) -> list[dict[str, Any]]:
+        """Every candidate of a row; empty where it fell back."""
+        if not self.is_scored[row]:
+            return []
+        base, logprobs = self.base_logprobs[row].tolist(), self.logprobs[row].tolist()
+        values = centred_values(self.values[row][None], self.base_logprobs[row][None])[0].tolist()
+        return [
+            {"token_id": token_id, "logprob": base[i], "tilted_logprob": logprobs[i], "values": values[i]}
+            for i, token_id in enumerate(self.token_ids[row].tolist())
+            if base[i] > float("-inf")
+        ]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    """One sampled token.
+
+    Attributes:
+        kl: nats.
+        values: centred, one an objective; None where the token was not among the scored candidates.
+        levels: expected final rewards in the rewards' own units; None where scoring gives none.
+    """
+
+    kl: float = 0.0
+    values: list[float] | None = None
+    levels: list[float] | None = None
+
+
+@dataclass(slots=True, eq=False)
 class SequenceTrace:
     """The trace of one choice: an entry for every output token from the first on.
 
     Attributes:
         output: the engine's live list of sampled tokens.
+        waiting: the record whose token is not known yet, and this sequence's row in it.
     """
 
     detail: TraceDetail
     output: Sequence[int]
-    kl: list[float] = field(default_factory=list)
-    values: list[list[float] | None] = field(default_factory=list)
-    levels: list[list[float] | None] = field(default_factory=list)
+    entries: list[TokenEntry] = field(default_factory=list)
     candidates: list[list[dict[str, Any]]] = field(default_factory=list)
-    waiting: Step | None = None
+    waiting: tuple[StepRecord, int] | None = None
 
-    def record(self, step: Step | None) -> None:
-        """Note the step that samples the token after `output`. None: the row was not scored.
+    def wait(self, record: StepRecord, row: int) -> None:
+        """Note the step that samples the token after `output`. Everything that was waiting must be settled.
 
         Scoring the same position again (a chunk of the prompt, a step the engine repeated) replaces what was noted.
         """
-        self.settle()
         position = len(self.output)
-        for column in (self.kl, self.values, self.levels, self.candidates):
-            del column[position:]
-        while len(self.kl) < position:
-            self._append(None, _UNKNOWN_TOKEN)
-        self.waiting = step
+        del self.entries[position:], self.candidates[position:]
+        while len(self.entries) < position:
+            self.enter(TokenEntry(), None, 0)
+        self.waiting = (record, row)
 
-    def settle(self) -> None:
-        """Enter the waiting step, if its token has been sampled by now."""
-        position = len(self.kl)
-        if position >= len(self.output) or self.output[position] == _UNKNOWN_TOKEN:
-            return
-        self._append(self.waiting, self.output[position])
+    @property
+    def due(self) -> int | None:
+        """The sampled token that the waiting step is about; None where nothing waits or it is not known yet."""
+        position = len(self.entries)
+        if self.waiting is None or position >= len(self.output) or self.output[position] == _UNKNOWN_TOKEN:
+            return None
+        return self.output[position]
+
+    def enter(self, entry: TokenEntry, record: StepRecord | None, row: int) -> None:
+        """Append the next token's entry."""
+        self.entries.append(entry)
+        if self.detail == "candidates":
+            self.candidates.append([] if record is None else record.candidate_table(row))
         self.waiting = None
 
     def read(self, start: int) -> dict[str, Any]:
         """Everything known from token `start` on, as plain data for the RPC."""
-        self.settle()
-        stop = len(self.kl)
+        settle([self])
+        stop = len(self.entries)
         wire: dict[str, Any] = {
             "from": start,
             "token_ids": list(self.output[start:stop]),
-            "kl": self.kl[start:],
-            "values": self.values[start:],
-            "levels": self.levels[start:],
+            "kl": [entry.kl for entry in self.entries[start:]],
+            "values": [entry.values for entry in self.entries[start:]],
+            "levels": [entry.levels for entry in self.entries[start:]],
         }
         if self.detail == "candidates":
             wire["candidates"] = self.candidates[start:]
         return wire
 
-    def _append(self, step: Step | None, token_id: int) -> None:
-        chosen = step.token_ids.index(token_id) if step is not None and token_id in step.token_ids else None
-        self.kl.append(0.0 if step is None else step.kl)
-        self.values.append(None if step is None or chosen is None else step.values[chosen])
-        self.levels.append(None if step is None or chosen is None else step.levels[chosen])
-        if self.detail == "candidates":
-            self.candidates.append([] if step is None else _candidate_table(step))
+
+def settle(traces: Sequence[SequenceTrace]) -> None:
+    """Enter every waiting step whose token has been sampled by now; the rows of one step together."""
+    together: dict[StepRecord, list[tuple[SequenceTrace, int, int]]] = {}
+    for trace in traces:
+        token_id = trace.due
+        if token_id is not None and trace.waiting is not None:
+            record, row = trace.waiting
+            together.setdefault(record, []).append((trace, row, token_id))
+    for record, due in together.items():
+        entries = record.settle([row for _, row, _ in due], [token_id for _, _, token_id in due])
+        for (trace, row, _), entry in zip(due, entries, strict=True):
+            trace.enter(entry, record, row)
 
 
 class TraceStore:
@@ -102,16 +167,12 @@ class TraceStore:
         self.max_generations = max_generations
         self._generations: OrderedDict[str, dict[str, SequenceTrace]] = OrderedDict()
 
-    def open(self, generation_id: str, choice: str, detail: TraceDetail, output: Sequence[int]) -> SequenceTrace:
-        """The choice's trace, made on first use and following `output` from now on."""
-        choices = self._generations.setdefault(generation_id, {})
-        trace = choices.get(choice)
-        if trace is None:
-            trace = choices[choice] = SequenceTrace(detail, output)
-        trace.output = output
-        while len(self._generations) > self.max_generations:
-            self._generations.popitem(last=False)
-        return trace
+    def record(self, step: StepRecord, rows: Sequence[Row]) -> None:
+        """Note a step of the batch. Rows without a generation leave no trace."""
+        traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]
+        settle([trace for _, trace in traces])
+        for r, trace in traces:
+            trace.wait(step, r)
 
     def read(self, wanted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
         """Traces of the generations asked for; per choice from the token given, from 0 where none is."""
@@ -130,10 +191,13 @@ class TraceStore:
         for generation_id in generation_ids:
             self._generations.pop(generation_id, None)
 
-
-def _candidate_table(step: Step) -> list[dict[str, Any]]:
-    rows = zip(step.token_ids, step.base_logprobs, step.logprobs, step.values, strict=True)
-    return [
-        {"token_id": token_id, "logprob": base, "tilted_logprob": tilted, "values": values}
-        for token_id, base, tilted, values in rows
-    ]
+    def _open(self, row: Row) -> SequenceTrace:
+        """The choice's trace, made on first use and following the row's `output` from now on."""
+        choices = self._generations.setdefault(row.generation_id, {})
+        trace = choices.get(row.choice)
+        if trace is None:
+            trace = choices[row.choice] = SequenceTrace(row.guidance.trace, row.output)
+        trace.output = row.output
+        while len(self._generations) > self.max_generations:
+            self._generations.popitem(last=False)
+        return trace

@@ -4,12 +4,17 @@ Read by the HTTP process for the catalogue, by the worker and by training before
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FORMAT_VERSION = 1
+from valuemodels.guidance import Scoring
+
+FORMAT_VERSION = 2
+"""2 added `probe`; checkpoints of version 1 are read as they are."""
+
 CONFIG_FILE = "value_config.json"
 TENSORS_FILE = "model.safetensors"
 OBJECTIVE_NAME = r"^[a-z][a-z0-9_]{0,47}$"
@@ -91,6 +96,26 @@ class HeadConfig(_Strict):
         return self
 
 
+class ProbeConfig(_Strict):
+    """A head that values all candidates at once from one hidden state: what `fast` scoring uses.
+
+    It was distilled from the checkpoint's exact values; see `valuemodels.probe` for the formula.
+
+    Attributes:
+        source: whose last hidden state it reads: the served base model's, or the value trunk's.
+        hidden: units of the layer between the state and the queries.
+        rank: size of the space in which states and tokens meet.
+        scales: objective -> s_i for this scoring, calibrated as `ObjectiveConfig.scale` is.
+        metrics: objective -> held-out figures, name -> number.
+    """
+
+    source: Literal["base", "trunk"]
+    hidden: Annotated[int, Field(ge=1)]
+    rank: Annotated[int, Field(ge=1)]
+    scales: dict[str, Positive]
+    metrics: dict[str, dict[str, Finite]] = {}
+
+
 class TrainingConfig(_Strict):
     """Where the checkpoint comes from."""
 
@@ -109,14 +134,21 @@ class ValueConfig(_Strict):
             the backbone's shapes.
     """
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     id: Annotated[str, Field(min_length=1)]
     base_model: str
     tokenizer_fingerprint: str
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
     backbone: BackboneConfig
     head: HeadConfig
+    probe: ProbeConfig | None = None
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _probe_scales_every_objective(self) -> "ValueConfig":
+        if self.probe is not None and set(self.probe.scales) != set(self.names):
+            raise ValueError(f"probe.scales names {sorted(self.probe.scales)}, allowed is {sorted(self.names)}")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ValueConfig":
@@ -128,6 +160,34 @@ class ValueConfig(_Strict):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(objective.name for objective in self.objectives)
+
+    @property
+    def scorings(self) -> tuple[Scoring, ...]:
+        """How this checkpoint can value candidates."""
+        return ("exact",) if self.probe is None else ("exact", "fast")
+
+
+def objective_owners(configs: Sequence[ValueConfig]) -> dict[str, ValueConfig]:
+    """Which checkpoint each objective comes from, in the checkpoints' order.
+
+    Raises:
+        CheckpointError: two checkpoints name the same objective.
+    """
+    owners: dict[str, ValueConfig] = {}
+    for config in configs:
+        for name in config.names:
+            if (other := owners.get(name)) is not None:
+                raise CheckpointError(
+                    f"the objective {name} is in two value checkpoints, {other.id} and {config.id}; serve one of them"
+                )
+            owners[name] = config
+    return owners
+
+
+def offered_scorings(configs: Sequence[ValueConfig]) -> tuple[Scoring, ...]:
+    """The scorings that every checkpoint can do: a request's objectives are all valued in one way."""
+    everywhere = set.intersection(*(set(config.scorings) for config in configs))
+    return tuple(scoring for scoring in get_args(Scoring) if scoring in everywhere)
 
 
 def read_value_config(folder: str | Path) -> ValueConfig:

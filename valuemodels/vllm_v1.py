@@ -16,8 +16,11 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance, GuideConfig, ResolvedGuidance
-from valuemodels.guide import Row, ValueGuide, needs_values
+from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance, ResolvedGuidance
+from valuemodels.guide_config import GuideConfig
+from valuemodels.hidden_states import HiddenStates
+from valuemodels.loading import load_guide
+from valuemodels.rows import Row, needs_values
 
 _CHILD_INDEX = re.compile(r"^(\d+)_")
 
@@ -53,13 +56,15 @@ class ValueLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
-        self.guide = ValueGuide.load(config, torch.device(device), vllm_config.model_config.dtype)
+        self.guide = load_guide(config, torch.device(device), vllm_config.model_config.dtype)
         self._requests: dict[int, _Request] = {}
         self._request_ids: Callable[[], Sequence[str]] | None = None
+        self.hidden: HiddenStates | None = None
 
-    def attach(self, request_ids: Callable[[], Sequence[str]]) -> None:
-        """Tell where the engine's request ids, one a batch row, can be read."""
+    def attach(self, request_ids: Callable[[], Sequence[str]], hidden: HiddenStates | None = None) -> None:
+        """Tell where the engine's request ids, one a batch row, and the base's hidden states can be read."""
         self._request_ids = request_ids
+        self.hidden = hidden
 
     def is_argmax_invariant(self) -> bool:
         """False: a tilt may change which token is the likeliest."""
@@ -84,7 +89,8 @@ class ValueLogitsProcessor(LogitsProcessor):
             raise RuntimeError("guided requests need the worker extension: call mavis_attach before the first one")
         ids = self._request_ids()
         # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
-        return self.guide.step(logits, [self._row(index, ids[index]) for index in sorted(self._requests)])
+        rows = [self._row(index, ids[index]) for index in sorted(self._requests)]
+        return self.guide.step(logits, rows, None if self.hidden is None else self.hidden.rows(len(logits)))
 
     def _add(self, index: int, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> None:
         # The new request may take the place of one that was never reported as removed.

@@ -1,8 +1,11 @@
 """Methods added to vLLM's workers (`worker_extension_cls`), called through `collective_rpc` between two steps."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valuemodels.hidden_states import HiddenStates
+from valuemodels.recorder import PositionRecorder
 from valuemodels.vllm_v1 import ValueLogitsProcessor
 
 if TYPE_CHECKING:
@@ -23,14 +26,20 @@ class ValueWorkerExtension:
         processor = self._mavis_processor()
         if processor is None:
             return None
-        runner = self.model_runner
-        processor.attach(lambda: runner.input_batch.req_ids)
-        guide = processor.guide
-        return {
-            "objectives": list(guide.policy.objectives),
-            "checkpoints": [scorer.checkpoint_id for scorer in guide.scorers],
-            "device": str(guide.device),
-        }
+        runner, guide = self.model_runner, processor.guide
+        # Models without the seam can still be guided by exact scoring.
+        hidden = HiddenStates(runner.get_model()) if "fast" in guide.policy.scorings else None
+        processor.attach(lambda: runner.input_batch.req_ids, hidden)
+        return {"objectives": list(guide.policy.objectives), "scorings": list(guide.policy.scorings)}
+
+    def mavis_record(self, folder: str | None) -> None:
+        """Write every position that is scored exactly from now on into a folder; None: finish and stop."""
+        if (processor := self._mavis_processor()) is None:
+            return
+        processor.hidden = processor.hidden or HiddenStates(self.model_runner.get_model())
+        if processor.guide.recorder is not None:
+            processor.guide.recorder.flush()
+        processor.guide.recorder = None if folder is None else PositionRecorder(Path(folder))
 
     def mavis_traces(self, read: Mapping[str, Mapping[str, int]], drop: Sequence[str]) -> dict[str, Any] | None:
         """Read traces, then forget the generations in `drop`.

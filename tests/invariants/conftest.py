@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from tests.conftest import random_tensors, save_tiny_llama
+from tests.conftest import TINY_PROBE, random_probe, random_tensors, save_tiny_llama
 from tests.invariants.engine import open_engine
-from valuemodels.checkpoint import load_value_model, save_checkpoint
-from valuemodels.guidance import GuideConfig
+from valuemodels.checkpoint import load_probe, load_value_model, save_checkpoint
+from valuemodels.fast import FastScorer
+from valuemodels.guide_config import GuideConfig
 from valuemodels.model import ValueModel
-from valuemodels.value_config import ValueConfig
+from valuemodels.value_config import ValueConfig, read_value_config
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,8 @@ def engine_checkpoint(
     engine_base: str, tiny_config: Callable[..., ValueConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("engine-values") / "tiny"
-    save_checkpoint(folder, tiny_config(), random_tensors(tiny_config(), engine_base))
+    config = tiny_config(probe=TINY_PROBE)
+    save_checkpoint(folder, config, {**random_tensors(config, engine_base), **random_probe(config, engine_base)})
     return folder
 
 
@@ -40,8 +43,26 @@ def uncached(engine_base: str, engine_checkpoint: Path) -> ValueModel:
 
 
 @pytest.fixture(scope="session")
+def base_model(engine_base: str) -> LlamaForCausalLM:
+    """The base model in transformers, for its hidden states."""
+    return LlamaForCausalLM.from_pretrained(engine_base).eval()
+
+
+@pytest.fixture(scope="session")
+def fast(engine_base: str, engine_checkpoint: Path) -> FastScorer:
+    """The probe, without the engine."""
+    config = read_value_config(engine_checkpoint)
+    assert config.probe is not None
+    return FastScorer(config, config.probe, *load_probe(engine_checkpoint, engine_base, device="cpu"))
+
+
+@pytest.fixture(scope="session")
 def engine(engine_base: str, engine_checkpoint: Path) -> Any:
     config = GuideConfig(
-        checkpoints=(str(engine_checkpoint),), base_model=engine_base, value_dtype="float32", max_candidates=64
+        checkpoints=(str(engine_checkpoint),),
+        base_model=engine_base,
+        value_dtype="float32",
+        max_candidates=64,
+        default_scoring="exact",
     )
     return open_engine(engine_base, config)

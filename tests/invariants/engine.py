@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from valuemodels.engine import engine_arguments, prepare_environment
-from valuemodels.guidance import Guidance, GuideConfig
+from valuemodels.guidance import Guidance
+from valuemodels.guide_config import GuideConfig
 
 BATCHED_TOKENS = 48
 """Prompts longer than this, together or alone, reach the engine in chunks. Never with a seed: vLLM 0.32 cannot take

@@ -170,14 +170,14 @@ def test_nan_values_fall_back_to_the_base_and_leave_others_alone(engine, monkeyp
     plain, other = request(11, 120), request(13, 121, guided())
     expected_plain, expected_other = generate(engine, [plain])[0], generate(engine, [other])[0]
     processors = engine.llm_engine.model_executor.driver_worker.worker.model_runner.input_batch.logitsprocs.all
-    scorer = next(p for p in processors if hasattr(p, "guide")).guide.scorers[0]
+    scorer = next(p for p in processors if hasattr(p, "guide")).guide.scorers["exact"][0]
     honest = scorer.score
 
-    def broken(queries: Any) -> Any:
-        values = honest(queries)
-        for query, value in zip(queries, values, strict=True):
-            if list(query.prefix[:11]) == plain["prompt"]:
-                value[0] = torch.nan
+    def broken(batch: Any) -> Any:
+        values = honest(batch)
+        for r, row in enumerate(batch.rows):
+            if list(row.prompt[:11]) == plain["prompt"]:
+                values[r, 0] = torch.nan
         return values
 
     monkeypatch.setattr(scorer, "score", broken)

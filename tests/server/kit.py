@@ -19,7 +19,8 @@ from server.objectives import Asked, Catalogue
 from server.service import GuidedService
 from server.tap import TokenTap
 from server.traces import TraceReader
-from valuemodels.guidance import EXTRA_ARGS_KEY, Bounds, Guidance, GuideConfig
+from valuemodels.guidance import EXTRA_ARGS_KEY, Bounds, Guidance
+from valuemodels.guide_config import GuideConfig
 from valuemodels.value_config import ValueConfig
 
 STEP_S = 0.005

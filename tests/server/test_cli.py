@@ -66,7 +66,7 @@ def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.M
     assert options.model == "org/model"
     assert options.values == ("a", "b")
     assert options.compiles
-    assert options.value_cache_gib == 2.0
+    assert options.settings == {"value_cache_gib": 2.0}
     assert options.vllm_args == ("-tp", "2", "--max-model-len", "4096", "--seed=1")
 
 

@@ -17,14 +17,15 @@ from server.launch import (
     vllm_defaults,
 )
 from valuemodels.engine import LOGITS_PROCESSOR, WORKER_EXTENSION
-from valuemodels.guidance import EXTRA_ARGS_KEY, GuideConfig
+from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.guide_config import GuideConfig
 
 EMBEDDED = ServeOptions(model=None)
 OWN = ServeOptions(model="org/model", values=("v",))
 
 
 def options(*arguments: str, values: tuple[str, ...] = ()) -> ServeOptions:
-    return parse_options(arguments, values, compiles=False, value_cache_gib=None)
+    return parse_options(arguments, values, compiles=False, settings={"value_cache_gib": None})
 
 
 @pytest.mark.parametrize("arguments", [(), ("embedded",), ("--port", "8123"), ("embedded", "--port", "8123")])

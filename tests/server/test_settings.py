@@ -7,7 +7,8 @@ import pytest
 
 from server.errors import StartupError
 from server.settings import read_settings
-from valuemodels.guidance import Bounds, GuideConfig
+from valuemodels.guidance import Bounds
+from valuemodels.guide_config import GuideConfig
 
 
 @pytest.fixture(autouse=True)

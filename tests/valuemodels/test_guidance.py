@@ -6,7 +6,8 @@ import math
 import msgspec
 import pytest
 
-from valuemodels.guidance import Bounds, Guidance, GuidanceError, GuidancePolicy, GuideConfig
+from valuemodels.guidance import Bounds, Guidance, GuidanceError, GuidancePolicy
+from valuemodels.guide_config import GuideConfig
 
 POLICY = GuidancePolicy(
     objectives=("warmth", "brevity"),

@@ -1,16 +1,16 @@
 """One step of the guide: who is tilted, who is left alone, and what happens when values are no numbers."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from valuemodels.guidance import GuidancePolicy, ResolvedGuidance
-from valuemodels.guide import Row, ValueGuide, objective_names, resolve_dtype
-from valuemodels.scorer import Query
-from valuemodels.value_config import CheckpointError, ObjectiveConfig
+from valuemodels.guide import ValueGuide
+from valuemodels.rows import Row
+from valuemodels.scorer import ScoringBatch
+from valuemodels.value_config import ObjectiveConfig
 
 VOCAB = 10
 
@@ -18,24 +18,28 @@ VOCAB = 10
 class TableScorer:
     """Values by token id: a stand-in for a trunk, where the tilt and not the trunk is the point."""
 
-    def __init__(self, name: str, table: list[float], scale: float = 1.0) -> None:
+    def __init__(self, name: str, table: list[float], scale: float = 1.0, gives_levels: bool = True) -> None:
         self.checkpoint_id = f"{name}-checkpoint"
         self.objectives = (ObjectiveConfig(name=name, description=name, reward=name, mean=1.0, std=2.0, scale=scale),)
+        self.scales = (scale,)
+        self.gives_levels = gives_levels
         self.table = torch.tensor(table)
-        self.queries: list[Query] = []
+        self.batches: list[ScoringBatch] = []
 
-    def score(self, queries: Sequence[Query]) -> list[Tensor]:
-        self.queries = list(queries)
-        return [self.table[query.candidates][:, None] for query in queries]
+    def score(self, batch: ScoringBatch) -> Tensor:
+        self.batches.append(batch)
+        return self.table[batch.candidates.token_ids][..., None]
 
 
 def guide_of(*scorers: TableScorer) -> ValueGuide:
     policy = GuidancePolicy(objectives=tuple(s.objectives[0].name for s in scorers))
-    return ValueGuide(scorers, policy, torch.device("cpu"), max_traces=16)
+    return ValueGuide({"exact": scorers}, policy, torch.device("cpu"), max_traces=16)
 
 
 def row(index: int, *weights: float, beta: float = 1.0, k: int = 4, output: list[int] | None = None, **more) -> Row:
-    guidance = ResolvedGuidance(weights, beta, k, more.get("kl_budget"), "exact", more.get("trace", "totals"))
+    guidance = ResolvedGuidance(
+        weights, beta, k, more.get("kl_budget"), more.get("scoring", "exact"), more.get("trace", "totals")
+    )
     name = f"r{index}"
     return Row(index, name, name, "0:0", guidance, more.get("temperature", 1.0), [1, 2], output or [])
 
@@ -88,7 +92,7 @@ def test_values_that_are_no_numbers_never_reach_the_sampler(bad, caplog):
     assert torch.equal(after[0], before[0]), "the broken row falls back to the base"
     for r in others:
         assert not torch.equal(after[r], before[r]), "other rows are still tilted"
-    assert guide.counters.value_fallback_rows == 1
+    assert guide.stats()["value_fallback_rows"] == 1
     assert "warmth" in caplog.text and "brevity" not in caplog.text
 
 
@@ -96,19 +100,19 @@ def test_a_broken_objective_that_has_no_weight_disturbs_nobody():
     before = logits()
     guide = guide_of(TableScorer("warmth", [float("nan")] * VOCAB), TableScorer("brevity", [1.0] * VOCAB))
     after = guide.step(before.clone(), [row(0, 0.0, 1.0)])
-    assert guide.counters.value_fallback_rows == 0 and not torch.equal(after[0], before[0])
+    assert guide.stats()["value_fallback_rows"] == 0 and not torch.equal(after[0], before[0])
     assert not after[0].isnan().any()
 
 
 def test_a_scorer_that_raises_falls_back_instead_of_ending_the_engine():
     class Raising(TableScorer):
-        def score(self, queries: Sequence[Query]) -> list[Tensor]:
+        def score(self, batch: ScoringBatch) -> Tensor:
             raise RuntimeError("out of memory")
 
     before = logits()
     guide = guide_of(Raising("warmth", [0.0] * VOCAB))
     assert torch.equal(guide.step(before.clone(), [row(0, 1.0)]), before)
-    assert guide.counters.value_fallback_rows == 1
+    assert guide.stats()["value_fallback_rows"] == 1
 
 
 def test_tokens_the_base_forbids_are_neither_scored_nor_allowed():
@@ -116,7 +120,8 @@ def test_tokens_the_base_forbids_are_neither_scored_nor_allowed():
     before[0, 3:] = float("-inf")
     scorer = TableScorer("warmth", [5.0] * VOCAB)
     after = guide_of(scorer).step(before.clone(), [row(0, 1.0, k=8)])
-    assert sorted(scorer.queries[0].candidates.tolist()) == [0, 1, 2]
+    candidates = scorer.batches[0].candidates
+    assert sorted(candidates.token_ids[candidates.valid].tolist()) == [0, 1, 2]
     assert (after[0, 3:] == float("-inf")).all()
 
 
@@ -143,15 +148,41 @@ def test_requests_that_only_defaults_guide_leave_no_trace():
     assert guide.traces.read({"": {}}) == {}
 
 
-def test_two_checkpoints_with_one_name_are_refused(tiny_checkpoint):
-    with pytest.raises(CheckpointError, match="warmth is in both"):
-        objective_names([str(tiny_checkpoint), str(tiny_checkpoint)])
+def two_ways() -> tuple[ValueGuide, TableScorer, TableScorer]:
+    exact = TableScorer("warmth", [float(i) for i in range(VOCAB)])
+    fast = TableScorer("warmth", [-float(i) for i in range(VOCAB)], scale=2.0, gives_levels=False)
+    policy = GuidancePolicy(objectives=("warmth",), scorings=("exact", "fast"), default_scoring="fast")
+    return ValueGuide({"exact": [exact], "fast": [fast]}, policy, torch.device("cpu"), max_traces=16), exact, fast
 
 
-def test_auto_dtype_is_float32_on_cpus_without_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert resolve_dtype("auto", torch.device("cpu"), torch.bfloat16) == torch.float32
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert resolve_dtype("auto", torch.device("cpu"), torch.bfloat16) == torch.bfloat16
-    assert resolve_dtype("auto", torch.device("cuda"), torch.float16) == torch.float16
-    assert resolve_dtype("float32", torch.device("cuda"), torch.bfloat16) == torch.float32
+def test_every_row_is_scored_and_scaled_in_its_own_way():
+    """Catches a batch that takes one row's way of scoring for all, and values written to the wrong row."""
+    guide, exact, fast = two_ways()
+    before = logits(4)
+    rows = [row(0, 1.0), row(1, 1.0, scoring="fast"), row(2, 0.5), row(3, 1.0, scoring="fast")]
+    after = guide.step(before.clone(), rows)
+    assert [r.index for r in exact.batches[0].rows] == [0, 2] and [r.index for r in fast.batches[0].rows] == [1, 3]
+    for r, factor in enumerate((1.0, -2.0, 0.5, -2.0)):
+        kept = after[r] > float("-inf")
+        torch.testing.assert_close(after[r][kept], (before[r] + factor * torch.arange(VOCAB))[kept])
+
+
+def test_hidden_states_follow_their_rows_into_every_scorer():
+    guide, exact, fast = two_ways()
+    hidden = torch.arange(5.0)[:, None]
+    guide.step(logits(5), [row(1, 1.0, scoring="fast"), row(2, 1.0), row(4, 1.0, scoring="fast")], hidden)
+    assert fast.batches[0].hidden.flatten().tolist() == [1.0, 4.0]
+    assert exact.batches[0].hidden.flatten().tolist() == [2.0]
+
+
+def test_levels_are_given_only_where_scoring_knows_them():
+    guide, _, _ = two_ways()
+    outputs: list[list[int]] = [[], []]
+    rows = [row(0, 1.0), row(1, 1.0, scoring="fast")]
+    rows = [dataclasses.replace(r, output=output) for r, output in zip(rows, outputs, strict=True)]
+    after = guide.step(logits(2), rows)
+    for r, output in enumerate(outputs):
+        output.append(int(after[r].argmax()))
+    traces = guide.traces.read({"r0": {}, "r1": {}})
+    assert traces["r0"]["0:0"]["levels"] == [[1.0 + 2.0 * outputs[0][0]]]
+    assert traces["r1"]["0:0"]["levels"] == [None] and traces["r1"]["0:0"]["values"][0] is not None

@@ -16,6 +16,7 @@ from valuemodels.tilting import (
     select_candidates,
     tilt,
     weighted_advantage,
+    write_tilted,
 )
 
 logit = st.floats(-20, 20, width=32)
@@ -152,3 +153,16 @@ def test_solver_does_not_lose_the_root_where_the_kl_saturates():
     beta = beta_within_budget(base, v, torch.tensor([1e3], dtype=torch.float64), torch.tensor([6.0]).double())
     tilted = torch.log_softmax(base + beta[:, None] * v, -1)
     assert math.isclose(kl_divergence(tilted, base).item(), 6.0, abs_tol=1e-4)
+
+
+def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_candidates():
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
+    before = logits.clone()
+    index = torch.tensor([3, 0, 2])
+    found = select_candidates(logits[index], torch.tensor([2, 3, 2]), 3)
+    write_tilted(logits, index, found, found.logits + 1, torch.tensor([True, False, True]))
+    assert torch.equal(logits[[0, 1]], before[[0, 1]])
+    for place, r in ((0, 3), (2, 2)):
+        kept = found.token_ids[place, :2]
+        assert torch.equal(logits[r, kept], before[r, kept] + 1)
+        assert (logits[r] > NEG_INF).sum() == 2

@@ -1,99 +1,136 @@
 """Traces hold one entry a sampled token, whatever order steps, samples and reads come in."""
 
-from valuemodels.traces import Step, TraceStore
+import math
+
+import pytest
+import torch
+
+from valuemodels.guidance import ResolvedGuidance, TraceDetail
+from valuemodels.rows import Row
+from valuemodels.traces import StepRecord, TraceStore
 
 
-def step(*token_ids: int, kl: float = 0.1) -> Step:
-    n = len(token_ids)
-    return Step(
-        list(token_ids),
-        kl,
-        [[float(t)] for t in token_ids],
-        [[float(t) * 10] for t in token_ids],
-        [-1.0] * n,
-        [-2.0] * n,
+def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool = True) -> StepRecord:
+    """Per row the candidates, equally likely; a token's value is its id."""
+    k = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (k - len(row))] for row in rows])
+    base = torch.tensor([[-math.log(len(row))] * len(row) + [-math.inf] * (k - len(row)) for row in rows])
+    return StepRecord(
+        token_ids=ids,
+        values=ids[..., None].float(),
+        base_logprobs=base,
+        logprobs=base - 1,
+        kl=torch.full((len(rows),), kl),
+        is_scored=torch.full((len(rows),), scored),
+        gives_levels=torch.full((len(rows),), levels),
+        means=torch.tensor([5.0]),
+        stds=torch.tensor([10.0]),
     )
 
 
-def opened(output: list[int], detail: str = "values"):
-    store = TraceStore(4)
-    return store, store.open("g", "0:0", detail, output)  # type: ignore[arg-type]
+def row(output: list[int], name: str = "g", detail: TraceDetail = "values", index: int = 0) -> Row:
+    guidance = ResolvedGuidance((1.0,), 1.0, 4, None, "exact", detail)
+    return Row(index, name, name, "0:0", guidance, 1.0, [1], output)
+
+
+def read(store: TraceStore, start: int = 0) -> dict:
+    return store.read({"g": {"0:0": start}})["g"]["0:0"]
 
 
 def test_a_token_is_entered_once_it_has_been_sampled():
-    output: list[int] = []
-    store, trace = opened(output)
-    trace.record(step(5, 7))
-    assert store.read({"g": {}})["g"]["0:0"]["kl"] == []
+    store, output = TraceStore(4), []
+    store.record(record([5, 7]), [row(output)])
+    assert read(store)["kl"] == []
     output.append(7)
-    read = store.read({"g": {}})["g"]["0:0"]
-    assert read["token_ids"] == [7] and read["values"] == [[7.0]] and read["levels"] == [[70.0]] and read["kl"] == [0.1]
+    found = read(store)
+    assert found["token_ids"] == [7] and found["kl"] == [pytest.approx(0.1)]
+    assert found["values"] == [[1.0]], "centred: 7 minus the mean of 5 and 7"
+    assert found["levels"] == [[75.0]], "mean + std * value"
 
 
 def test_the_last_token_of_a_generation_is_read_without_another_step():
-    output: list[int] = []
-    store, trace = opened(output)
+    store, output = TraceStore(4), []
     for token in (5, 6, 7):
-        trace.record(step(5, 6, 7))
+        store.record(record([5, 6, 7]), [row(output)])
         output.append(token)
-    assert store.read({"g": {"0:0": 1}})["g"]["0:0"]["token_ids"] == [6, 7]
+    assert read(store, 1)["token_ids"] == [6, 7] and read(store, 1)["values"] == [[0.0], [1.0]]
+
+
+def test_rows_of_one_step_are_settled_together_and_never_crossed():
+    store, outputs = TraceStore(4), {name: [] for name in "abc"}
+    rows = [row(output, name, index=i) for i, (name, output) in enumerate(outputs.items())]
+    store.record(record([5, 7], [9, 3, 6], [4]), rows)
+    for name, token in zip("abc", (7, 3, 4), strict=True):
+        outputs[name].append(token)
+    store.record(record([1], [2]), rows[:2])
+    found = {name: store.read({name: {}})[name]["0:0"] for name in "abc"}
+    assert [found[name]["values"] for name in "abc"] == [[[pytest.approx(v)]] for v in (1.0, -3.0, 0.0)]
 
 
 def test_a_token_that_async_scheduling_has_not_repaired_yet_waits():
-    output: list[int] = []
-    store, trace = opened(output)
-    trace.record(step(5))
+    store, output = TraceStore(4), []
+    store.record(record([5]), [row(output)])
     output.append(-1)
-    assert store.read({"g": {}})["g"]["0:0"]["kl"] == []
+    assert read(store)["kl"] == []
     output[0] = 5
-    assert store.read({"g": {}})["g"]["0:0"]["token_ids"] == [5]
+    assert read(store)["token_ids"] == [5]
 
 
 def test_scoring_a_position_again_replaces_it():
-    output: list[int] = []
-    _, trace = opened(output)
-    trace.record(step(5, kl=0.1))
-    trace.record(step(5, kl=0.2))
+    store, output = TraceStore(4), []
+    store.record(record([5], kl=0.25), [row(output)])
+    store.record(record([5], kl=0.5), [row(output)])
     output.append(5)
-    assert trace.read(0)["kl"] == [0.2]
+    assert read(store)["kl"] == [0.5]
 
 
 def test_a_resumed_request_goes_on_in_a_new_list():
-    output: list[int] = []
-    store, trace = opened(output)
-    trace.record(step(5))
+    store, output = TraceStore(4), []
+    store.record(record([5], kl=0.25), [row(output)])
     output.append(5)
-    trace.record(step(6))
+    store.record(record([6]), [row(output)])
     resumed = [5]
-    trace = store.open("g", "0:0", "values", resumed)
-    trace.record(step(6, kl=0.3))
+    store.record(record([6], kl=0.5), [row(resumed)])
     resumed.append(6)
-    assert trace.read(0)["token_ids"] == [5, 6] and trace.read(0)["kl"] == [0.1, 0.3]
+    assert read(store)["token_ids"] == [5, 6] and read(store)["kl"] == [0.25, 0.5]
 
 
 def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values():
-    output: list[int] = []
-    _, trace = opened(output)
-    trace.record(None)
+    store, output = TraceStore(4), []
+    store.record(record([3], scored=False), [row(output)])
     output.append(3)
-    trace.record(step(5))
-    output.append(9)
-    assert trace.read(0)["values"] == [None, None] and trace.read(0)["kl"] == [0.0, 0.1]
+    store.record(record([5], kl=0.5), [row(output)])
+    output.append(0)
+    found = read(store)
+    assert found["values"] == [None, None] and found["levels"] == [None, None] and found["kl"] == [0.0, 0.5]
+
+
+def test_scoring_without_levels_leaves_them_out():
+    store, output = TraceStore(4), []
+    store.record(record([5, 7], levels=False), [row(output)])
+    output.append(5)
+    assert read(store)["values"] == [[-1.0]] and read(store)["levels"] == [None]
 
 
 def test_candidates_are_kept_only_when_asked_for():
-    output: list[int] = []
-    _, trace = opened(output, "candidates")
-    trace.record(step(5, 6))
+    store, output = TraceStore(4), []
+    store.record(record([5, 6], [1, 2, 3]), [row(output, detail="candidates"), row([], "h", index=1)])
     output.append(6)
-    assert [c["token_id"] for c in trace.read(0)["candidates"][0]] == [5, 6]
-    assert "candidates" not in opened([])[1].read(0)
+    (table,) = read(store)["candidates"]
+    assert [c["token_id"] for c in table] == [5, 6] and [c["values"] for c in table] == [[-0.5], [0.5]]
+    assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
 
 
 def test_the_store_is_bounded_and_drops_on_request():
     store = TraceStore(2)
     for name in "abc":
-        store.open(name, "0:0", "values", [])
+        store.record(record([1]), [row([], name)])
     assert store.read({"a": {}, "b": {}, "c": {}}).keys() == {"b", "c"}
     store.drop(["b", "unknown"])
     assert store.read({"b": {}}) == {}
+
+
+def test_rows_of_no_generation_leave_nothing():
+    store = TraceStore(2)
+    store.record(record([1]), [row([], "")])
+    assert store.read({"": {}}) == {}

@@ -12,7 +12,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from tests.conftest import TINY_VOCAB
-from valuemodels.guidance import Guidance, GuideConfig
+from valuemodels.guidance import Guidance
+from valuemodels.guide_config import GuideConfig
 from valuemodels.vllm_v1 import ValueLogitsProcessor
 
 
@@ -137,7 +138,7 @@ def test_plain_and_zero_weight_requests_are_not_even_listed(processor):
     )
     logits = torch.randn(3, TINY_VOCAB)
     assert torch.equal(processor.apply(logits.clone()), logits)
-    assert processor.guide.counters.guided_rows == 0
+    assert processor.guide.guided_rows == 0
 
 
 def test_children_of_one_request_have_their_own_traces(processor):

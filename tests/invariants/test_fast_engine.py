@@ -1,0 +1,86 @@
+"""What must hold of fast scoring on the real engine. Every test says in a line which bug it would catch."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from tests.invariants.engine import BATCHED_TOKENS, generate, preemptions, read_traces
+from tests.invariants.test_engine import guided, request
+from valuemodels.fast import FastScorer
+from valuemodels.recorder import read_positions
+from valuemodels.scorer import ScoringBatch
+from valuemodels.tilting import Candidates
+
+pytestmark = pytest.mark.engine
+
+TOLERANCE = 1e-3
+
+
+def hidden_states(model: LlamaForCausalLM, tokens: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.model(torch.tensor([tokens])).last_hidden_state[0]
+
+
+def assert_trace_is_the_probes(
+    base: LlamaForCausalLM, fast: FastScorer, prefix: list[int], output: list[int], trace: dict[str, Any]
+) -> None:
+    """Every candidate's value equals the probe's, on the state an uncached forward of the base gives, centred."""
+    assert trace["token_ids"] == output
+    states = hidden_states(base, [*prefix, *output])[len(prefix) - 1 :]
+    for position, table in enumerate(trace["candidates"]):
+        ids = torch.tensor([[entry["token_id"] for entry in table]])
+        logprobs = torch.tensor([[entry["logprob"] for entry in table]])
+        values = fast.score(ScoringBatch([], Candidates(ids, logprobs), states[position][None]))[0]
+        expected = values - (logprobs[0].exp()[:, None] * values).sum(0)
+        found = torch.tensor([entry["values"] for entry in table])
+        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    assert trace["levels"] == [None] * len(output)
+
+
+def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(engine, base_model, fast):
+    """Catches states of another row or step, and rows of exact scoring that disturb those of fast scoring."""
+    asked = [
+        request(4 + 5 * i, 200 + i, guided(scoring="fast" if i % 2 else "exact"), temperature=1.0)
+        for i in range(6)
+    ]
+    asked.insert(2, request(30, 230))
+    answers = generate(engine, asked)
+    for r, (output,) in zip(asked, answers, strict=True):
+        if "guidance" in r and r["guidance"].scoring == "fast":
+            trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+            assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
+
+
+def test_chunked_prompts_and_preemption_change_nothing(engine, base_model, fast):
+    """Catches states of a prompt's chunk taken for those of its end, and anything that a preemption could lose."""
+    before = preemptions(engine)
+    asked = [request(40, 240 + i, guided(scoring="fast"), max_tokens=60) for i in range(7)]
+    asked.append(request(3 * BATCHED_TOKENS + 7, 250, guided(scoring="fast")))
+    answers = generate(engine, asked)
+    assert preemptions(engine) > before, "the test needs an engine short of memory"
+    for r, (output,) in zip(asked, answers, strict=True):
+        trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+        assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
+
+
+def test_prompt_logprobs_do_not_shift_the_states(engine, base_model, fast):
+    """Catches states of the rows that vLLM makes for prompt logprobs in the same step."""
+    asked = [request(12 + i, 260 + i, guided(scoring="fast"), prompt_logprobs=2 if i % 2 else None) for i in range(4)]
+    for r, (output,) in zip(asked, generate(engine, asked), strict=True):
+        trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+        assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
+
+
+def test_positions_are_recorded_with_the_states_they_were_scored_at(engine, base_model, tmp_path):
+    """Catches distillation data whose states and values are of different positions."""
+    engine.collective_rpc("mavis_record", args=(str(tmp_path),))
+    asked = request(14, 270, guided(weights={}, trace="values", scoring="exact"))
+    ((output,),) = generate(engine, [asked])
+    generate(engine, [request(9, 271, guided(scoring="fast"))])
+    engine.collective_rpc("mavis_record", args=(None,))
+    found = read_positions(tmp_path)
+    assert len(found) == len(output), "one position a token, none of those scored fast"
+    states = hidden_states(base_model, [*asked["prompt"], *output])[13:-1]
+    torch.testing.assert_close(found.hidden.float(), states, atol=TOLERANCE, rtol=TOLERANCE)

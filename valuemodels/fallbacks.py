@@ -1,0 +1,41 @@
+"""Counts rows that fell back to the base because a value was no number, without waiting for the device.
+
+The counts stay on the device until somebody asks. Imports torch alone.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger("vllm.mavis")
+
+
+class Fallbacks:
+    """Rows that fell back since the start, and the objectives whose values were to blame."""
+
+    def __init__(self, objectives: Sequence[str], device: torch.device) -> None:
+        self._objectives = list(objectives)
+        self._rows = torch.zeros((), dtype=torch.int64, device=device)
+        self._to_blame = torch.zeros(len(objectives), dtype=torch.int64, device=device)
+        self._known = 0
+
+    def note(self, fallen: Tensor, broken: Tensor) -> None:
+        """
+        Args:
+            fallen: [rows] bool, the row keeps the base's logits.
+            broken: [rows, objectives] bool, a value of this objective that the row needed was no number.
+        """
+        self._rows += fallen.sum()
+        self._to_blame += broken.sum(0)
+
+    def count(self) -> int:
+        """How many rows have fallen back; warns of those that are new."""
+        rows = int(self._rows)
+        if rows > self._known:
+            names = [name for name, times in zip(self._objectives, self._to_blame.tolist(), strict=True) if times]
+            logger.warning("values of %s are not finite: %d rows fell back to the base", names, rows - self._known)
+            self._to_blame.zero_()
+            self._known = rows
+        return rows
