@@ -9,6 +9,7 @@ values centred on the base's expectation: it tells candidates apart and says not
 Imports torch and transformers; knows nothing of vLLM.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -41,8 +42,8 @@ class Probe(nn.Module):
 
     def queries(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, objectives, rank], scaled."""
-        queries = cast(Tensor, self.state(self.norm(hidden.float())))
-        return queries.reshape(-1, self.objectives, self.rank) * float(self.rank) ** -0.5
+        queries = cast(Tensor, self.state(self.norm(hidden.float()))).reshape(-1, self.objectives, self.rank)
+        return queries / math.sqrt(self.rank)
 
     def token_table(self, embeddings: Tensor) -> Tensor:
         """Features of every token: [vocabulary, embedding] -> [vocabulary, rank]."""
