@@ -31,7 +31,7 @@ def mean_estimate(by_unit: ArrayLike, seed: int = 0) -> Estimate:
         by_unit: [units, samples] or [units].
     """
     values = _as_units(by_unit)
-    return _estimate(values.mean(), values[_resampled(len(values), seed)].mean(axis=1))
+    return estimate_of(values.mean(), values[_resampled(len(values), seed)].mean(axis=1))
 
 
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Estimate:
@@ -41,7 +41,7 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0
         numerators, denominators: [pairs].
     """
     logs = np.log(np.asarray(numerators, dtype=float) / np.asarray(denominators, dtype=float))
-    return _estimate(np.exp(logs.mean()), np.exp(logs[_resampled(len(logs), seed)].mean(axis=1)))
+    return estimate_of(np.exp(logs.mean()), np.exp(logs[_resampled(len(logs), seed)].mean(axis=1)))
 
 
 def _as_units(by_unit: ArrayLike) -> NDArray[np.float64]:
@@ -54,6 +54,7 @@ def _resampled(units: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
 
 
-def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
+def estimate_of(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    """A figure with the interval that holds 95% of its resampled values."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high))

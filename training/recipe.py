@@ -119,6 +119,37 @@ class CalibrateRecipe(_Strict):
     candidates: Count = 40
 
 
+class DistillRecipe(_Strict):
+    """How a probe is distilled from exact values, for fast scoring.
+
+    Attributes:
+        source: whose final hidden state the probe reads.
+        samples, held_out_samples: replies to each training prompt, and to each validation or test prompt. Half of them
+            come from the base, half are tilted by exact values, at `rollout`'s temperature and length.
+        max_weight: the weights of a tilted reply are drawn from -max_weight .. max_weight, one an objective.
+        candidates: how many are valued at each position.
+        shard_prompts: as in `RolloutRecipe`.
+        hidden, rank: sizes of the probe, see `ProbeConfig`.
+        batch_size: positions a step.
+        mass_floor: share of a position's weight in the loss that its candidates have alike; the rest goes by the base's
+            probability.
+    """
+
+    source: Literal["base"] = "base"
+    samples: Count = 4
+    held_out_samples: Count = 2
+    max_weight: Positive = 1.5
+    candidates: Count = 40
+    shard_prompts: Count = 16
+    hidden: Count = 512
+    rank: Count = 128
+    epochs: Count = 10
+    learning_rate: Positive = 1e-3
+    batch_size: Count = 1024
+    weight_decay: NotNegative = 0.01
+    mass_floor: Annotated[float, Field(ge=0, le=1)] = 0.3
+
+
 class Recipe(_Strict):
     """The whole recipe.
 
@@ -142,6 +173,7 @@ class Recipe(_Strict):
     head: HeadConfig
     fit: FitRecipe
     calibrate: CalibrateRecipe
+    distill: DistillRecipe = DistillRecipe()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Recipe":

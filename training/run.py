@@ -1,11 +1,11 @@
-"""One training run: its recipe, its folder, and what each of its stages depends on.
+"""One training run: its recipe, its folder, its stages in order, and what each of them depends on.
 
 Runs in any training process. Must not import torch or vllm.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from training.recipe import Recipe, parse_recipe
 from training.run_dir import RunDir, RunDirError, Stage, file_hash, read_json, write_json
@@ -16,8 +16,10 @@ VALUES_FOLDER = "values"
 CHECKPOINT_FOLDER = "checkpoint"
 """The finished checkpoint's folder in the export stage's."""
 
-StageName = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "export"]
-STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "export"]
+DistillationStage = Literal["prompts", "positions", "probe", "probe_scales", "distilled"]
+StageName = TrainingStage | DistillationStage
+StageInputs = dict[StageName, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,46 @@ class Run:
     base_folder: str
     iteration: int = 0
 
+    def own_inputs(self) -> StageInputs:
+        """The stages in their order, each with the settings that it adds to those of the stages before it."""
+        recipe = self.recipe
+        return {
+            "prompts": prompt_inputs(recipe),
+            "rollouts": pick(recipe, "seed", "engine", "rollout"),
+            "rewards": {"objectives": {objective.name: objective.reward for objective in recipe.objectives}},
+            "fit": pick(recipe, "backbone", "head", "fit"),
+            "calibrate": pick(recipe, "calibrate"),
+            "export": {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}},
+        }
+
+    @property
+    def stages(self) -> tuple[StageName, ...]:
+        """In the order in which they are carried out."""
+        return tuple(self.own_inputs())
+
     def stage(self, name: StageName) -> Stage:
-        """A stage's folder, with the settings that its result depends on: its own and those of the stages before."""
-        own = _own_inputs(self.recipe)
-        upto = STAGE_NAMES[: STAGE_NAMES.index(name) + 1]
-        return self.run_dir.stage(self.iteration, name, {stage: own[stage] for stage in upto})
+        """A stage's folder, with the settings that its result depends on: its own and those of the stages before.
+
+        Raises:
+            RunDirError: this run has no such stage.
+        """
+        own = self.own_inputs()
+        stages = tuple(own)
+        if name not in stages:
+            raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(stages)}")
+        return self.run_dir.stage(
+            self.iteration, name, {stage: own[stage] for stage in stages[: stages.index(name) + 1]}
+        )
+
+    def write(self) -> None:
+        """Put what the stages' processes need where they read it.
+
+        Raises:
+            RunDirError: the folder holds a distillation.
+        """
+        if self.run_dir.teacher_path.is_file():
+            raise RunDirError(f"{self.run_dir.path} holds a distillation: give another --run-dir")
+        write_recipe(self.run_dir, self.recipe)
 
     def finished(self, name: StageName) -> Path:
         """The folder of a stage whose files are complete.
@@ -84,17 +121,11 @@ def find_base(recipe: Recipe, base_folder: Path | None = None) -> str:
     return look_up(recipe.base, recipe.base_revision)
 
 
-def _own_inputs(recipe: Recipe) -> dict[StageName, dict[str, Any]]:
-    whole = recipe.model_dump(mode="json")
+def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
+    """Some of a recipe's settings, as JSON content."""
+    return recipe.model_dump(mode="json", include=set(keys))
 
-    def pick(*keys: str) -> dict[str, Any]:
-        return {key: whole[key] for key in keys}
 
-    return {
-        "prompts": {**pick("base", "base_revision", "split", "limit"), "file": file_hash(recipe.prompts_path)},
-        "rollouts": pick("seed", "engine", "rollout"),
-        "rewards": {"objectives": {objective.name: objective.reward for objective in recipe.objectives}},
-        "fit": pick("backbone", "head", "fit"),
-        "calibrate": pick("calibrate"),
-        "export": {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}},
-    }
+def prompt_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What the prompts, their split and their tokens depend on."""
+    return {**pick(recipe, "base", "base_revision", "split", "limit"), "file": file_hash(recipe.prompts_path)}

@@ -1,6 +1,7 @@
 """The folder of one training run: which stage is done, what it was made from, and where its files lie.
 
     runs/<name>/recipe.json                  the validated recipe
+    runs/<name>/teacher.json                 in a distillation alone: which checkpoint is distilled
     runs/<name>/iter_<n>/<stage>/inputs.json what the stage depends on, written before it starts
     runs/<name>/iter_<n>/<stage>/done.json   its closing figures, written last: without it the stage is not done
 
@@ -19,6 +20,7 @@ from typing import Any
 INPUTS_FILE = "inputs.json"
 DONE_FILE = "done.json"
 RECIPE_FILE = "recipe.json"
+TEACHER_FILE = "teacher.json"
 
 
 class RunDirError(ValueError):
@@ -95,6 +97,10 @@ class RunDir:
     @property
     def recipe_path(self) -> Path:
         return self.path / RECIPE_FILE
+
+    @property
+    def teacher_path(self) -> Path:
+        return self.path / TEACHER_FILE
 
 
 def content_hash(content: Any) -> str:

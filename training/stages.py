@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from training.progress import console
-from training.run import STAGE_NAMES, Run, StageName, write_recipe
+from training.run import Run, StageName
 from training.run_dir import RunDirError
 
-StageFunction = Callable[[Run], Mapping[str, Any]]
+StageFunction = Callable[[Any], Mapping[str, Any]]
 
 # By name, so that a process imports only what its own stage needs.
 _FUNCTIONS: dict[StageName, str] = {
@@ -25,7 +25,13 @@ _FUNCTIONS: dict[StageName, str] = {
     "fit": "training.fit:fit_values",
     "calibrate": "training.calibrate:calibrate_scales",
     "export": "training.export:export_checkpoint",
+    "positions": "training.positions:record_positions",
+    "probe": "training.probe_fit:fit_probe",
+    "probe_scales": "training.calibrate:calibrate_probe",
+    "distilled": "training.distilled:export_distilled",
 }
+
+STAGE_NAMES: tuple[StageName, ...] = tuple(_FUNCTIONS)
 
 
 def run_stages(run: Run) -> None:
@@ -34,10 +40,10 @@ def run_stages(run: Run) -> None:
     Raises:
         RunDirError: a stage's folder was made with other settings, or a stage failed.
     """
-    for name in STAGE_NAMES:
+    for name in run.stages:
         run.stage(name).check()
-    write_recipe(run.run_dir, run.recipe)
-    for name in STAGE_NAMES:
+    run.write()
+    for name in run.stages:
         if run.stage(name).is_done:
             console.print(f"{name}: done before")
             continue
