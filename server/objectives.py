@@ -18,7 +18,7 @@ from valuemodels.guidance import (
     ResolvedGuidance,
     TraceDetail,
 )
-from valuemodels.value_config import ObjectiveConfig, ValueConfig
+from valuemodels.value_config import CheckpointError, ObjectiveConfig, ValueConfig, objective_owners
 
 NULLABLE = frozenset({"kl_budget"})
 _TRACES: dict[bool | str, TraceDetail] = {False: "totals", True: "values", "candidates": "candidates"}
@@ -61,20 +61,18 @@ class Catalogue:
         Raises:
             StartupError: two checkpoints offer the same objective, or the operator's defaults or bounds do not fit.
         """
-        self.offers: dict[str, Offer] = {}
-        for checkpoint in checkpoints:
-            for objective in checkpoint.objectives:
-                if (other := self.offers.get(objective.name)) is not None:
-                    raise StartupError(
-                        f"the objective {objective.name} is in two value checkpoints, "
-                        f"{other.checkpoint} and {checkpoint.id}; serve one of them"
-                    )
-                self.offers[objective.name] = Offer(objective, checkpoint.id)
-        self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
         try:
-            self.policy: GuidancePolicy = config.policy(tuple(self.offers))
+            self.policy: GuidancePolicy = config.policy(tuple(objective_owners(checkpoints)))
+        except CheckpointError as error:
+            raise StartupError(str(error)) from None
         except GuidanceError as error:
             raise StartupError(_as_setting(error)) from None
+        self.offers = {
+            objective.name: Offer(objective, checkpoint.id)
+            for checkpoint in checkpoints
+            for objective in checkpoint.objectives
+        }
+        self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
         self._plain_without_guidance = self.policy.resolve(None).is_plain
 
     def listing(self) -> dict[str, Any]:

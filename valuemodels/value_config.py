@@ -4,6 +4,7 @@ Read by the HTTP process for the catalogue, by the worker and by training before
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,3 +155,19 @@ def read_value_config(folder: str | Path) -> ValueConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CheckpointError(f"{path}: {where}: {first['msg']} (got {str(first.get('input'))[:80]})") from None
+
+
+def objective_owners(configs: Sequence[ValueConfig]) -> dict[str, ValueConfig]:
+    """Which checkpoint offers which objective: name -> config, in order.
+
+    Raises:
+        CheckpointError: two of them offer the same objective.
+    """
+    owners: dict[str, ValueConfig] = {}
+    for config in configs:
+        for name in config.names:
+            if name in owners:
+                both = f"{owners[name].id} and {config.id}"
+                raise CheckpointError(f"objective {name} is in both value checkpoints, {both}; serve only one of them")
+            owners[name] = config
+    return owners

@@ -1,0 +1,23 @@
+"""An engine for tests of the stages and commands around one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from training.rollout import Limits, Reply, Request
+
+
+class FakeEngine(ABC):
+    """Stands where `RolloutEngine` does; a subclass says what it replies. `asked`: what the last one was asked for."""
+
+    asked: ClassVar[list[Request]] = []
+
+    def __init__(self, *_: Any) -> None:
+        type(self).asked = []
+
+    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        self.asked.extend(requests)
+        return [self.reply(request) for request in requests]
+
+    @abstractmethod
+    def reply(self, request: Request) -> Reply: ...
