@@ -10,6 +10,7 @@ imported late, after all that can be refused without it.
 import asyncio
 import logging
 import os
+import re
 import sys
 from argparse import Namespace
 from importlib.metadata import entry_points
@@ -41,13 +42,14 @@ from server.preflight import (
     prepare_embedded,
 )
 from server.settings import read_settings
-from server.stopping import Interrupted, Stop, StoppableLoop, end_children, leave
+from server.stopping import Stop, StoppableLoop, adopt_orphans, end_children, end_start_at_signals, leave
 from valuemodels.engine import prepare_environment
 from valuemodels.guidance import Scoring
 
 COMMANDS = "mavis.commands"
 OPEN_CONNECTIONS_S = 3  # how long a stop waits for answers under way; vLLM has aborted them by then
 BAD_START, FAILED = 2, 1
+_SENTENCE_END = re.compile(r"(?<=\.)\s+(?=[A-Z])")
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="One base LLM, many alignments."
@@ -82,9 +84,9 @@ def serve(
 
     MODEL is a folder or hub id and comes first; without it the embedded model is served.
     """
-    stop = Stop()
-    stop.install()
-    status = 0
+    end_start_at_signals()
+    adopt_orphans()
+    stop, status = Stop(), 0
     try:
         flags = {"value_cache_gib": value_cache_gib, "default_scoring": scoring}
         options = parse_options(context.args, values or (), compiles=compile, settings=flags)
@@ -92,8 +94,6 @@ def serve(
     except StartupError as error:
         typer.echo(f"mavis: {error}", err=True)
         status = BAD_START
-    except Interrupted:
-        typer.echo("mavis: stopped", err=True)
     finally:
         end_children()
     raise typer.Exit(0 if stop.is_requested else status)
@@ -147,7 +147,7 @@ def _parse_for_vllm(options: ServeOptions, base_model: str) -> Namespace:
         configure_logging_from_args(args)
         command.validate(args)
     except (ValueError, TypeError, OSError, AssertionError) as error:
-        raise StartupError(f"vLLM refuses its flags: {_first_complaint(error)}") from None
+        raise _refused_flags(error) from None
     return args
 
 
@@ -164,6 +164,8 @@ def _run(args: Namespace, stop: Stop) -> int:
         uvloop.run(_listen(args), loop_factory=lambda: StoppableLoop(stop))
     except StartupError:
         raise
+    except ValidationError as error:  # of vLLM's configuration: some flags it checks only against the model
+        raise _refused_flags(error) from None
     except Exception as error:
         logger.debug("the server failed", exc_info=True)
         typer.echo(f"mavis: the server failed: {_first_complaint(error)}", err=True)
@@ -174,11 +176,15 @@ def _run(args: Namespace, stop: Stop) -> int:
     return 0
 
 
+def _refused_flags(error: Exception) -> StartupError:
+    return StartupError(f"vLLM refuses its flags: {_first_complaint(error)}")
+
+
 def _first_complaint(error: Exception) -> str:
     """One sentence of an error; pydantic's, which vLLM's configuration raises, tell a story."""
-    if isinstance(error, ValidationError):
-        return error.errors()[0]["msg"]
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
+    first_line = next(iter(text.strip().splitlines()), type(error).__name__)
+    return _SENTENCE_END.split(first_line)[0]
 
 
 async def _listen(args: Namespace) -> None:

@@ -1,12 +1,13 @@
 """Stops within seconds, whatever the server is doing, and leaves no process behind.
 
-SIGINT and SIGTERM interrupt a start that is under way; once vLLM serves, they reach its own handlers through
-`StoppableLoop`. From the first signal a clock runs; when it runs out, what is left is killed.
+SIGINT and SIGTERM end a start that is under way at once; when vLLM serves, they reach its own handlers through
+`StoppableLoop`. Then a clock runs from the first signal; when it runs out, what is left is killed.
 
 Runs in the HTTP process's main thread. No torch, no vLLM.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -19,26 +20,26 @@ import uvloop
 
 DEADLINE_S = 8.0
 CHILDREN_S = 2.0
+_KILL_ROUNDS = 3
+_STDERR = 2
+_PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl(2)
 
 
-class Interrupted(SystemExit):
-    """A signal ends the start. Not `KeyboardInterrupt`: vLLM swallows that while it waits for the engine to come up."""
+def end_start_at_signals() -> None:
+    """Make SIGINT and SIGTERM end this process, whose main thread calls this, and all below it, with status 0.
+
+    asyncio replaces only Python's own handler of SIGINT, by one that would wait for the engine's whole start.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_start)
 
 
 class Stop:
-    """Whether a stop was asked for, and the clock that makes it come true."""
+    """Whether a serving process was asked to stop, and the clock that makes it come true."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
         self.is_requested = False
-
-    def install(self) -> None:
-        """Make SIGINT and SIGTERM raise `Interrupted` in this, the main thread.
-
-        asyncio replaces only Python's own handler of SIGINT, by one that would wait for the engine's whole start.
-        """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._interrupt)
 
     def request(self) -> None:
         """Start the clock; again does nothing."""
@@ -47,12 +48,6 @@ class Stop:
             clock = threading.Timer(self._deadline_s, self._give_up)
             clock.daemon = True
             clock.start()
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if self.is_requested:
-            return  # the clock runs; a second interrupt would only break off the cleaning up
-        self.request()
-        raise Interrupted(0)
 
     def _give_up(self) -> None:
         end_children(timeout_s=0)
@@ -76,15 +71,26 @@ class StoppableLoop(uvloop.Loop):
         super().add_signal_handler(sig, noted)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of what the processes below this one leave when they die, so that `end_children` finds it.
+
+    vLLM's workers outlive an engine that is killed.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def end_children(timeout_s: float = CHILDREN_S) -> None:
     """Terminate all processes below this one; kill those that are still there after `timeout_s`."""
-    children = [child for child in psutil.Process().children(recursive=True) if not _ends_by_itself(child)]
-    for child in children if timeout_s else []:
-        _tell(child.terminate)
-    _, alive = psutil.wait_procs(children, timeout=timeout_s)
-    for child in alive:
-        _tell(child.kill)
-    psutil.wait_procs(alive, timeout=1)
+    if timeout_s:
+        children = _children()
+        for child in children:
+            _tell(child.terminate)
+        psutil.wait_procs(children, timeout=timeout_s)
+    for _ in range(_KILL_ROUNDS):  # a process may have started another just before it was killed
+        alive = _children()
+        for child in alive:
+            _tell(child.kill)
+        psutil.wait_procs(alive, timeout=1)
 
 
 def leave(status: int) -> NoReturn:
@@ -93,6 +99,20 @@ def leave(status: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)
+
+
+def _end_start(number: int, frame: object) -> NoReturn:
+    """Unwind nothing: vLLM would wait for the engine, which takes no signal before it is up and has nothing to lose."""
+    for further in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(further, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, b"mavis: stopped\n")  # the interrupted frame may be inside a print
+    end_children(timeout_s=0)
+    os._exit(0)
+
+
+def _children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if not _ends_by_itself(child)]
 
 
 def _ends_by_itself(process: psutil.Process) -> bool:

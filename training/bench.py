@@ -9,25 +9,19 @@ pairs, so that a machine that slows down slows both sides. Runs in the command's
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from training.base import base_folder as look_up_base
 from training.bench_worker import BenchWorker, Job, Timing, WorkerDiedError
 from training.bootstrap import Estimate, ratio_estimate
 from training.expected_errors import EXPECTED_ERRORS, fail
+from training.measurement import BaseFolderOption, OutOption, ValuesOption, find_subject, write_report
 from training.progress import Advance, console, progress
 from training.recipe import EngineRecipe
-from training.run_dir import write_json
-from valuemodels.embedded import EMBEDDED_VALUES
 from valuemodels.guidance import Guidance
-from valuemodels.guide_config import GuideConfig
-from valuemodels.hub import resolve_folder
-from valuemodels.value_config import read_value_config
 
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
 
@@ -56,31 +50,25 @@ class Comparison:
 
 @app.callback()
 def bench(
-    values: Annotated[str | None, typer.Option(help="Value checkpoint; the shipped one if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    values: ValuesOption = None,
+    out: OutOption = None,
     pairs: Annotated[int, typer.Option(min=2, help="Pairs against plain vLLM, for each batch size.")] = 10,
     guided_pairs: Annotated[int, typer.Option(min=2, help="Pairs without weights and with.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    base_folder: Annotated[Path | None, typer.Option(help="Where the base model lies on this machine.")] = None,
+    base_folder: BaseFolderOption = None,
 ) -> None:
     """Time batches of 1, 8 and 32 rows: with our processor idle, against vLLM without it, and with weights."""
     try:
-        folder = resolve_folder(values or str(EMBEDDED_VALUES))
-        config = read_value_config(folder)
-        base = str(base_folder) if base_folder else look_up_base(config.base_model)
-        guide = GuideConfig(checkpoints=(str(folder),), base_model=base)
-        guidance = Guidance("bench", weights=dict.fromkeys(config.names, 0.5))
+        subject = find_subject(values, base_folder)
+        guidance = Guidance("bench", weights=dict.fromkeys(subject.config.names, 0.5))
         # Not more rows than are timed: vLLM plans its memory and its batches by this.
         engine = EngineRecipe(max_num_seqs=max(BATCHES))
-        with BenchWorker(base, engine, None) as plain, BenchWorker(base, engine, guide) as ours:
+        with BenchWorker(subject.base, engine, None) as plain, BenchWorker(subject.base, engine, subject.guide) as ours:
             plain.wait_until_ready()
             ours.wait_until_ready()
             comparisons = _compare_all(plain, ours, guidance, pairs, guided_pairs, max_tokens)
         _print(comparisons)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {"max_tokens": max_tokens, "comparisons": [asdict(each) for each in comparisons]})
-            console.print(f"written to {out}", soft_wrap=True)
+        write_report(out, {"max_tokens": max_tokens, "comparisons": [asdict(each) for each in comparisons]})
     except (*EXPECTED_ERRORS, WorkerDiedError) as error:
         fail(error)
 

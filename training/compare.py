@@ -138,9 +138,7 @@ def _measure_setting(
     pilot = arm("fast", min(samples, _PILOT_SAMPLES))
     beta = round(matching_strength(fmean(pilot.kl_nats.flat), fmean(exact.kl_nats.flat)), 3)
     fast = arm("fast", samples, beta)
-    gains = {
-        way: _gain(scored, base, setting, subject) for way, scored in (("exact", exact), ("fast", fast))
-    }
+    gains = {way: _gain(scored, base, setting, subject) for way, scored in (("exact", exact), ("fast", fast))}
     return Row(
         setting=setting,
         exact_gain=mean_estimate(gains["exact"]),
@@ -168,8 +166,7 @@ def _scored(sampler: Sampler, subject: Subject, arm: Arm, advance: Advance) -> _
     return _Scored(
         kl_nats=np.reshape([reply.kl_nats for reply in replies], shape),
         rewards={
-            objective.name: _rewards(objective.reward, replies, texts, shape)
-            for objective in subject.config.objectives
+            objective.name: _rewards(objective.reward, replies, texts, shape) for objective in subject.config.objectives
         },
     )
 

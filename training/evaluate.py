@@ -16,21 +16,17 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from training.base import base_folder as look_up_base
 from training.expected_errors import EXPECTED_ERRORS, fail
+from training.measurement import BaseFolderOption, OutOption, Subject, ValuesOption, find_subject, write_report
 from training.progress import console, progress
 from training.prompt_set import read_texts, render_chat
 from training.prompts import Fractions, Prompt, load_prompts, split
 from training.recipe import EngineRecipe, RecipeError, read_recipe
 from training.rewards import load_reward
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
-from training.run_dir import write_json
 from training.slider_table import Row, Setting, monotone_failures, slider_settings, table_row
-from valuemodels.embedded import EMBEDDED_VALUES
 from valuemodels.guidance import Guidance
-from valuemodels.guide_config import GuideConfig
-from valuemodels.hub import resolve_folder
-from valuemodels.value_config import ValueConfig, read_value_config
+from valuemodels.value_config import ValueConfig
 
 app = typer.Typer(invoke_without_command=True, help="Measure what each slider does.")
 
@@ -54,8 +50,8 @@ class Plan:
 
 @app.callback()
 def evaluate(
-    values: Annotated[str | None, typer.Option(help="Value checkpoint; the shipped one if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    values: ValuesOption = None,
+    out: OutOption = None,
     prompts: Annotated[
         Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
     ] = None,
@@ -64,37 +60,32 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 40,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    base_folder: Annotated[Path | None, typer.Option(help="Where the base model lies on this machine.")] = None,
+    base_folder: BaseFolderOption = None,
 ) -> None:
     """Sample at every setting of the sliders, score the replies, print a table and write JSON."""
     try:
-        folder = resolve_folder(values or str(EMBEDDED_VALUES))
-        config = read_value_config(folder)
+        subject = find_subject(values, base_folder)
         plan = Plan(
-            prompts=(_texts_as_prompts(prompts) if prompts else _test_prompts(config))[:limit],
-            settings=slider_settings(config.names, _numbers(weights)),
+            prompts=(_texts_as_prompts(prompts) if prompts else _test_prompts(subject.config))[:limit],
+            settings=slider_settings(subject.config.names, _numbers(weights)),
             samples=samples,
             limits=Limits(max_tokens),
             seed=seed,
         )
-        base = str(base_folder) if base_folder else look_up_base(config.base_model)
         started = time.monotonic()
-        rows = measure(plan, folder, config, base)
+        rows = measure(plan, subject)
         print_rows(rows, plan)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, _report(rows, plan, config, time.monotonic() - started))
-            console.print(f"written to {out}", soft_wrap=True)
+        write_report(out, _report(rows, plan, subject.config, time.monotonic() - started))
     except EXPECTED_ERRORS as error:
         fail(error)
 
 
-def measure(plan: Plan, folder: Path, config: ValueConfig, base: str) -> list[Row]:
+def measure(plan: Plan, subject: Subject) -> list[Row]:
     """Sample and score every setting; the first row is the base's."""
-    engine = RolloutEngine(base, EngineRecipe(), GuideConfig(checkpoints=(str(folder),), base_model=base))
-    replies = _sample(engine, plan, base)
-    rewards = [_rewards(plan, config, of_setting) for of_setting in replies]
-    base_std = {objective.name: objective.std for objective in config.objectives}
+    engine = RolloutEngine(subject.base, EngineRecipe(), subject.guide)
+    replies = _sample(engine, plan, subject.base)
+    rewards = [_rewards(plan, subject.config, of_setting) for of_setting in replies]
+    base_std = {objective.name: objective.std for objective in subject.config.objectives}
     return [
         table_row(setting, of_setting, measured, rewards[0], base_std)
         for setting, of_setting, measured in zip(plan.settings, replies, rewards, strict=True)

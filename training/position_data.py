@@ -78,7 +78,7 @@ def _read_shard(folder: Path) -> Positions:
         positions = read_positions(folder)
     except (OSError, SafetensorError, TypeError) as error:
         raise RunDirError(f"{folder} cannot be read: {error}") from None
-    present = positions.base_logprobs > float("-inf")
+    present = positions.base_logprobs != float("-inf")
     finite = {
         "hidden": positions.hidden.isfinite().all(),
         "base_logprobs": (positions.base_logprobs.isfinite() | ~present).all(),

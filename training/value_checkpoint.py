@@ -27,35 +27,44 @@ def value_config(
         scales: objective -> s_i; 1 where they have not been calibrated yet.
     """
     recipe = run.recipe
-    rewards = run.stage("rewards")
-    base = rewards.summary()["base"]
-    objectives = tuple(
+    return ValueConfig(
+        format_version=FORMAT_VERSION,
+        id=f"{recipe.name}-{content_hash(run.stage('calibrate').inputs)[:8]}",
+        base_model=recipe.base,
+        tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
+        objectives=_objectives(run, metrics or {}, scales or {}),
+        backbone=recipe.backbone,
+        head=recipe.head,
+        training=_training(run),
+    )
+
+
+def _objectives(
+    run: Run, metrics: Mapping[str, Mapping[str, float]], scales: Mapping[str, float]
+) -> tuple[ObjectiveConfig, ...]:
+    base = run.stage("rewards").summary()["base"]
+    clip = run.recipe.fit.clip
+    return tuple(
         ObjectiveConfig(
             name=objective.name,
             description=objective.description,
             reward=objective.reward,
             mean=base[objective.name]["mean"],
             std=base[objective.name]["std"],
-            clip=(-recipe.fit.clip, recipe.fit.clip),
-            scale=(scales or {}).get(objective.name, 1.0),
-            metrics=dict((metrics or {}).get(objective.name, {})),
+            clip=(-clip, clip),
+            scale=scales.get(objective.name, 1.0),
+            metrics=dict(metrics.get(objective.name, {})),
         )
-        for objective in recipe.objectives
+        for objective in run.recipe.objectives
     )
-    return ValueConfig(
-        format_version=FORMAT_VERSION,
-        id=f"{recipe.name}-{content_hash(run.stage('calibrate').inputs)[:8]}",
-        base_model=recipe.base,
-        tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
-        objectives=objectives,
-        backbone=recipe.backbone,
-        head=recipe.head,
-        training=TrainingConfig(
-            recipe=recipe.name,
-            iteration=run.iteration,
-            data_hash=file_hash(rewards.folder / REWARDS_FILE),
-            prompts=run.stage("prompts").summary()["prompts"],
-        ),
+
+
+def _training(run: Run) -> TrainingConfig:
+    return TrainingConfig(
+        recipe=run.recipe.name,
+        iteration=run.iteration,
+        data_hash=file_hash(run.stage("rewards").folder / REWARDS_FILE),
+        prompts=run.stage("prompts").summary()["prompts"],
     )
 
 

@@ -167,23 +167,6 @@ class ValueConfig(_Strict):
         return ("exact",) if self.probe is None else ("exact", "fast")
 
 
-def objective_owners(configs: Sequence[ValueConfig]) -> dict[str, ValueConfig]:
-    """Which checkpoint each objective comes from, in the checkpoints' order.
-
-    Raises:
-        CheckpointError: two checkpoints name the same objective.
-    """
-    owners: dict[str, ValueConfig] = {}
-    for config in configs:
-        for name in config.names:
-            if (other := owners.get(name)) is not None:
-                raise CheckpointError(
-                    f"the objective {name} is in two value checkpoints, {other.id} and {config.id}; serve one of them"
-                )
-            owners[name] = config
-    return owners
-
-
 def offered_scorings(configs: Sequence[ValueConfig]) -> tuple[Scoring, ...]:
     """The scorings that every checkpoint can do: a request's objectives are all valued in one way."""
     everywhere = set.intersection(*(set(config.scorings) for config in configs))
@@ -214,3 +197,19 @@ def read_value_config(folder: str | Path) -> ValueConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CheckpointError(f"{path}: {where}: {first['msg']} (got {str(first.get('input'))[:80]})") from None
+
+
+def objective_owners(configs: Sequence[ValueConfig]) -> dict[str, ValueConfig]:
+    """Which checkpoint offers which objective: name -> config, in order.
+
+    Raises:
+        CheckpointError: two of them offer the same objective.
+    """
+    owners: dict[str, ValueConfig] = {}
+    for config in configs:
+        for name in config.names:
+            if name in owners:
+                both = f"{owners[name].id} and {config.id}"
+                raise CheckpointError(f"objective {name} is in both value checkpoints, {both}; serve only one of them")
+            owners[name] = config
+    return owners

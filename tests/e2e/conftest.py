@@ -1,16 +1,18 @@
-"""One real server for all end-to-end tests: `mavis serve` with the embedded default."""
+"""Real servers: one for all end-to-end tests, `mavis serve` with the embedded default, and what starts others."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 START_TIMEOUT_S = 240
@@ -36,11 +38,11 @@ def free_port() -> int:
 
 
 def start_server(log: Path, *arguments: str) -> Server:
-    """Start `mavis serve` on a free port; does not wait."""
+    """Start `mavis serve` on a free port, in a session of its own; does not wait."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("mavis")), "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     return Server(f"http://127.0.0.1:{port}", process, log)
 
 
@@ -65,15 +67,54 @@ def stop_server(server: Server, how: signal.Signals = signal.SIGTERM) -> tuple[i
     return status, time.monotonic() - started
 
 
+def running(http: httpx.Client) -> int:
+    """How many requests the engine works on."""
+    line = next(x for x in http.get("/metrics").text.splitlines() if x.startswith("vllm:num_requests_running{"))
+    return int(float(line.rsplit(" ", 1)[1]))
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 15) -> bool:
+    """Whether it holds before the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def processes_of(server: Server) -> list[psutil.Process]:
+    """The server's processes that run, orphans among them: whoever adopts them, they stay in its session."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == server.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def left_over(server: Server, timeout_s: float = 5) -> list[str]:
+    """What still runs this long after the server has ended."""
+    psutil.wait_procs(processes_of(server), timeout=timeout_s)
+    return [str(process) for process in processes_of(server)]
+
+
+def kill_server(server: Server) -> None:
+    """Kill all there is of a server; nothing where it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = start_server(tmp_path_factory.mktemp("server") / "log.txt")
     try:
         wait_until_ready(running)
         yield running
+        stop_server(running)
     finally:
-        if running.process.poll() is None:
-            stop_server(running)
+        kill_server(running)
 
 
 @pytest.fixture

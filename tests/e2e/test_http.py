@@ -1,11 +1,12 @@
 """The HTTP contract, as curl sees it."""
 
 import json
-import time
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.e2e.conftest import running, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -252,17 +253,3 @@ def test_a_client_that_goes_away_frees_its_slot(http):
         next(answer.iter_lines())
         assert running(http) >= 1
     assert wait_for(lambda: running(http) == 0), "the abandoned generation still runs"
-
-
-def running(http: httpx.Client) -> int:
-    line = next(x for x in http.get("/metrics").text.splitlines() if x.startswith("vllm:num_requests_running{"))
-    return int(float(line.rsplit(" ", 1)[1]))
-
-
-def wait_for(condition: Any, timeout_s: float = 15) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False

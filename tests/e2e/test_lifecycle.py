@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Server, start_server, stop_server, wait_until_ready
+from tests.e2e.conftest import Server, free_port, kill_server, start_server, stop_server, wait_until_ready
 from valuemodels.embedded import EMBEDDED_VALUES
 
 pytestmark = pytest.mark.engine
@@ -52,6 +52,13 @@ def test_broken_checkpoints_refuse_to_start_with_one_sentence(tmp_path: Path):
     assert missing.returncode == 2 and "nowhere" in last_line(missing)
 
 
+def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence():
+    result = serve("--port", str(free_port()), "--max-model-len", "99999")
+    assert result.returncode == 2
+    said = [line for line in result.stderr.splitlines() if line.startswith("mavis: ")]
+    assert len(said) == 1 and "max_model_len (99999)" in said[0] and "Traceback" not in result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals):
     import httpx
@@ -65,4 +72,4 @@ def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: sig
             status, seconds = stop_server(running, how)
         assert status == 0 and seconds < 10
     finally:
-        running.process.kill()
+        kill_server(running)

@@ -42,8 +42,7 @@ def assert_trace_is_the_probes(
 def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(engine, base_model, fast):
     """Catches states of another row or step, and rows of exact scoring that disturb those of fast scoring."""
     asked = [
-        request(4 + 5 * i, 200 + i, guided(scoring="fast" if i % 2 else "exact"), temperature=1.0)
-        for i in range(6)
+        request(4 + 5 * i, 200 + i, guided(scoring="fast" if i % 2 else "exact"), temperature=1.0) for i in range(6)
     ]
     asked.insert(2, request(30, 230))
     answers = generate(engine, asked)

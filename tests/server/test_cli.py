@@ -4,13 +4,16 @@ import os
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import typer
+from pydantic import BaseModel, ValidationError, model_validator
 from typer.testing import CliRunner
 
 from server import cli
+from server.errors import StartupError
 from tests.server.kit import value_config
 
 RUN = [sys.executable, "-m", "server.cli", "serve"]
@@ -58,8 +61,8 @@ def test_no_cache_at_all_is_refused(checkpoint: Path) -> None:
 def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(cli, "_serve", lambda options, stop: seen.append(options) or 0)
-    monkeypatch.setattr(cli.Stop, "install", lambda self: None)
-    monkeypatch.setattr(cli, "end_children", lambda: None)
+    for of_the_process in ("end_start_at_signals", "adopt_orphans", "end_children"):
+        monkeypatch.setattr(cli, of_the_process, lambda: None)
     line = "serve org/model -tp 2 --values a --max-model-len 4096 --compile --values=b --value-cache-gib 2 --seed=1"
     assert CliRunner().invoke(cli.app, line.split()).exit_code == 0
     (options,) = seen
@@ -68,6 +71,34 @@ def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.M
     assert options.compiles
     assert options.settings == {"value_cache_gib": 2.0}
     assert options.vllm_args == ("-tp", "2", "--max-model-len", "4096", "--seed=1")
+
+
+def refused_by_vllm(**flags: object) -> ValidationError:
+    """What a configuration of vLLM's raises."""
+
+    class Config(BaseModel):
+        max_model_len: int
+
+        @model_validator(mode="after")
+        def _fits(self) -> "Config":
+            raise ValueError(
+                f"max_model_len ({self.max_model_len}) is above 8192.0 (e.g. of config.json). Set A=1. Or B."
+            )
+
+    with pytest.raises(ValidationError) as refused:
+        Config.model_validate(flags)
+    return refused.value
+
+
+def test_a_flag_that_vllm_refuses_late_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def listen(args: Namespace) -> None:
+        raise refused_by_vllm(max_model_len=99999)
+
+    monkeypatch.setattr(cli, "_listen", listen)
+    with pytest.raises(StartupError) as refused:
+        cli._run(Namespace(), cli.Stop())
+    reason = "max_model_len (99999) is above 8192.0 (e.g. of config.json)."
+    assert str(refused.value) == f"vLLM refuses its flags: {reason}"
 
 
 class Entry:

@@ -21,7 +21,9 @@ def test_several_checkpoints_make_one_catalogue() -> None:
 
 
 def test_one_name_in_two_checkpoints_is_one_sentence() -> None:
-    with pytest.raises(StartupError, match=r"objective b is in two value checkpoints, test-1 and test-2"):
+    with pytest.raises(
+        StartupError, match=r"^objective b is in both value checkpoints, test-1 and test-2; serve only one of them$"
+    ):
         Catalogue(CONFIG, [value_config("a", "b"), value_config("b", checkpoint="test-2")])
 
 

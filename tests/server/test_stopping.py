@@ -13,10 +13,10 @@ import pytest
 SCRIPT = """
 import asyncio, subprocess, sys, time
 import uvloop
-from server.stopping import Interrupted, Stop, StoppableLoop, end_children
+from server.stopping import Stop, StoppableLoop, end_children, end_start_at_signals
 
 stop = Stop(deadline_s=1.0)
-stop.install()
+end_start_at_signals()
 child = subprocess.Popen([sys.executable, "-c", "import signal, time; {child}; time.sleep(600)"])
 print(child.pid, flush=True)
 
@@ -30,8 +30,6 @@ async def serve():
 
 try:
     {work}
-except Interrupted:
-    pass
 finally:
     end_children(timeout_s=0.5)
 sys.exit(0 if stop.is_requested else 9)
@@ -59,4 +57,31 @@ def test_a_signal_ends_it_with_status_0_and_no_children(
     time.sleep(0.2)
     os.kill(process.pid, number)
     assert process.wait(timeout=30) == 0
-    assert not psutil.pid_exists(child_pid) or psutil.Process(child_pid).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(child_pid)
+
+
+ENGINE = """
+import subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(worker.pid, flush=True)
+worker.wait()
+"""
+
+
+def test_what_a_killed_child_leaves_behind_is_ended_too() -> None:
+    script = f"""
+import subprocess, sys
+from server.stopping import adopt_orphans, end_children
+adopt_orphans()
+engine = subprocess.Popen([sys.executable, "-c", {ENGINE!r}], stdout=subprocess.PIPE, text=True)
+print(engine.stdout.readline(), flush=True)
+engine.kill()
+engine.wait()
+end_children(timeout_s=0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    assert has_ended(int(done.stdout))
+
+
+def has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

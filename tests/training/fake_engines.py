@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tests.training.kit import new_probe, random_embeddings, random_positions, write_shard
+from tests.training.recorded import new_probe, random_embeddings, random_positions, write_shard
 from training.rollout import Limits, Reply, Request
 
 REPLY_TOKENS = 3
@@ -16,8 +16,8 @@ class RecordingEngine:
     Guided replies cost what a power of beta and their weights say.
     """
 
-    asked: list[Request] = []
-    dies_after: int | None = None
+    asked: ClassVar[list[Request]] = []
+    dies_after: ClassVar[int | None] = None
 
     def __init__(self, *_: Any) -> None:
         self._folder: Path | None = None

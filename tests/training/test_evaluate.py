@@ -1,35 +1,26 @@
 """`mavis evaluate` around a fake engine: what it samples, what it writes, what it refuses."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tests.training.kit import FakeEngine
 from training import evaluate
 from training.prompts import load_prompts, split
-from training.rollout import Limits, Reply, Request
+from training.rollout import Reply, Request
 from valuemodels.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
 
 WORDS = {"positivity": ("horrible", "sad", "plain", "nice", "wonderful")}
 
 
-class FakeEngine:
-    """Replies with the warmer words the higher the weight, and counts what it was asked for."""
+class WarmEngine(FakeEngine):
+    """Replies with the warmer words the higher the weight."""
 
-    asked: list[Request]
-
-    def __init__(self, *_: Any) -> None:
-        FakeEngine.asked = []
-
-    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
-        FakeEngine.asked += requests
-        return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> Reply:
+    def reply(self, request: Request) -> Reply:
         weight = request.guidance.weights.get("positivity", 0.0) if request.guidance else 0.0
         word = WORDS["positivity"][round(2 + 2 * weight)]
         text = f"The bread was {word} on day {request.seed % 97}."
@@ -51,7 +42,7 @@ def values(tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(values: Path, chat_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.setattr(evaluate, "RolloutEngine", FakeEngine)
+    monkeypatch.setattr(evaluate, "RolloutEngine", WarmEngine)
 
     def invoke(*arguments: str) -> Result:
         fixed = ["--values", str(values), "--base-folder", chat_base, "--limit", "5"]
@@ -77,17 +68,17 @@ def test_table_and_json_have_every_setting(call: Callable[..., Result], tmp_path
 def test_settings_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
     assert call("--weights", "-1,0,1").exit_code == 0
     seeds: dict[tuple[str, int], set[int]] = {}
-    for request in FakeEngine.asked:
+    for request in WarmEngine.asked:
         seeds.setdefault((request.prompt_id, request.sample), set()).add(request.seed)
     assert len(seeds) == 15 and all(len(shared) == 1 for shared in seeds.values())
-    ids = [request.guidance.generation_id for request in FakeEngine.asked if request.guidance]
+    ids = [request.guidance.generation_id for request in WarmEngine.asked if request.guidance]
     assert len(ids) == len(set(ids)) == 15 * 5
 
 
 def test_prompts_that_training_saw_are_not_used(call: Callable[..., Result]) -> None:
     assert call("--samples", "1").exit_code == 0
     parts = split(load_prompts())
-    assert {request.prompt_id for request in FakeEngine.asked} == {prompt.id for prompt in parts.test[:5]}
+    assert {request.prompt_id for request in WarmEngine.asked} == {prompt.id for prompt in parts.test[:5]}
 
 
 def test_any_prompt_file_will_do(call: Callable[..., Result], tmp_path: Path) -> None:
@@ -95,7 +86,7 @@ def test_any_prompt_file_will_do(call: Callable[..., Result], tmp_path: Path) ->
     path.write_text('{"prompt": "Why?", "extra": 1}\n{"prompt": "How?"}\n')
     result = call("--prompts", str(path), "--samples", "1")
     assert result.exit_code == 0, result.output
-    assert len({request.prompt_id for request in FakeEngine.asked}) == 2
+    assert len({request.prompt_id for request in WarmEngine.asked}) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
 """The stages around a fake engine: what they hand on, and what an interruption leaves."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.training.kit import FakeEngine
 from training import collect
 from training.calibrate import calibrate_scales
 from training.cli import app
 from training.collect import PROMPTS_FILE, prepare_prompts, sample_rollouts
 from training.prompt_set import read_prompt_set
 from training.recipe import Recipe, read_recipe
-from training.rollout import Limits, Reply, Request, request_seed
+from training.rollout import Reply, Request, request_seed
 from training.run import Run, StageName, open_run, write_recipe
 from training.run_dir import RunDir, RunDirError
 from training.scoring import read_rewards, score_rollouts
@@ -24,19 +23,10 @@ from training.training_data import load_training_data
 WORDS = ("good", "awful", "happy", "sad", "bread", "photosynthesis", "love", "hate")
 
 
-class FakeEngine:
-    """Replies with words that follow from the seed, and counts what it was asked for."""
+class WordsEngine(FakeEngine):
+    """Replies with words that follow from the seed."""
 
-    asked: list[Request]
-
-    def __init__(self, *_: Any) -> None:
-        FakeEngine.asked = []
-
-    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
-        FakeEngine.asked += requests
-        return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> Reply:
+    def reply(self, request: Request) -> Reply:
         text = " ".join(WORDS[(request.seed >> shift) % len(WORDS)] for shift in range(0, 12, 2))
         kl_nats = 0.3 * (request.guidance.beta or 0.0) ** 1.8 if request.guidance else 0.0
         return Reply(request.prompt_id, request.prompt_token_ids, request.sample, (5, 6, 7), text, "length", kl_nats)
@@ -51,8 +41,8 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_base: str) -> Run:
-    monkeypatch.setattr(collect, "RolloutEngine", FakeEngine)
-    monkeypatch.setattr("training.calibrate.RolloutEngine", FakeEngine)
+    monkeypatch.setattr(collect, "RolloutEngine", WordsEngine)
+    monkeypatch.setattr("training.calibrate.RolloutEngine", WordsEngine)
     run_dir = RunDir(tmp_path / "run")
     write_recipe(run_dir, recipe)
     return Run(recipe, run_dir, chat_base)
@@ -96,7 +86,7 @@ def test_interrupted_rollouts_go_on_at_the_missing_shard(run: Run) -> None:
     (folder / "shard_0002.parquet").unlink()
     (folder / ".shard_0002.parquet.17.partial").write_bytes(b"half")
     _carry_out(run, "rollouts")
-    assert len({request.prompt_id for request in FakeEngine.asked}) == 4
+    assert len({request.prompt_id for request in WordsEngine.asked}) == 4
     assert read_rollouts(folder) == whole
 
 
@@ -131,11 +121,11 @@ def test_calibration_finds_a_scale_for_each_objective_with_common_seeds(run: Run
         costs = {trial["scale"]: trial["kl_nats"] for trial in summary["trials"][name]}
         assert costs[summary["scales"][name]] == pytest.approx(4.8, abs=0.2)
     seeds: dict[str, set[int]] = {}
-    for request in FakeEngine.asked:
+    for request in WordsEngine.asked:
         seeds.setdefault(request.prompt_id, set()).add(request.seed)
     assert all(len(of_prompt) == 1 for of_prompt in seeds.values())
-    generations = [request.guidance.generation_id for request in FakeEngine.asked if request.guidance]
-    assert len(set(generations)) == len(FakeEngine.asked)
+    generations = [request.guidance.generation_id for request in WordsEngine.asked if request.guidance]
+    assert len(set(generations)) == len(WordsEngine.asked)
 
 
 def test_stages_processes_read_the_recipe_from_the_runs_folder(run: Run, recipe: Recipe) -> None:

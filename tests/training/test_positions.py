@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.fake_engines import RecordingEngine
-from tests.training.kit import random_embeddings, random_positions, write_shard
+from tests.training.recorded import random_embeddings, random_positions, write_shard
 from training import positions
 from training.distill_run import DistillRun, read_teacher
 from training.position_data import load_position_data, read_split

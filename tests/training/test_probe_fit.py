@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.training.kit import NAMES, as_data, new_probe, random_embeddings, random_positions
+from tests.training.recorded import NAMES, as_data, new_probe, random_embeddings, random_positions
 from training.position_data import PositionData
 from training.probe_fit import train_probe
 from training.probe_metrics import predict, probe_metrics, probe_values

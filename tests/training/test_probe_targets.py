@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,7 @@ def some_positions(seed: int, rows: int = 6, k: int = 8, absent: int = 3) -> tup
     return base, values[..., 0], values[..., 1]
 
 
+@settings(deadline=None)
 @given(SEEDS, st.floats(0, 1))
 def test_weights_sum_to_one_and_give_absent_candidates_nothing(seed: int, mass_floor: float) -> None:
     base, _, _ = some_positions(seed)
@@ -53,6 +54,7 @@ def test_weighted_square_is_a_mean_over_positions() -> None:
     torch.testing.assert_close(weighted_square(values, weights), torch.tensor([(7.0 + 2.0) / 2, (13.0 + 0.0) / 2]))
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_explained_variance_is_1_for_the_exact_values_and_0_for_nothing(seed: int) -> None:
     base, exact, other = some_positions(seed)
@@ -68,6 +70,7 @@ def test_explained_variance_of_values_that_do_not_vary_is_no_number() -> None:
     assert explained_variance(nothing, nothing, base).isnan().all()
 
 
+@settings(deadline=None)
 @given(SEEDS, SCALES)
 def test_tilt_is_a_distribution_over_the_candidates(seed: int, scale: float) -> None:
     base, exact, _ = some_positions(seed)
@@ -76,6 +79,7 @@ def test_tilt_is_a_distribution_over_the_candidates(seed: int, scale: float) -> 
     assert (p[base == float("-inf")] == 0).all()
 
 
+@settings(deadline=None)
 @given(SEEDS, SCALES)
 def test_scale_is_found_again_from_its_cost(seed: int, scale: float) -> None:
     base, exact, _ = some_positions(seed)
@@ -91,6 +95,7 @@ def test_cost_that_no_tilt_reaches_gives_the_largest_scale() -> None:
     assert scale_at_kl(torch.zeros_like(exact), base, target=0.1) == 1e6
 
 
+@settings(deadline=None)
 @given(SEEDS, SCALES, st.floats(0.1, 10.0), st.sampled_from([1, -1]))
 def test_predictions_that_differ_by_a_factor_alone_keep_everything(
     seed: int, scale: float, factor: float, sign: int
@@ -101,6 +106,7 @@ def test_predictions_that_differ_by_a_factor_alone_keep_everything(
     assert found.kl_nats == pytest.approx(0, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(SEEDS, SCALES)
 def test_nothing_beats_exact_values_at_equal_cost(seed: int, scale: float) -> None:
     """Would catch a gain or a cost taken under the wrong distribution."""

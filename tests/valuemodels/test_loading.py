@@ -42,7 +42,7 @@ def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base, tiny_checkpo
 
 def test_two_checkpoints_with_one_name_are_refused(tiny_base, tiny_checkpoint):
     config = GuideConfig(checkpoints=(str(tiny_checkpoint),) * 2, base_model=tiny_base)
-    with pytest.raises(CheckpointError, match="objective warmth is in two value checkpoints"):
+    with pytest.raises(CheckpointError, match="objective warmth is in both value checkpoints"):
         load_guide(config, CPU, torch.float32)
 
 

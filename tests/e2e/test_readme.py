@@ -1,0 +1,39 @@
+"""What README tells a new user to type works as it is printed, but for the address."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Server
+
+pytestmark = pytest.mark.engine
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+CURL = re.findall(r"^    curl .*?(?:^$)", README, re.DOTALL | re.MULTILINE)
+
+
+def output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def at(server: Server, example: str) -> str:
+    assert "http://127.0.0.1:8000" in example
+    return example.replace("http://127.0.0.1:8000", server.url)
+
+
+def test_the_curl_line_gets_a_guided_answer(server: Server):
+    (line,) = CURL
+    (choice,) = json.loads(output(["bash", "-c", at(server, line)]))["choices"]
+    assert choice["mavis"]["objective_weights"]["positivity"] == 1.0
+
+
+@pytest.mark.parametrize("example", PYTHON, ids=["sdk", "openai"])
+def test_a_python_example_prints_answers(server: Server, example: str):
+    assert len(output([sys.executable, "-c", at(server, example)])) > 100
