@@ -60,13 +60,14 @@ def bench(
     """Time batches of 1, 8 and 32 rows: with our processor idle, against vLLM without it, and with weights."""
     try:
         subject = find_subject(values, base_folder)
-        guidance = Guidance("bench", weights=dict.fromkeys(subject.config.names, 0.5))
+        weights = dict.fromkeys(subject.config.names, 0.5)
+        guided = [Guidance("bench", weights=weights, scoring=scoring) for scoring in subject.config.scorings]
         # Not more rows than are timed: vLLM plans its memory and its batches by this.
         engine = EngineRecipe(max_num_seqs=max(BATCHES))
         with BenchWorker(subject.base, engine, None) as plain, BenchWorker(subject.base, engine, subject.guide) as ours:
             plain.wait_until_ready()
             ours.wait_until_ready()
-            comparisons = _compare_all(plain, ours, guidance, pairs, guided_pairs, max_tokens)
+            comparisons = _compare_all(plain, ours, guided, pairs, guided_pairs, max_tokens)
         _print(comparisons)
         write_report(out, {"max_tokens": max_tokens, "comparisons": [asdict(each) for each in comparisons]})
     except (*EXPECTED_ERRORS, WorkerDiedError) as error:
@@ -74,13 +75,18 @@ def bench(
 
 
 def _compare_all(
-    plain: BenchWorker, ours: BenchWorker, guidance: Guidance, pairs: int, guided_pairs: int, max_tokens: int
+    plain: BenchWorker,
+    ours: BenchWorker,
+    guided: Sequence[Guidance],
+    pairs: int,
+    guided_pairs: int,
+    max_tokens: int,
 ) -> list[Comparison]:
     comparisons = []
     seeds = count(1)
-    with progress("bench", len(BATCHES) * (pairs + guided_pairs)) as advance:
+    with progress("bench", len(BATCHES) * (pairs + len(guided) * guided_pairs)) as advance:
         for rows in BATCHES:
-            for worker, asked in ((plain, None), (ours, None), (ours, guidance)):
+            for worker, asked in ((plain, None), (ours, None), *((ours, guidance) for guidance in guided)):
                 worker.time(Job(rows, WARM_UP_TOKENS, next(seeds), asked))
             untouched = []
             for pair in range(pairs):
@@ -88,10 +94,12 @@ def _compare_all(
                 untouched.append(_in_turn((ours, job), (plain, job), pair))
                 advance(1, f"batch {rows} against plain vLLM")
             comparisons.append(_comparison("no weights / plain vLLM", rows, untouched, compare_tokens=True))
-            guided = _guided_pairs(
-                ours, rows, guidance, [next(seeds) for _ in range(guided_pairs)], max_tokens, advance
-            )
-            comparisons.append(_comparison("weights / no weights", rows, guided, compare_tokens=False))
+            for guidance in guided:
+                timings = _guided_pairs(
+                    ours, rows, guidance, [next(seeds) for _ in range(guided_pairs)], max_tokens, advance
+                )
+                what = f"weights, {guidance.scoring} / no weights"
+                comparisons.append(_comparison(what, rows, timings, compare_tokens=False))
     return comparisons
 
 
@@ -104,7 +112,7 @@ def _guided_pairs(
         with_weights = Job(rows, max_tokens, 2 * seed * 10**6, guidance)
         without = Job(rows, max_tokens, 2 * seed * 10**6 + 1)
         timings.append(_in_turn((ours, with_weights), (ours, without), pair))
-        advance(1, f"batch {rows} with weights")
+        advance(1, f"batch {rows} with weights, {guidance.scoring}")
     return timings
 
 

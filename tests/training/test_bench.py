@@ -39,12 +39,14 @@ class FakeWorker:
 
 
 @pytest.fixture
-def call(tiny_checkpoint: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def call(tiny_probed_checkpoint: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setattr(bench, "BenchWorker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "jobs", [])
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(bench.app, ["--values", str(tiny_checkpoint), "--base-folder", tiny_base, *arguments])
+        return CliRunner().invoke(
+            bench.app, ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, *arguments]
+        )
 
     return invoke
 
@@ -55,12 +57,14 @@ def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result],
     assert result.exit_code == 0, result.output
     comparisons = json.loads(out.read_text())["comparisons"]
     assert [(c["rows"], c["what"]) for c in comparisons] == [
-        (rows, what) for rows in (1, 8, 32) for what in ("no weights / plain vLLM", "weights / no weights")
+        (rows, what)
+        for rows in (1, 8, 32)
+        for what in ("no weights / plain vLLM", "weights, exact / no weights", "weights, fast / no weights")
     ]
     for comparison in comparisons:
         expected = 1.0 if "plain" in comparison["what"] else 0.25
         assert comparison["ratio"]["value"] == pytest.approx(expected, rel=0.01)
-    assert [c["same_tokens"] for c in comparisons] == [True, None] * 3
+    assert [c["same_tokens"] for c in comparisons] == [True, None, None] * 3
 
 
 def test_pairs_share_their_job_and_take_turns_in_going_first(call: Callable[..., Result]) -> None:
