@@ -25,7 +25,7 @@ from training.recipe import EngineRecipe, RecipeError, read_recipe
 from training.rewards import load_reward
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
 from training.slider_table import Row, Setting, monotone_failures, slider_settings, table_row
-from valuemodels.guidance import Guidance
+from valuemodels.guidance import Guidance, Scoring
 from valuemodels.value_config import ValueConfig
 
 app = typer.Typer(invoke_without_command=True, help="Measure what each slider does.")
@@ -39,6 +39,7 @@ class Plan:
 
     Attributes:
         samples: replies a prompt, in each setting; the settings share their seeds.
+        scoring: of the tilted settings.
     """
 
     prompts: Sequence[Prompt]
@@ -46,6 +47,7 @@ class Plan:
     samples: int
     limits: Limits
     seed: int
+    scoring: Scoring
 
 
 @app.callback()
@@ -59,6 +61,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 40,
+    scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     base_folder: BaseFolderOption = None,
 ) -> None:
@@ -71,6 +74,7 @@ def evaluate(
             samples=samples,
             limits=Limits(max_tokens),
             seed=seed,
+            scoring=subject.scoring(scoring),
         )
         started = time.monotonic()
         rows = measure(plan, subject)
@@ -124,7 +128,7 @@ def _sample(engine: RolloutEngine, plan: Plan, base: str) -> list[list[Reply]]:
                 Request(prompt.id, chats[prompt.id], sample, request_seed(plan.seed, prompt.id, sample), guidance)
                 for prompt in plan.prompts
                 for sample in range(plan.samples)
-                for guidance in [_guidance(setting, f"{number}-{prompt.id}-{sample}")]
+                for guidance in [_guidance(setting, plan.scoring, f"{number}-{prompt.id}-{sample}")]
             ]
             replies.append([])
             for start in range(0, len(requests), _BATCH):
@@ -133,8 +137,8 @@ def _sample(engine: RolloutEngine, plan: Plan, base: str) -> list[list[Reply]]:
     return replies
 
 
-def _guidance(setting: Setting, generation_id: str) -> Guidance | None:
-    return None if setting.is_base else Guidance(generation_id, weights=setting.weights)
+def _guidance(setting: Setting, scoring: Scoring, generation_id: str) -> Guidance | None:
+    return None if setting.is_base else Guidance(generation_id, weights=setting.weights, scoring=scoring)
 
 
 def _rewards(plan: Plan, config: ValueConfig, replies: Sequence[Reply]) -> dict[str, np.ndarray[Any, Any]]:
@@ -179,6 +183,7 @@ def _report(rows: Sequence[Row], plan: Plan, config: ValueConfig, seconds: float
         "max_tokens": plan.limits.max_tokens,
         "temperature": plan.limits.temperature,
         "seed": plan.seed,
+        "scoring": plan.scoring,
         "base_std": {objective.name: objective.std for objective in config.objectives},
         "rows": [asdict(row) for row in rows],
         "not_monotone": monotone_failures(rows),

@@ -14,6 +14,7 @@ from training.base import base_folder as look_up_base
 from training.progress import console
 from training.run_dir import write_json
 from valuemodels.embedded import EMBEDDED_VALUES
+from valuemodels.guidance import Guidance, Scoring
 from valuemodels.guide_config import GuideConfig
 from valuemodels.hub import resolve_folder
 from valuemodels.value_config import ValueConfig, read_value_config
@@ -36,6 +37,16 @@ class Subject:
     config: ValueConfig
     base: str
     guide: GuideConfig
+
+    def scoring(self, asked: Scoring | None) -> Scoring:
+        """The scoring to measure: the one asked for, else the one that requests get which do not say.
+
+        Raises:
+            GuidanceError: the checkpoint does not offer it.
+        """
+        policy = self.guide.policy(self.config.names, self.config.scorings)
+        policy.check(Guidance("", scoring=asked))
+        return asked or policy.default_scoring
 
 
 def find_subject(values: str | None, base_folder: Path | None) -> Subject:

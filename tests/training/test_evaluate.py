@@ -106,3 +106,8 @@ def test_wrong_option_is_one_sentence(call: Callable[..., Result], arguments: tu
 def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(evaluate.app, ["--values", str(tmp_path)])
     assert result.exit_code == 2 and "value_config.json" in result.output.replace("\n", "")
+
+
+def test_a_scoring_that_the_checkpoint_does_not_offer_is_refused(call: Callable[..., Result]) -> None:
+    result = call("--scoring", "fast")
+    assert result.exit_code == 2 and "scoring: got 'fast', allowed is one of exact" in result.output
