@@ -50,8 +50,9 @@ def load_position_data(run: DistillRun) -> dict[SplitName, PositionData]:
     """The positions of every split.
 
     Raises:
-        RunDirError: a split has none, or a shard cannot be used.
+        RunDirError: they are not all recorded yet, a split has none, or a shard cannot be used.
     """
+    run.finished("positions")
     return {split: read_split(split_folder(run, split)) for split in SPLITS}
 
 

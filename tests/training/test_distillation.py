@@ -1,16 +1,18 @@
 """A whole distillation around a fake engine: every stage, in order, up to a checkpoint that serves."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from tests.training.fake_engines import RecordingEngine
 from training import calibrate, positions
 from training.cli import app
 from training.distill_run import DistillRun, read_teacher
-from training.distilled import distilled_config
 from training.position_data import load_position_data
 from training.probe_metrics import predict
 from training.recipe import read_recipe
@@ -29,28 +31,37 @@ def new_run(folder: Path, base: str, teacher: Path) -> DistillRun:
     return DistillRun(recipe, RunDir(folder), base, teacher=read_teacher(teacher))
 
 
-def carry_out(run: DistillRun) -> Path:
-    """Every stage in this process. Returns the finished checkpoint."""
+def carry_out(run: DistillRun) -> None:
+    """Every stage in this process."""
     RecordingEngine.asked = []
     run.write()
     for name in run.stages:
         run_stage(run, name)
-    return run.finished("distilled") / "checkpoint"
 
 
-@pytest.fixture(autouse=True)
-def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in (positions, calibrate):
-        monkeypatch.setattr(stage, "RolloutEngine", RecordingEngine)
+@pytest.fixture(autouse=True, scope="module")
+def fake_engine() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in (positions, calibrate):
+            patch.setattr(stage, "RolloutEngine", RecordingEngine)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, chat_base: str, tiny_checkpoint: Path) -> DistillRun:
+    """A distillation that is through."""
+    run = new_run(tmp_path_factory.mktemp("distill") / "run", chat_base, tiny_checkpoint)
+    carry_out(run)
+    return run
 
 
 @pytest.fixture
-def run(tmp_path: Path, chat_base: str, tiny_checkpoint: Path) -> DistillRun:
-    return new_run(tmp_path / "run", chat_base, tiny_checkpoint)
+def folder(run: DistillRun) -> Path:
+    """The finished checkpoint."""
+    return run.finished("distilled") / "checkpoint"
 
 
-def test_result_is_the_teacher_and_a_probe(run: DistillRun, tiny_base: str) -> None:
-    folder = carry_out(run)
+def test_result_is_the_teacher_and_a_probe(run: DistillRun, folder: Path, tiny_base: str) -> None:
     found, exact = read_value_config(folder), run.teacher.config
     assert found.scorings == ("exact", "fast") and found.format_version == 2
     assert found.id.startswith("tiny+") and found.objectives == exact.objectives
@@ -64,11 +75,9 @@ def test_result_is_the_teacher_and_a_probe(run: DistillRun, tiny_base: str) -> N
     load_probe(folder, tiny_base, device="cpu")
 
 
-def test_served_probe_gives_the_values_that_were_measured(run: DistillRun, tiny_base: str) -> None:
+def test_served_probe_gives_the_values_that_were_measured(run: DistillRun, folder: Path, tiny_base: str) -> None:
     """Would catch a bias that half precision spoils, or embeddings scaled otherwise than in the fit."""
-    probe, embeddings = load_probe(carry_out(run), tiny_base, device="cpu")
-    config = distilled_config(run).probe
-    assert config is not None
+    probe, embeddings = load_probe(folder, tiny_base, device="cpu")
     data = load_position_data(run)["test"]
     token_ids = data.token_ids.long()
     with torch.no_grad():
@@ -78,8 +87,7 @@ def test_served_probe_gives_the_values_that_were_measured(run: DistillRun, tiny_
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), atol=1e-4, rtol=0)
 
 
-def test_fast_scales_cost_what_the_recipe_asks(run: DistillRun) -> None:
-    folder = carry_out(run)
+def test_fast_scales_cost_what_the_recipe_asks(run: DistillRun, folder: Path) -> None:
     probe, trials = read_value_config(folder).probe, run.stage("probe_scales").summary()["trials"]
     assert probe is not None and probe.scales.keys() == {"warmth", "brevity"}
     for name, scale in probe.scales.items():
@@ -90,46 +98,44 @@ def test_fast_scales_cost_what_the_recipe_asks(run: DistillRun) -> None:
 
 
 def test_calibration_begins_where_the_fit_says(run: DistillRun) -> None:
-    carry_out(run)
     starts = run.stage("probe").summary()["starts"]
     trials = run.stage("probe_scales").summary()["trials"]
     assert {name: tried[0]["scale"] for name, tried in trials.items()} == starts
 
 
 def test_distilling_the_result_again_gives_it_back(
-    run: DistillRun, tmp_path: Path, chat_base: str, capsys: pytest.CaptureFixture[str]
+    run: DistillRun, folder: Path, tmp_path: Path, chat_base: str
 ) -> None:
     """Exporting over the teacher must neither spoil the run nor pile up ids."""
-    first = carry_out(run)
     copy_checkpoint(run, "distilled", tmp_path / "shipped")
     again = new_run(run.run_dir.path, chat_base, tmp_path / "shipped")
     assert again.teacher.had_probe
     for name in again.stages:
         again.finished(name)
-    second = carry_out(new_run(tmp_path / "second", chat_base, tmp_path / "shipped"))
-    assert read_value_config(second) == read_value_config(first)
-    tensors = read_tensors(first)
+    repeated = new_run(tmp_path / "second", chat_base, tmp_path / "shipped")
+    carry_out(repeated)
+    second = repeated.finished("distilled") / "checkpoint"
+    assert read_value_config(second) == read_value_config(folder)
+    tensors = read_tensors(folder)
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(second).items())
 
 
 def test_summary_tells_every_objective_and_stage(run: DistillRun, capsys: pytest.CaptureFixture[str]) -> None:
-    carry_out(run)
     print_distillation(run)
     said = capsys.readouterr().out
     assert all(word in said for word in ("warmth", "brevity", "positions", "probe_scales", "in all"))
 
 
-def test_stages_refuse_to_run_before_those_they_need(run: DistillRun) -> None:
-    run_stage(run, "prompts")
+def test_stages_refuse_to_run_before_those_they_need(run: DistillRun, tmp_path: Path) -> None:
+    fresh = replace(run, run_dir=RunDir(tmp_path / "run"))
     with pytest.raises(RunDirError, match="positions is not done"):
-        run_stage(run, "probe")
+        run_stage(fresh, "probe")
 
 
 def test_command_resumes_and_exports(
     run: DistillRun, tmp_path: Path, chat_base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is done is not done again: the stages' processes would find no engine to fake."""
-    carry_out(run)
     monkeypatch.setattr("training.cli.read_recipe", lambda name: run.recipe)
     arguments = ["--run-dir", str(run.run_dir.path), "--base-folder", chat_base, "--limit", "8"]
     teacher, target = str(run.teacher.folder), tmp_path / "out"
@@ -152,8 +158,6 @@ def test_command_resumes_and_exports(
 def test_command_ends_with_one_sentence_and_status_2(
     arguments: list[str], message: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    import yaml
-
     content = read_recipe("embedded").model_dump(mode="json")
     content["distill"]["source"] = "trunk"
     (tmp_path / "trunk.yaml").write_text(yaml.safe_dump(content))
