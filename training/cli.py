@@ -70,7 +70,7 @@ def distill(
     try:
         teacher = read_teacher(resolve_folder(checkpoint))
         if teacher.had_probe:
-            console.print(f"{checkpoint} has a probe already: it is replaced by a new one")
+            console.print(f"{checkpoint} has a probe already: it is replaced by a new one", soft_wrap=True)
         settings = _recipe_for(teacher, recipe).model_copy(update={"limit": limit})
         path = run_dir or Path("runs") / f"distill-{settings.name}"
         distillation = DistillRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)

@@ -43,7 +43,7 @@ def fit_probe(run: DistillRun) -> dict[str, Any]:
     return {
         "positions": {split: len(part) for split, part in data.items()},
         "epoch": losses.index(min(losses)) + 1,
-        "validation_losses": [round(loss, 4) for loss in losses],
+        "validation_loss": round(min(losses), 4),
         "metrics": metrics,
         "starts": starts,
     }

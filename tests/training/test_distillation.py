@@ -156,8 +156,9 @@ def test_command_resumes_and_exports(
     ],
 )
 def test_command_ends_with_one_sentence_and_status_2(
-    arguments: list[str], message: str, tiny_checkpoint: Path, tmp_path: Path
+    arguments: list[str], message: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     content = read_recipe("embedded").model_dump(mode="json")
     content["distill"]["source"] = "trunk"
     (tmp_path / "trunk.yaml").write_text(yaml.safe_dump(content))

@@ -34,7 +34,7 @@ def some_positions(seed: int, rows: int = 6, k: int = 8, absent: int = 3) -> tup
     return base, values[..., 0], values[..., 1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(SEEDS, st.floats(0, 1))
 def test_weights_sum_to_one_and_give_absent_candidates_nothing(seed: int, mass_floor: float) -> None:
     base, _, _ = some_positions(seed)
@@ -54,7 +54,7 @@ def test_weighted_square_is_a_mean_over_positions() -> None:
     torch.testing.assert_close(weighted_square(values, weights), torch.tensor([(7.0 + 2.0) / 2, (13.0 + 0.0) / 2]))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(SEEDS)
 def test_explained_variance_is_1_for_the_exact_values_and_0_for_nothing(seed: int) -> None:
     base, exact, other = some_positions(seed)
@@ -70,7 +70,7 @@ def test_explained_variance_of_values_that_do_not_vary_is_no_number() -> None:
     assert explained_variance(nothing, nothing, base).isnan().all()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(SEEDS, SCALES)
 def test_tilt_is_a_distribution_over_the_candidates(seed: int, scale: float) -> None:
     base, exact, _ = some_positions(seed)
@@ -79,7 +79,7 @@ def test_tilt_is_a_distribution_over_the_candidates(seed: int, scale: float) -> 
     assert (p[base == float("-inf")] == 0).all()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(SEEDS, SCALES)
 def test_scale_is_found_again_from_its_cost(seed: int, scale: float) -> None:
     base, exact, _ = some_positions(seed)
@@ -95,7 +95,7 @@ def test_cost_that_no_tilt_reaches_gives_the_largest_scale() -> None:
     assert scale_at_kl(torch.zeros_like(exact), base, target=0.1) == 1e6
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(SEEDS, SCALES, st.floats(0.1, 10.0), st.sampled_from([1, -1]))
 def test_predictions_that_differ_by_a_factor_alone_keep_everything(
     seed: int, scale: float, factor: float, sign: int
@@ -106,7 +106,7 @@ def test_predictions_that_differ_by_a_factor_alone_keep_everything(
     assert found.kl_nats == pytest.approx(0, abs=1e-6)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(SEEDS, SCALES)
 def test_nothing_beats_exact_values_at_equal_cost(seed: int, scale: float) -> None:
     """Would catch a gain or a cost taken under the wrong distribution."""
