@@ -241,6 +241,7 @@ async def test_objectives_are_listed(http: httpx.AsyncClient) -> None:
         "checkpoint": "test-1",
         "reward": "simplicity-reward",
         "metrics": {"mse": 0.5},
+        "fast_metrics": None,
     }
 
 
