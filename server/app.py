@@ -59,7 +59,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _RESPONSES = {HTTPStatus.OK.value: {"content": {"text/event-stream": {}}}, **_ERRORS}
 
 Generate = Callable[[Any, Request], Awaitable[Any]]
-
 Route = TypeVar("Route", bound=Callable[..., Awaitable[Response]])
 
 router = APIRouter()
