@@ -127,6 +127,10 @@ class FakeEngine:
             self.aborted.append(request_id)
             raise
 
+    def _trace(self, gid: str, choice: str, start: int) -> dict[str, Any]:
+        settings = self.settings.get(gid, {}).get(choice, [])
+        return trace(start, self.known[gid], candidates=True, settings=settings)
+
     def _note_settings(self, guidance: Guidance, n: int, at: int) -> None:
         """What holds for token `at`, wherever it differs from what held before."""
         overrides = self.steered.get(guidance.generation_id)

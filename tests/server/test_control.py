@@ -1,4 +1,4 @@
-"""`PATCH` and `GET /v1/generations/{id}` over a fake engine: statuses, ownership, what is taken over and what is told."""
+"""`PATCH` and `GET /v1/generations/{id}` over a fake engine: statuses, ownership, what is taken over, what is told."""
 
 import asyncio
 import logging
@@ -175,6 +175,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"beta": 1, "choice": None}, "choice", "leaving the field out"),
     ({"beta": 1, "choice": True}, "choice", "index"),
 ]
+
+
+NO_CHANGES = ("", "[1]", "{", '{"beta": NaN}', "{}", '{"choice": 0}', "[" * 50_000, '{"a":' + "1" * 70_000 + "}")
 
 
 async def test_bad_changes_name_field_value_and_what_is_allowed(engine: FakeEngine) -> None:
