@@ -12,6 +12,7 @@ from tests.client.kit import CHAT_REPLY, CHAT_STREAM, COMPLETION_STREAM, GUIDED,
 Connect = Callable[..., Sdk]
 
 EFFECTIVE = {"id": "chatcmpl-1", "effective_from_token": 7, "choices": [{"index": 0, "effective_from_token": 7}]}
+STEERING = {"from_token": 3, "objective_weights": {"positivity": 1.0}, "beta": 1.0, "kl_budget": 0.5}
 STATE = {
     "id": "chatcmpl-1",
     "object": "generation",
