@@ -23,6 +23,8 @@ from valuemodels.steering import Change
 
 logger = logging.getLogger("mavis.control")
 
+LONGEST_LOGGED_ID = 160
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -105,7 +107,7 @@ class LiveControl:
         targets = _targets(generation, patch.choice)
         name = None if patch.choice is None else generation.choice_name(patch.choice)
         positions = await self._steerer.steer(generation, Change(generation.id, patch.fields, name))
-        if all(generation.choice(index).has_ended for index in targets):
+        if generation.is_over or all(generation.choice(index).has_ended for index in targets):
             raise EndedError(generation.id, patch.choice)
         effective = {
             index: positions.get(generation.choice_name(index), generation.choice(index).returned) for index in targets
@@ -120,7 +122,7 @@ class LiveControl:
         CHANGES.labels("taken" if outcome.startswith("effective") else "refused").inc()
         logger.info(
             "change generation=%s by=%s from=%s at=%s choice=%s fields=%s %s",
-            json.dumps(generation_id),
+            json.dumps(generation_id[:LONGEST_LOGGED_ID]),
             self._ownership.caller(caller.headers),
             caller.address,
             datetime.now(UTC).isoformat(timespec="milliseconds"),

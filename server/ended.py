@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 KEPT_S = 300.0
 MAX_GENERATIONS = 1024
-MAX_WEIGHT = 400_000
+MAX_WEIGHT = 200_000
 """Tokens and candidates of all that are kept: a candidate takes a few hundred bytes."""
 
 T = TypeVar("T")
