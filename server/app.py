@@ -2,9 +2,10 @@
 
     POST /v1/chat/completions  POST /v1/completions     vLLM's serving classes, guided
     GET  /v1/objectives        GET  /ready
+    PATCH, GET  /v1/generations/{id}                    live control: see `server.generations`
 
-Requests without guidance take vLLM's path with nothing added to what goes in or comes out. Everything else that
-vLLM serves (models, tokenize, health, metrics, ...) is untouched.
+Requests without any field of ours take vLLM's path with nothing added to what goes in or comes out. Everything else
+that vLLM serves (models, tokenize, health, metrics, ...) is untouched.
 
 Runs in the HTTP process. Does not import torch itself.
 """
@@ -21,11 +22,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
+from vllm import envs
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
 from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
+from server import generations
 from server.banner import Address, ready_text
 from server.errors import BodyError, RequestError, StartupError, envelope
 from server.live import LiveGenerations
@@ -34,7 +37,8 @@ from server.objectives import Catalogue
 from server.protocol import GuidedChatCompletionRequest, GuidedCompletionRequest
 from server.service import GuidedService
 from server.tap import TokenTap
-from server.traces import TraceReader, first_answer
+from server.traces import TraceReader
+from server.workers import first_answer
 from valuemodels.guidance import EXTRA_ARGS_KEY
 from valuemodels.guide_config import GuideConfig
 from valuemodels.value_config import read_value_config
@@ -55,7 +59,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _RESPONSES = {HTTPStatus.OK.value: {"content": {"text/event-stream": {}}}, **_ERRORS}
 
 Generate = Callable[[Any, Request], Awaitable[Any]]
-
 Route = TypeVar("Route", bound=Callable[..., Awaitable[Response]])
 
 router = APIRouter()
@@ -107,12 +110,12 @@ async def ready(raw_request: Request) -> JSONResponse:
 
 
 async def _answer(generate: Generate, request: Any, raw_request: Request, id_prefix: str) -> Response:
-    """Admit, generate, add the values. The same for both routes, streamed and not."""
+    """Admit, generate, add token and values. The same for both routes, streamed and not."""
     service = _service(raw_request)
     asked = service.admit(request, raw_request.headers, id_prefix)
     if asked.sent:
         request.guide(asked.guidance)
-    generation = service.open(request, asked) if asked.is_traced else None
+    generation = service.open(request, raw_request.headers, asked) if asked.sent else None
     service.count(raw_request.url.path, asked)
     if generation is None:
         return _as_vllm_answers(await generate(request, raw_request), raw_request)
@@ -124,7 +127,7 @@ async def _answer(generate: Generate, request: Any, raw_request: Request, id_pre
             return _as_vllm_answers(result, raw_request)
         if isinstance(result, BaseModel):
             body = result.model_dump()
-            await service.complete(generation, body["choices"])
+            await service.complete(generation, body)
             return _json(body, raw_request)
         events = _kept_alive(service.stream(generation).rewrite(result), raw_request)
         response = _ClosingStream(events, on_end=lambda: service.reader.drop(generation))
@@ -186,9 +189,9 @@ async def _refuse(raw_request: Request, error: Exception) -> JSONResponse:
 async def _refuse_body(raw_request: Request, error: Exception) -> Response:
     """FastAPI's answer to JSON that nests too deep or holds a number of thousands of digits is not in the envelope."""
     assert isinstance(error, HTTPException), f"registered for HTTPException, got {error!r}"
-    if raw_request.url.path not in (CHAT_PATH, COMPLETIONS_PATH) or error.status_code != HTTPStatus.BAD_REQUEST:
-        return await http_exception_handler(raw_request, error)
-    return await _refuse(raw_request, BodyError(f"the body cannot be read as JSON: {error.detail}"))
+    if raw_request.url.path in (CHAT_PATH, COMPLETIONS_PATH) and error.status_code == HTTPStatus.BAD_REQUEST:
+        return await _refuse(raw_request, BodyError(f"the body cannot be read as JSON: {error.detail}"))
+    return await http_exception_handler(raw_request, error)
 
 
 class MavisEndpoints:
@@ -200,6 +203,7 @@ class MavisEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Replace vLLM's two generating routes and add ours."""
         app.include_router(router)
+        app.include_router(generations.router)
         app.add_exception_handler(RequestError, _refuse)
         app.add_exception_handler(HTTPException, _refuse_body)
 
@@ -221,7 +225,9 @@ class MavisEndpoints:
                 f"the checkpoints on disk hold {', '.join(catalogue.policy.objectives)}; did they change just now?"
             )
         live = LiveGenerations()
-        state.mavis = GuidedService(catalogue, live, TraceReader(engine_client, live, WorkerStats().observe))
+        reader = TraceReader(engine_client, live, WorkerStats().observe)
+        has_api_keys = any(args.api_key or [envs.VLLM_API_KEY])
+        state.mavis = GuidedService(catalogue, live, reader, engine_client, has_api_keys=has_api_keys)
         for handler in _handlers(state):
             handler.engine_client = TokenTap(engine_client, live)
         state.mavis_announcement = asyncio.create_task(_announce(state, args, catalogue))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from server.live import LiveChoice, TokenTrace
+from server.choices import LiveChoice, Setting, TokenTrace
 from valuemodels.guidance import ResolvedGuidance
 
 
@@ -30,17 +30,18 @@ class Legend:
         block = self.totals(choice, resolved)
         if resolved.trace != "totals":
             block["tokens"] = self.tokens(choice, resolved)
-        return block
+        return block | self.steering(choice, resolved, choice.returned)
 
     def totals(self, choice: LiveChoice, resolved: ResolvedGuidance) -> dict[str, Any]:
-        """What held, what it cost and what the sampled tokens did for each objective.
+        """What held in the end, what it cost and what the sampled tokens did for each objective.
 
         `kl` is null and `values` empty where the worker no longer knew the trace: part of a sum would be a wrong sum.
         """
         values = {} if choice.is_behind else self._sums(choice.trace.values[: choice.returned])
+        last = self._settings(choice, resolved, choice.returned)[-1]
         return {
-            "objective_weights": dict(zip(self.objectives, resolved.weights, strict=True)),
-            "beta": resolved.beta,
+            "objective_weights": self._weights(last),
+            "beta": last.beta,
             "scoring": resolved.scoring,
             "checkpoint": self.checkpoint,
             "kl": choice.kl_nats,
@@ -53,6 +54,55 @@ class Legend:
         entries = [self._token(choice.trace, at, resolved) for at in range(choice.streamed, stop)]
         choice.streamed = max(choice.streamed, stop)
         return entries
+
+    def steering(self, choice: LiveChoice, resolved: ResolvedGuidance, stop: int) -> dict[str, Any]:
+        """`{"steering": [...]}` with what held up to token `stop` and was not told yet; empty where nothing changed."""
+        settings = self._settings(choice, resolved, stop)
+        untold = settings[choice.told_settings :]
+        if settings == [Setting.at_start(resolved)] or not untold:
+            return {}
+        choice.told_settings = len(settings)
+        return {"steering": [self._setting(setting) for setting in untold]}
+
+    def so_far(self, choice: LiveChoice, resolved: ResolvedGuidance, now: ResolvedGuidance) -> dict[str, Any]:
+        """The block of a choice that may still run: what holds now, and everything that is known up to here.
+
+        Args:
+            resolved: what it began with.
+        """
+        stop = min(choice.returned, len(choice.trace))
+        kl_nats = math.fsum(choice.trace.kl[:stop])
+        return {
+            "objective_weights": dict(zip(self.objectives, now.weights, strict=True)),
+            "beta": now.beta,
+            "kl_budget": now.kl_budget,
+            "scoring": resolved.scoring,
+            "checkpoint": self.checkpoint,
+            "kl": _finite(kl_nats),
+            "values": self._sums(choice.trace.values[:stop]),
+            "tokens": [self._token(choice.trace, at, resolved) for at in range(stop)],
+            "steering": [self._setting(setting) for setting in self._settings(choice, resolved, stop)],
+        }
+
+    def _settings(self, choice: LiveChoice, resolved: ResolvedGuidance, stop: int) -> list[Setting]:
+        """What held for the tokens before `stop`; never empty. Before the worker valued any, what it began with."""
+        found = [setting for setting in choice.trace.settings if setting.from_token < stop]
+        start = Setting.at_start(resolved)
+        if not found or found[0].from_token > 0:
+            found = found[1:] if found and found[0][1:] == start[1:] else found
+            return [start, *found]
+        return found
+
+    def _setting(self, setting: Setting) -> dict[str, Any]:
+        return {
+            "from_token": setting.from_token,
+            "objective_weights": self._weights(setting),
+            "beta": setting.beta,
+            "kl_budget": setting.kl_budget,
+        }
+
+    def _weights(self, setting: Setting) -> dict[str, float]:
+        return dict(zip(self.objectives, setting.weights, strict=True))
 
     def _token(self, trace: TokenTrace, at: int, resolved: ResolvedGuidance) -> dict[str, Any]:
         entry: dict[str, Any] = {

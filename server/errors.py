@@ -6,7 +6,11 @@
         ├── BodyError           the body cannot be read at all
         ├── FieldError          a request field is wrong
         ├── LiveIdError         the chosen id belongs to a generation that is still running
-        └── TracesLostError     the engine died, or the worker failed, before the values could be read
+        ├── UnknownIdError      there is no generation of this id, or it is forgotten
+        ├── EndedError          the generation, or the choice, has ended and cannot be changed
+        ├── NotOwnerError       the caller does not hold the generation's key
+        ├── TracesLostError     the engine died, or the worker failed, before the values could be read
+        └── EngineLostError     the engine died, or the worker failed, before it had answered
 
 Standard library only. None of these is a `ValueError`: pydantic would swallow it into its own report.
 """
@@ -62,10 +66,43 @@ class TracesLostError(RequestError):
     """The values of a generation could not be read from the engine."""
 
 
+class UnknownIdError(RequestError):
+    """There is no generation of this id, or it is forgotten."""
+
+    param = "id"
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(f"id: no generation {shown(generation_id)} is running or ended in the last minutes")
+
+
+class EndedError(RequestError):
+    """The generation, or the choice, has ended and cannot be changed."""
+
+    param = "id"
+
+    def __init__(self, generation_id: str, choice: int | None = None) -> None:
+        what = "the generation" if choice is None else f"choice {choice} of the generation"
+        super().__init__(f"id: {what} {generation_id} has ended, so nothing can be changed")
+
+
+class NotOwnerError(RequestError):
+    """The caller does not hold the generation's key."""
+
+    param = "id"
+
+
+class EngineLostError(RequestError):
+    """The engine died, or the worker failed, before it had answered a call."""
+
+
 _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
     BodyError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
     FieldError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
     LiveIdError: (HTTPStatus.CONFLICT, "ConflictError"),
+    UnknownIdError: (HTTPStatus.NOT_FOUND, "NotFoundError"),
+    EndedError: (HTTPStatus.CONFLICT, "ConflictError"),
+    NotOwnerError: (HTTPStatus.FORBIDDEN, "PermissionDeniedError"),
+    EngineLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
     TracesLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
 }
 

@@ -1,73 +1,19 @@
-"""The generations that are running and whose values somebody will ask for: one small registry.
+"""The generations that are running and that somebody may steer or ask for values: one small registry.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from server.choices import LiveChoice
+from server.ended import EndedGenerations
 from server.errors import FieldError, LiveIdError
 from server.objectives import Asked
+from server.ownership import Owner
+from valuemodels.steering import Overrides
 
 MAX_ID_LENGTH = 128
-
-
-@dataclass(slots=True)
-class TokenTrace:
-    """What the worker has told so far about one choice: parallel lists, one entry a sampled token.
-
-    Attributes:
-        values, levels: per token one number an objective, in the policy's order; None where nothing was scored.
-        candidates: per token the scored candidates; empty unless the request asked for them.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    values: list[Sequence[float] | None] = field(default_factory=list)
-    levels: list[Sequence[float] | None] = field(default_factory=list)
-    candidates: list[Sequence[Mapping[str, Any]]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def extend(self, wire: Mapping[str, Any]) -> None:
-        """Append a `ChoiceTrace` of the worker. What is known already is skipped, what would leave a gap, too."""
-        known = len(self) - int(wire["from"])
-        if known < 0:
-            return
-        self.token_ids.extend(wire["token_ids"][known:])
-        self.kl.extend(wire["kl"][known:])
-        self.values.extend(wire["values"][known:])
-        self.levels.extend(wire["levels"][known:])
-        self.candidates.extend((wire.get("candidates") or [])[known:])
-
-
-@dataclass(slots=True)
-class LiveChoice:
-    """One choice of a running generation.
-
-    Attributes:
-        returned: how many tokens the engine has returned to this process; those beyond a stop string never are.
-        streamed: how many tokens' values the client has been sent.
-    """
-
-    trace: TokenTrace = field(default_factory=TokenTrace)
-    returned: int = 0
-    streamed: int = 0
-    is_finished: bool = False
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether tokens were returned whose values are not known here."""
-        return len(self.trace) < self.returned
-
-    @property
-    def kl_nats(self) -> float | None:
-        """KL from the base over the returned tokens; None where it is not known for all of them."""
-        steps = self.trace.kl[: self.returned]
-        return None if self.is_behind or not all(map(math.isfinite, steps)) else math.fsum(steps)
 
 
 class LiveGeneration:
@@ -76,15 +22,28 @@ class LiveGeneration:
     A choice is found by its index in the response, `prompt * n + child`; the worker calls it "<prompt>:<child>".
 
     Attributes:
+        owner: who may steer it and read its trace.
+        size: how many choices it has, begun or not.
         prompts: how many prompts vLLM has made of the call so far; all, once the first token is there.
         echoes_only: the answer repeats the prompt and holds none of the sampled tokens.
+        overrides: what the worker has taken over of changes; `is_steered` as soon as one is on its way.
+        is_over: the worker is being told to forget it.
     """
 
-    def __init__(self, asked: Asked, n: int, *, echoes_only: bool = False) -> None:
+    def __init__(
+        self, asked: Asked, n: int, owner: Owner, *, expected_prompts: int = 1, echoes_only: bool = False
+    ) -> None:
         self.id = asked.guidance.generation_id
+        self.guidance = asked.guidance
         self.resolved = asked.resolved
+        self.owner = owner
+        self.size = n * expected_prompts
         self.prompts = 0
         self.echoes_only = echoes_only
+        self.overrides = Overrides()
+        self.is_steered = False
+        self.is_over = False
+        self._is_traced = asked.is_traced
         self._n = n
         self._choices: dict[int, LiveChoice] = {}
         self._finished = 0
@@ -95,31 +54,52 @@ class LiveGeneration:
         return self.resolved.trace != "totals"
 
     @property
+    def is_watched(self) -> bool:
+        """Whether the worker keeps values of it. Of a plain one it does from the first change on."""
+        return self._is_traced or self.is_steered
+
+    @property
     def is_finished(self) -> bool:
         """Whether all choices of all prompts have ended."""
         return self._finished == self._n * self.prompts
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine will sample no more for it."""
+        return self.is_over or all(self.choice(index).has_ended for index in range(self.size))
+
     def choice(self, index: int) -> LiveChoice:
         """The choice at this index of the response."""
         return self._choices.setdefault(index, LiveChoice())
+
+    def choice_name(self, index: int) -> str:
+        """What the worker calls the choice at this index."""
+        return f"{index // self._n}:{index % self._n}"
 
     def finish(self, choice: LiveChoice) -> None:
         """Note that a choice has got its last token; again does nothing."""
         self._finished += not choice.is_finished
         choice.is_finished = True
 
-    def count(self, prompt: int, child: int, tokens: int) -> None:
+    def count(self, prompt: int, child: int, tokens: int, *, is_last: bool = False) -> None:
         """Note that the engine returned this many tokens more."""
+        choice = self.choice(prompt * self._n + child)
+        choice.has_ended = choice.has_ended or is_last
         if not self.echoes_only:
-            self.choice(prompt * self._n + child).returned += tokens
+            choice.returned += tokens
 
     def unread(self) -> dict[str, int]:
         """The worker's name of every choice that is behind -> the first token missing here."""
-        return {
-            f"{index // self._n}:{index % self._n}": len(choice.trace)
-            for index, choice in self._choices.items()
-            if choice.is_behind
-        }
+        if not self.is_watched:
+            return {}
+        behind = [(index, choice) for index, choice in self._choices.items() if choice.is_behind]
+        return {self.choice_name(index): len(choice.trace) for index, choice in behind}
+
+    @property
+    def weight(self) -> int:
+        """How many tokens and candidates its traces hold."""
+        traces = [choice.trace for choice in self._choices.values()]
+        return sum(len(trace) + sum(map(len, trace.candidates)) for trace in traces)
 
     def take(self, traces: Mapping[str, Mapping[str, Any]]) -> None:
         """Take in what the worker answered to `unread()`."""
@@ -129,10 +109,11 @@ class LiveGeneration:
 
 
 class LiveGenerations:
-    """Generations by id, from `open` until the worker has forgotten them."""
+    """Generations by id, from `open` until the worker has forgotten them; `ended` keeps them for a while longer."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, LiveGeneration] = {}
+        self.ended: EndedGenerations[LiveGeneration] = EndedGenerations()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -149,11 +130,13 @@ class LiveGenerations:
         if generation.id in self._by_id:
             raise LiveIdError(generation.id)
         self._by_id[generation.id] = generation
+        self.ended.forget(generation.id)
 
     def close(self, generation: LiveGeneration) -> None:
         """Free the id; nothing where it is free already."""
         if self._by_id.get(generation.id) is generation:
             del self._by_id[generation.id]
+            self.ended.keep(generation.id, generation, generation.weight)
 
 
 def checked_id(chosen: Iterable[tuple[str, str | None]]) -> None:

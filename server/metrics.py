@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter("mavis_requests_total", "Requests that were accepted.", ["route", "guided"])
 ERRORS = Counter("mavis_request_errors_total", "Requests that we refused or lost, by field.", ["param"])
+CHANGES = Counter("mavis_changes_total", "Changes to running generations.", ["outcome"])
 TOKENS = Counter("mavis_guided_tokens_total", "Tokens returned of guided choices.")
 KL_NATS = Histogram(
     "mavis_kl_nats",

@@ -39,12 +39,14 @@ class Asked:
     Attributes:
         guidance: goes into the request's sampling parameters.
         resolved: with the operator's defaults filled in.
+        needed: the worker would do something else without the guidance.
         sent: False where the request is vLLM's alone and must not carry anything of ours.
     """
 
     guidance: Guidance
     resolved: ResolvedGuidance
-    sent: bool
+    needed: bool
+    sent: bool = True
 
     @property
     def is_traced(self) -> bool:
@@ -114,9 +116,9 @@ class Catalogue:
         guidance = Guidance(
             generation_id=generation_id,
             weights=self._weights(fields.get("objective_weights", {})),
-            beta=_no_giant(fields.get("beta")),
-            candidates=_no_giant(fields.get("candidates")),
-            kl_budget=_no_giant(fields.get("kl_budget")),
+            beta=no_giant(fields.get("beta")),
+            candidates=no_giant(fields.get("candidates")),
+            kl_budget=no_giant(fields.get("kl_budget")),
             scoring=fields.get("scoring"),
             trace=_trace(fields.get("return_values", False)),
         )
@@ -125,14 +127,14 @@ class Catalogue:
         except GuidanceError as error:
             raise FieldError(error.field, error.value, error.allowed) from None
         resolved = self.policy.resolve(guidance)
-        sent = not (resolved.is_plain and resolved.trace == "totals" and self._plain_without_guidance)
-        return Asked(guidance, resolved, sent)
+        needed = not (resolved.is_plain and resolved.trace == "totals" and self._plain_without_guidance)
+        return Asked(guidance, resolved, needed)
 
     def _weights(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             names = ", ".join(self.offers)
             raise FieldError("objective_weights", value, f"an object from objective to number; objectives: {names}")
-        return {name: _no_giant(weight) for name, weight in value.items()}
+        return {name: no_giant(weight) for name, weight in value.items()}
 
 
 def _as_setting(error: GuidanceError) -> str:
@@ -148,7 +150,7 @@ def _trace(value: Any) -> TraceDetail:
     raise FieldError("return_values", value, 'false, true or "candidates"')
 
 
-def _no_giant(value: Any) -> Any:
+def no_giant(value: Any) -> Any:
     """JSON integers have no limit, and float() refuses those beyond a double: to us they are infinite."""
     is_giant = isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1e300
     return math.inf if is_giant else value

@@ -1,4 +1,4 @@
-"""Server-sent events: the one place where a stream of vLLM's gets its `mavis` blocks.
+"""Server-sent events: the one place where a stream of vLLM's gets its `mavis` blocks and its generation's token.
 
 vLLM's serving class yields events that are already encoded. Each is decoded, its choices get what there is to say
 about them, and it is encoded again; events we have nothing to add to (usage, errors, `[DONE]`, keep-alive comments)
@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from server.blocks import Legend
+from server.choices import LiveChoice
 from server.errors import RequestError, envelope
-from server.live import LiveChoice, LiveGeneration
+from server.live import LiveGeneration
 from server.traces import TraceReader
 
 _EVENT_END = re.compile(r"\r?\n\r?\n")
@@ -53,7 +54,7 @@ def encode(payload: dict[str, Any]) -> str:
 
 
 class GuidedStream:
-    """Adds the `mavis` blocks of one generation to its events."""
+    """Adds the generation's token to its first event, and its `mavis` blocks to the events of their tokens."""
 
     def __init__(
         self, generation: LiveGeneration, reader: TraceReader, legend: Legend, on_finish: FinishedChoice
@@ -63,6 +64,7 @@ class GuidedStream:
         self._reader = reader
         self._legend = legend
         self._on_finish = on_finish
+        self._has_told_token = False
 
     async def rewrite(self, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         """The same events with our blocks. Closing this generator closes `events`, which aborts the generation.
@@ -73,6 +75,9 @@ class GuidedStream:
         splitter = EventSplitter()
         try:
             async for text in events:
+                if self._has_nothing_to_say and not splitter.rest:
+                    yield text
+                    continue
                 for event in splitter.feed(text):
                     yield await self._annotate(event)
             if splitter.rest:
@@ -83,14 +88,22 @@ class GuidedStream:
         finally:
             await events.aclose()
 
+    @property
+    def _has_nothing_to_say(self) -> bool:
+        """Whether the next events are none of our business: a plain generation, until it is steered."""
+        return self._has_told_token and not self._generation.is_watched
+
     async def _annotate(self, event: str) -> str:
         payload = decode(event)
         choices = payload.get("choices") if payload is not None else None
         if payload is None or not isinstance(choices, list):
             return event
         blocks = [await self._block(choice) for choice in choices]
-        if not any(blocks):
+        if not any(blocks) and self._has_told_token:
             return event
+        if not self._has_told_token:
+            payload["generation_token"] = self._generation.owner.token
+            self._has_told_token = True
         for choice, block in zip(choices, blocks, strict=True):
             if block:
                 choice["mavis"] = block
@@ -99,6 +112,8 @@ class GuidedStream:
     async def _block(self, wire: dict[str, Any]) -> dict[str, Any]:
         """What there is to say with this chunk about its choice."""
         generation = self._generation
+        if not generation.is_watched:
+            return {}
         choice = generation.choice(wire["index"])
         if wire.get("finish_reason") is not None and not choice.is_finished:
             generation.finish(choice)
@@ -110,4 +125,6 @@ class GuidedStream:
         if choice.is_behind:
             self._reader.poll(generation)
         tokens = self._legend.tokens(choice, generation.resolved)
-        return {"tokens": tokens} if tokens else {}
+        if not tokens:
+            return {}
+        return {"tokens": tokens} | self._legend.steering(choice, generation.resolved, choice.streamed)

@@ -1,4 +1,4 @@
-"""Counts the tokens that the engine returns for guided generations.
+"""Counts the tokens that the engine returns for registered generations.
 
 The response does not always say how many tokens it holds (text is held back for stop strings, hidden reasoning takes
 its token ids along, `echo` mixes prompt and answer), and asking vLLM for `return_token_ids` changes what it answers.
@@ -44,7 +44,8 @@ async def _counted(
     try:
         async for output in outputs:
             for choice in output.outputs:
-                generation.count(prompt, choice.index, len(choice.token_ids))
+                is_last = choice.finish_reason is not None
+                generation.count(prompt, choice.index, len(choice.token_ids), is_last=is_last)
             yield output
     finally:
         await outputs.aclose()  # aborts the request where the client has gone

@@ -4,34 +4,20 @@
 at most every `interval_s`; a read that a finished answer waits for goes at once and takes along whatever is pending;
 and there is never more than one call under way.
 
-Runs in the HTTP process, on its event loop alone. No torch, no vLLM: the engine client is met through a `Protocol`.
+Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from server.errors import TracesLostError
 from server.live import LiveGeneration, LiveGenerations
+from server.workers import LIVENESS_S, EngineRpc, call_workers
 
 logger = logging.getLogger("mavis.traces")
-
-LIVENESS_S = 1.0
-
-
-class EngineRpc(Protocol):
-    """The two things we need of vLLM's `EngineClient` here."""
-
-    @property
-    def errored(self) -> bool:
-        """True once the engine is dead."""
-        ...
-
-    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> Any:
-        """Call a worker extension's method on every rank; one result a rank."""
-        ...
 
 
 class TraceReader:
@@ -67,11 +53,12 @@ class TraceReader:
         self._polls[generation.id] = generation
         self._wake()
 
-    async def read(self, generation: LiveGeneration, *, drop: bool) -> None:
+    async def read(self, generation: LiveGeneration, *, drop: bool, waits: bool = False) -> None:
         """Read everything that the engine has returned so far, now.
 
         Args:
             drop: the generation is over; the worker may forget it, and its id becomes free.
+            waits: nobody's answer is held up, so this goes with the polls.
 
         Raises:
             TracesLostError: the engine died or the call failed.
@@ -79,15 +66,23 @@ class TraceReader:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reads.append((generation, done))
         if drop:
+            generation.is_over = True
             self._drops[generation.id] = generation
-        self._urgent.set()
+        if not waits:
+            self._urgent.set()
         self._wake()
         await done
 
     def drop(self, generation: LiveGeneration) -> None:
-        """Make the worker forget a generation and free its id, some time soon; nothing where that is done already."""
+        """Make the worker forget a generation and free its id, some time soon; nothing where that is done already.
+
+        Of one that nobody watches the worker keeps nothing, so its id is free at once.
+        """
         self._polls.pop(generation.id, None)
-        if self._live.get(generation.id) is generation:
+        generation.is_over = True
+        if not generation.is_watched:
+            self._live.close(generation)
+        elif self._live.get(generation.id) is generation:
             self._drops[generation.id] = generation
             self._wake()
 
@@ -137,26 +132,6 @@ class TraceReader:
                 done.set_exception(error)
 
     async def _call(self, unread: Mapping[str, Mapping[str, int]], drops: list[str]) -> Mapping[str, Any]:
-        """One call. vLLM never settles the calls that were under way when the engine died, so look after it."""
-        call = asyncio.ensure_future(self._engine.collective_rpc("mavis_traces", args=(unread, drops)))
-        try:
-            while not (await asyncio.wait({call}, timeout=self._liveness_s))[0]:
-                if self._engine.errored:
-                    raise TracesLostError("the engine died")
-        finally:
-            call.cancel()
-        answer = first_answer(call.result())
+        answer = await call_workers(self._engine, "mavis_traces", unread, drops, liveness_s=self._liveness_s)
         self._on_stats(answer["stats"])
         return answer
-
-
-def first_answer(answers: list[Mapping[str, Any] | None]) -> Mapping[str, Any]:
-    """The one rank's answer that counts: the first that is not None.
-
-    Raises:
-        TracesLostError: no rank answered.
-    """
-    for answer in answers:
-        if answer is not None:
-            return answer
-    raise TracesLostError("no worker answered: is the value guide loaded?")

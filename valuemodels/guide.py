@@ -17,6 +17,7 @@ from valuemodels.guidance import GuidancePolicy, Scoring
 from valuemodels.recorder import PositionRecorder
 from valuemodels.rows import Row
 from valuemodels.scorer import Scorer, ScoringBatch
+from valuemodels.steering import SteeredGenerations
 from valuemodels.tilting import Candidates, Tilt, select_candidates, tilt, weighted_advantage, write_tilted
 from valuemodels.traces import StepRecord, TraceStore
 
@@ -57,6 +58,7 @@ class ValueGuide:
         self.policy = policy
         self.device = device
         self.traces = TraceStore(max_traces)
+        self.steered = SteeredGenerations()
         self.recorder: PositionRecorder | None = None
         self.guided_rows = 0
         self._fallbacks = Fallbacks(policy.objectives, device)

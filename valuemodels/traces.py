@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valuemodels.guidance import TraceDetail
+from valuemodels.guidance import ResolvedGuidance, TraceDetail
 from valuemodels.rows import Row
 from valuemodels.tilting import centred_values
 
@@ -96,6 +96,7 @@ class SequenceTrace:
     Attributes:
         output: the engine's live list of sampled tokens.
         waiting: the record whose token is not known yet, and this sequence's row in it.
+        settings: (first token, what held from there on), wherever that changed; empty while nothing was scored.
     """
 
     detail: TraceDetail
@@ -103,8 +104,9 @@ class SequenceTrace:
     entries: list[TokenEntry] = field(default_factory=list)
     candidates: list[list[dict[str, Any]]] = field(default_factory=list)
     waiting: tuple[StepRecord, int] | None = None
+    settings: list[tuple[int, ResolvedGuidance]] = field(default_factory=list)
 
-    def wait(self, record: StepRecord, row: int) -> None:
+    def wait(self, record: StepRecord, row: int, guidance: ResolvedGuidance) -> None:
         """Note the step that samples the token after `output`. Everything that was waiting must be settled.
 
         Scoring the same position again (a chunk of the prompt, a step the engine repeated) replaces what was noted.
@@ -114,6 +116,10 @@ class SequenceTrace:
         while len(self.entries) < position:
             self.enter(TokenEntry(), None, 0)
         self.waiting = (record, row)
+        while self.settings and self.settings[-1][0] >= position:
+            self.settings.pop()
+        if not self.settings or self.settings[-1][1] != guidance:
+            self.settings.append((position, guidance))
 
     @property
     def due(self) -> int | None:
@@ -140,10 +146,17 @@ class SequenceTrace:
             "kl": [entry.kl for entry in self.entries[start:]],
             "values": [entry.values for entry in self.entries[start:]],
             "levels": [entry.levels for entry in self.entries[start:]],
+            "settings": self._settings_since(start),
         }
         if self.detail == "candidates":
             wire["candidates"] = self.candidates[start:]
         return wire
+
+    def _settings_since(self, start: int) -> list[list[Any]]:
+        """[first token, weights, beta, KL budget] of what held at token `start` and of what came after it."""
+        in_force = sum(first <= start for first, _ in self.settings) - 1
+        since = self.settings[max(in_force, 0) :]
+        return [[first, list(held.weights), held.beta, held.kl_budget] for first, held in since]
 
 
 def settle(traces: Sequence[SequenceTrace]) -> None:
@@ -172,7 +185,7 @@ class TraceStore:
         traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]
         settle([trace for _, trace in traces])
         for r, trace in traces:
-            trace.wait(step, r)
+            trace.wait(step, r, rows[r].guidance)
 
     def read(self, wanted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
         """Traces of the generations asked for; per choice from the token given, from 0 where none is."""

@@ -6,9 +6,9 @@ worker extension hands over (`attach`).
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,14 +27,19 @@ _CHILD_INDEX = re.compile(r"^(\d+)_")
 
 @dataclass(slots=True)
 class _Request:
-    """What V1 said of a request when it was added."""
+    """What V1 said of a request when it was added, and what holds for it now.
 
+    Attributes:
+        asked: the guidance that the request began with; None where only the operator's defaults guide it.
+        version: of the generation's overrides that `guidance` includes; 0 is none.
+    """
+
+    asked: Guidance | None
     guidance: ResolvedGuidance
-    generation_id: str
-    prompt_index: int
     temperature: float
     prompt: list[int]
     output: list[int]
+    version: int = 0
 
 
 class ValueLogitsProcessor(LogitsProcessor):
@@ -89,26 +94,21 @@ class ValueLogitsProcessor(LogitsProcessor):
             raise RuntimeError("guided requests need the worker extension: call mavis_attach before the first one")
         ids = self._request_ids()
         # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
-        rows = [self._row(index, ids[index]) for index in sorted(self._requests)]
+        rows = [row for index in sorted(self._requests) if (row := self._row(index, ids[index])) is not None]
+        if not rows:
+            return logits
         return self.guide.step(logits, rows, None if self.hidden is None else self.hidden.rows(len(logits)))
 
     def _add(self, index: int, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> None:
         # The new request may take the place of one that was never reported as removed.
         self._requests.pop(index, None)
-        wire: Any = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
-        guidance = None if wire is None else Guidance.from_wire(wire)
+        guidance = _guidance_of(params)
         resolved = self.guide.policy.resolve(guidance)
-        # Prompts given as embeddings have no tokens a value model could read.
-        if not needs_values(resolved) or not prompt:
+        # Prompts given as embeddings have no tokens a value model could read. One that is plain and has our guidance
+        # may be steered later.
+        if (guidance is None and not needs_values(resolved)) or not prompt:
             return
-        self._requests[index] = _Request(
-            guidance=resolved,
-            generation_id=guidance.generation_id if guidance else "",
-            prompt_index=guidance.prompt_index if guidance else 0,
-            temperature=params.temperature,
-            prompt=prompt,
-            output=output,
-        )
+        self._requests[index] = _Request(guidance, resolved, params.temperature, prompt, output)
 
     def _move(self, source: int, target: int, swap: bool) -> None:
         moved, replaced = self._requests.pop(source, None), self._requests.pop(target, None)
@@ -117,16 +117,56 @@ class ValueLogitsProcessor(LogitsProcessor):
         if swap and replaced is not None:
             self._requests[source] = replaced
 
-    def _row(self, index: int, request_id: str) -> Row:
+    def _row(self, index: int, request_id: str) -> Row | None:
+        """What the guide is told of a row; None where there is nothing to tilt or to watch."""
         request = self._requests[index]
-        child = _CHILD_INDEX.match(request_id)
+        asked = request.asked
+        overrides = None if asked is None else self.guide.steered.get(asked.generation_id)
+        if overrides is None and not needs_values(request.guidance):
+            return None
+        choice = _choice_name(asked, request_id)
+        if asked is not None and overrides is not None and overrides.version != request.version:
+            request.guidance = self.guide.policy.resolve(overrides.over(asked, choice))
+            request.version = overrides.version
         return Row(
             index=index,
             sequence_id=request_id,
-            generation_id=request.generation_id,
-            choice=f"{request.prompt_index}:{child[1] if child else 0}",
+            generation_id=asked.generation_id if asked else "",
+            choice=choice,
             guidance=request.guidance,
             temperature=request.temperature,
             prompt=request.prompt,
             output=request.output,
         )
+
+
+class EngineRequest(Protocol):
+    """What we need of the runner's record of a request, which it keeps while the request is preempted, too."""
+
+    sampling_params: SamplingParams | None
+    output_token_ids: list[int]
+
+
+def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """Which of these generations the worker knows: generation id -> choice -> index of its next token to be sampled.
+
+    Args:
+        requests: all unfinished ones that the runner has ever scheduled, by the engine's request id.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for request_id, request in requests.items():
+        guidance = None if request.sampling_params is None else _guidance_of(request.sampling_params)
+        if guidance is not None and guidance.generation_id in generation_ids:
+            position = len(request.output_token_ids)
+            found.setdefault(guidance.generation_id, {})[_choice_name(guidance, request_id)] = position
+    return found
+
+
+def _guidance_of(params: SamplingParams) -> Guidance | None:
+    wire: Any = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
+    return None if wire is None else Guidance.from_wire(wire)
+
+
+def _choice_name(guidance: Guidance | None, request_id: str) -> str:
+    child = _CHILD_INDEX.match(request_id)
+    return f"{guidance.prompt_index if guidance else 0}:{child[1] if child else 0}"

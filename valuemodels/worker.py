@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from valuemodels.hidden_states import HiddenStates
 from valuemodels.recorder import PositionRecorder
-from valuemodels.vllm_v1 import ValueLogitsProcessor
+from valuemodels.steering import Change
+from valuemodels.vllm_v1 import ValueLogitsProcessor, next_tokens
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -42,7 +43,7 @@ class ValueWorkerExtension:
         processor.guide.recorder = None if folder is None else PositionRecorder(Path(folder))
 
     def mavis_traces(self, read: Mapping[str, Mapping[str, int]], drop: Sequence[str]) -> dict[str, Any] | None:
-        """Read traces, then forget the generations in `drop`.
+        """Read traces, then forget the generations in `drop`, with what was changed in them.
 
         Args:
             read: generation id -> choice -> first token wanted; no choices = all of them, from token 0.
@@ -55,7 +56,26 @@ class ValueWorkerExtension:
             return None
         traces = processor.guide.traces.read(read)
         processor.guide.traces.drop(drop)
+        processor.guide.steered.drop(drop)
         return {"traces": traces, "stats": processor.guide.stats()}
+
+    def mavis_steer(self, changes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]] | None:
+        """Take over changes to running generations, in order; they hold from the next sampled token on.
+
+        A generation that this worker has not seen yet takes them up when its requests arrive.
+
+        Args:
+            changes: `Change.to_wire` of each.
+
+        Returns:
+            Of the changed generations, those that this worker holds: generation id -> choice -> index of the next
+            token to be sampled.
+        """
+        processor = self._mavis_processor()
+        if processor is None:
+            return None
+        processor.guide.steered.take(Change(**change) for change in changes)
+        return next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
 
     def mavis_stats(self) -> dict[str, int] | None:
         """Counters since the start and the cache's present size."""

@@ -12,8 +12,10 @@ Runs in other people's programs: imports httpx and pydantic, nothing else.
 from mavis_client._async_client import AsyncMavisClient
 from mavis_client._client import MavisClient
 from mavis_client._connection import DEFAULT_TIMEOUT
+from mavis_client._generation import AsyncGeneration, Generation
 from mavis_client._keywords import (
     CallOptions,
+    ChangeKeywords,
     ChatKeywords,
     CompletionKeywords,
     GuidanceKeywords,
@@ -21,6 +23,7 @@ from mavis_client._keywords import (
     Prompt,
     SamplingKeywords,
     Timeout,
+    Weights,
 )
 from mavis_client._stream import (
     AsyncChatStream,
@@ -46,6 +49,7 @@ from mavis_client.errors import (
     ServerError,
     StreamError,
 )
+from mavis_client.generations import Effective, EffectiveChoice, GenerationChoice, GenerationState
 from mavis_client.models import (
     CandidateTrace,
     ChatChoice,
@@ -57,6 +61,7 @@ from mavis_client.models import (
     CompletionChunk,
     Mavis,
     Message,
+    Steering,
     TokenTrace,
     ToolCall,
     Usage,
@@ -70,12 +75,14 @@ __all__ = [
     "APITimeoutError",
     "AsyncChatStream",
     "AsyncCompletionStream",
+    "AsyncGeneration",
     "AsyncMavisClient",
     "AsyncStream",
     "AuthenticationError",
     "BadRequestError",
     "CallOptions",
     "CandidateTrace",
+    "ChangeKeywords",
     "ChatChoice",
     "ChatChunkChoice",
     "ChatCompletion",
@@ -88,6 +95,11 @@ __all__ = [
     "CompletionKeywords",
     "CompletionStream",
     "ConflictError",
+    "Effective",
+    "EffectiveChoice",
+    "Generation",
+    "GenerationChoice",
+    "GenerationState",
     "GuidanceKeywords",
     "Mavis",
     "MavisClient",
@@ -102,11 +114,13 @@ __all__ = [
     "RateLimitError",
     "SamplingKeywords",
     "ServerError",
+    "Steering",
     "Stream",
     "StreamError",
     "Timeout",
     "TokenTrace",
     "ToolCall",
     "Usage",
+    "Weights",
     "__version__",
 ]

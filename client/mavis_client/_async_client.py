@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from mavis_client._connection import DEFAULT_TIMEOUT, httpx_arguments
+from mavis_client._generation import AsyncGeneration
 from mavis_client._keywords import ChatKeywords, CompletionKeywords, Messages, Prompt, Timeout
 from mavis_client._requests import HEALTH, OBJECTIVES, READY, Call, chat_call, completion_call
 from mavis_client._responses import connection_error, parse_reply, says_no, status_error
@@ -50,7 +51,7 @@ class AsyncMavisClient:
     def chat_stream(self, messages: Messages, **keywords: Unpack[ChatKeywords]) -> AsyncChatStream:
         """`chat`, chunk by chunk: `async with client.chat_stream(...) as stream: async for chunk in stream: ...`."""
         call = chat_call(messages, keywords, stream=True)
-        return AsyncStream(partial(self._exchange, call, stream=True), chat_reader())
+        return AsyncStream(partial(self._exchange, call, stream=True), chat_reader(), self._exchange)
 
     async def complete(self, prompt: Prompt, **keywords: Unpack[CompletionKeywords]) -> Completion:
         """Continue a text, or several. `CompletionKeywords` lists the keywords."""
@@ -59,7 +60,16 @@ class AsyncMavisClient:
     def complete_stream(self, prompt: Prompt, **keywords: Unpack[CompletionKeywords]) -> AsyncCompletionStream:
         """`complete`, chunk by chunk."""
         call = completion_call(prompt, keywords, stream=True)
-        return AsyncStream(partial(self._exchange, call, stream=True), completion_reader())
+        return AsyncStream(partial(self._exchange, call, stream=True), completion_reader(), self._exchange)
+
+    def generation(self, generation_id: str, token: str | None = None) -> AsyncGeneration:
+        """A running generation, to be read and steered. Nothing is sent by this.
+
+        Args:
+            generation_id: the answer's `id`: "chatcmpl-" or "cmpl-" and the `request_id`.
+            token: its generation token; not needed where the server has API keys.
+        """
+        return AsyncGeneration(self._exchange, generation_id, token)
 
     async def objectives(self) -> list[Objective]:
         """What the server can steer by."""

@@ -15,6 +15,9 @@ Messages = str | Sequence[Mapping[str, Any]]
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 """One text, several, or the same as token ids."""
 
+Weights = Mapping[str, float | None]
+"""Objective -> weight; None is the operator's default."""
+
 Timeout = float | httpx.Timeout
 """Seconds, or httpx's own object: the longest silence, not the length of the whole call."""
 
@@ -26,13 +29,31 @@ class CallOptions(TypedDict, total=False):
         model: left out of the request where None: the server then uses its only model.
         timeout: for this call; None keeps the client's.
         extra_body: request fields that have no keyword.
-        extra_headers: such as `X-Request-Id`, which becomes part of the generation's id.
+        extra_headers: any others.
+        request_id: becomes the generation's id, after "chatcmpl-" or "cmpl-"; one that is running already is refused.
+        generation_token: 16 to 128 characters; with it the generation can be steered by whoever knows both. So an
+            answer that is not streamed can be, too.
     """
 
     model: str | None
     timeout: Timeout | None
     extra_body: Mapping[str, Any] | None
     extra_headers: Mapping[str, str] | None
+    request_id: str | None
+    generation_token: str | None
+
+
+class ChangeKeywords(TypedDict, total=False):
+    """What to change in a running generation, beside weights.
+
+    Attributes:
+        beta, kl_budget: as in a request; None is the operator's default.
+        choice: index of the only choice to change.
+    """
+
+    beta: float | None
+    kl_budget: float | None
+    choice: int
 
 
 class GuidanceKeywords(TypedDict, total=False):

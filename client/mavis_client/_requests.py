@@ -4,10 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 
-from mavis_client._keywords import CallOptions, ChatKeywords, CompletionKeywords, Messages, Prompt, Timeout
+from mavis_client._keywords import (
+    CallOptions,
+    ChangeKeywords,
+    ChatKeywords,
+    CompletionKeywords,
+    Messages,
+    Prompt,
+    Timeout,
+    Weights,
+)
 
 Repeat = Literal["always", "unless_begun", "never"]
 
@@ -41,6 +51,9 @@ OBJECTIVES = Call("GET", "/v1/objectives", repeat="always")
 HEALTH = Call("GET", "/health", repeat="never")
 READY = Call("GET", "/ready", repeat="never")
 
+_TOKEN_HEADER = "X-Generation-Token"
+_JSON_HEADER = {"Content-Type": "application/json"}
+
 
 def chat_call(messages: Messages, keywords: ChatKeywords, *, stream: bool) -> Call:
     """`POST /v1/chat/completions`.
@@ -58,6 +71,31 @@ def completion_call(prompt: Prompt, keywords: CompletionKeywords, *, stream: boo
     """`POST /v1/completions`. Raises as `chat_call` does."""
     _require_known(keywords, CompletionKeywords.__optional_keys__)
     return _generation("/v1/completions", {"prompt": prompt, "stream": stream}, keywords)
+
+
+def generation_call(generation_id: str, token: str | None) -> Call:
+    """`GET /v1/generations/{id}`."""
+    return Call("GET", _generation_path(generation_id), repeat="always", headers=_token_header(token))
+
+
+def change_call(generation_id: str, token: str | None, weights: Weights | None, keywords: ChangeKeywords) -> Call:
+    """`PATCH /v1/generations/{id}`. Not repeated where it may have come through: a later change may have, too.
+
+    Raises:
+        TypeError, ValueError: as `chat_call`.
+    """
+    _require_known(keywords, ChangeKeywords.__optional_keys__)
+    body: dict[str, Any] = dict(keywords) if weights is None else {"objective_weights": weights, **keywords}
+    headers = _JSON_HEADER | _token_header(token)
+    return Call("PATCH", _generation_path(generation_id), repeat="unless_begun", body=_json(body), headers=headers)
+
+
+def _generation_path(generation_id: str) -> str:
+    return "/v1/generations/" + quote(generation_id, safe="")
+
+
+def _token_header(token: str | None) -> dict[str, str]:
+    return {} if token is None else {_TOKEN_HEADER: token}
 
 
 def _require_known(keywords: Mapping[str, object], known: frozenset[str]) -> None:
@@ -78,8 +116,16 @@ def _generation(path: str, content: Mapping[str, Any], keywords: ChatKeywords | 
         path,
         repeat="unless_begun",
         body=_json({**body, **extra}),
-        headers={"Content-Type": "application/json", **(keywords.get("extra_headers") or {})},
+        headers=_headers(keywords),
         timeout=keywords.get("timeout"),
+    )
+
+
+def _headers(keywords: CallOptions) -> dict[str, str]:
+    request_id = keywords.get("request_id")
+    chosen = {} if request_id is None else {"X-Request-Id": request_id}
+    return {**_JSON_HEADER, **(keywords.get("extra_headers") or {}), **chosen} | _token_header(
+        keywords.get("generation_token")
     )
 
 

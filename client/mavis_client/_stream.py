@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Generic, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias
 
 import httpx
 
+from mavis_client._generation import AsyncGeneration, Generation
+from mavis_client._keywords import ChangeKeywords, Weights
+from mavis_client._requests import Call
 from mavis_client._responses import connection_error
 from mavis_client._stream_reader import ChunkT, ReplyT, StreamReader
+from mavis_client.generations import Effective
 from mavis_client.models import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _NOT_OPEN = "the stream is not open: iterate inside its `with` block"
 _USED = "the stream has been opened before: each call of the client gives one stream"
+_NO_CHUNK = "the generation is not known yet: its id comes with the first chunk"
+_NOT_STEERABLE = (
+    "this generation cannot be steered: start it with objective_weights (0 will do), another field of guidance or a "
+    "generation_token"
+)
 
 
 class Stream(Generic[ChunkT, ReplyT]):
@@ -26,7 +38,13 @@ class Stream(Generic[ChunkT, ReplyT]):
         ProtocolError: what came was no chunk.
     """
 
-    def __init__(self, open_response: Callable[[], httpx.Response], reader: StreamReader[ChunkT, ReplyT]) -> None:
+    def __init__(
+        self,
+        open_response: Callable[[], httpx.Response],
+        reader: StreamReader[ChunkT, ReplyT],
+        exchange: Callable[[Call], httpx.Response],
+    ) -> None:
+        self._exchange = exchange
         self._open_response = open_response
         self._reader = reader
         self._response: httpx.Response | None = None
@@ -69,6 +87,19 @@ class Stream(Generic[ChunkT, ReplyT]):
             if chunk.text:
                 yield chunk.text
 
+    @property
+    def generation(self) -> Generation:
+        """The generation behind this stream.
+
+        Raises:
+            RuntimeError: no chunk has come yet, or it was started without anything that makes it steerable.
+        """
+        return Generation(self._exchange, *_identity(self._reader))
+
+    def set_weights(self, weights: Weights | None = None, **keywords: Unpack[ChangeKeywords]) -> Effective:
+        """Steer what comes next, while iterating: `stream.generation.set_weights`."""
+        return self.generation.set_weights(weights, **keywords)
+
     def completion(self) -> ReplyT:
         """Read the rest; the whole answer, as the same request gives it without streaming. Raises as iterating does."""
         for _ in self:
@@ -90,8 +121,12 @@ class AsyncStream(Generic[ChunkT, ReplyT]):
     """`Stream` for asyncio: `async with`, `async for`, `await stream.completion()`."""
 
     def __init__(
-        self, open_response: Callable[[], Awaitable[httpx.Response]], reader: StreamReader[ChunkT, ReplyT]
+        self,
+        open_response: Callable[[], Awaitable[httpx.Response]],
+        reader: StreamReader[ChunkT, ReplyT],
+        exchange: Callable[[Call], Awaitable[httpx.Response]],
     ) -> None:
+        self._exchange = exchange
         self._open_response = open_response
         self._reader = reader
         self._response: httpx.Response | None = None
@@ -134,6 +169,15 @@ class AsyncStream(Generic[ChunkT, ReplyT]):
             if chunk.text:
                 yield chunk.text
 
+    @property
+    def generation(self) -> AsyncGeneration:
+        """As `Stream.generation`."""
+        return AsyncGeneration(self._exchange, *_identity(self._reader))
+
+    async def set_weights(self, weights: Weights | None = None, **keywords: Unpack[ChangeKeywords]) -> Effective:
+        """As `Stream.set_weights`."""
+        return await self.generation.set_weights(weights, **keywords)
+
     async def completion(self) -> ReplyT:
         """Read the rest; the whole answer, as the same request gives it without streaming. Raises as iterating does."""
         async for _ in self:
@@ -149,6 +193,14 @@ class AsyncStream(Generic[ChunkT, ReplyT]):
             self._reader.end()
         except httpx.RequestError as error:
             self._reader.fail(connection_error(error))
+
+
+def _identity(reader: StreamReader[ChunkT, ReplyT]) -> tuple[str, str]:
+    if reader.generation_id is None:
+        raise RuntimeError(_NO_CHUNK)
+    if reader.generation_token is None:
+        raise RuntimeError(_NOT_STEERABLE)
+    return reader.generation_id, reader.generation_token
 
 
 ChatStream: TypeAlias = Stream[ChatCompletionChunk, ChatCompletion]

@@ -24,6 +24,10 @@ class StreamReader(Generic[ChunkT, ReplyT]):
     The caller feeds bytes until `next_chunk` has something, and says with `end` that no more will come or with `fail`
     why not. Every stream ends in exactly one of two ways: `done` after `[DONE]`, or a failure that is raised after the
     chunks before it, and again whenever more is asked for.
+
+    Attributes:
+        generation_id, generation_token: None until a chunk has told them; without any field of guidance in the
+            request, and without a token of its own, there is no token.
     """
 
     def __init__(self, chunk_type: type[ChunkT], reply_type: type[ReplyT]) -> None:
@@ -35,6 +39,8 @@ class StreamReader(Generic[ChunkT, ReplyT]):
         self._texts: list[str] = []
         self._failure: MavisError | None = None
         self.done = False
+        self.generation_id: str | None = None
+        self.generation_token: str | None = None
 
     @property
     def text(self) -> str:
@@ -109,5 +115,7 @@ class StreamReader(Generic[ChunkT, ReplyT]):
             raise StreamError(error_info(payload) or ErrorInfo(str(payload)))
         chunk = parse_payload(payload, self._chunk_type, "stream")
         self._payloads.append(payload)
+        self.generation_id = self.generation_id or chunk.id
+        self.generation_token = self.generation_token or chunk.generation_token
         self._texts.append(chunk.text)
         return chunk

@@ -51,14 +51,24 @@ class TokenTrace(Answer):
     candidates: list[CandidateTrace] | None = None
 
 
+class Steering(Answer):
+    """What held from a token on, until the next entry's."""
+
+    from_token: int
+    objective_weights: Values = Field(default_factory=dict)
+    beta: float | None = None
+    kl_budget: float | None = None
+
+
 class Mavis(Answer):
     """How a choice was guided, and what that did. In a stream, totals stand in a choice's last chunk only.
 
     Attributes:
-        objective_weights: the weights that held, the operator's defaults included.
+        objective_weights: the weights that held, at last, the operator's defaults included.
         kl: sum over the choice's tokens, nats.
         values: sum over the choice's tokens of their centred values: what the sampled tokens did for each objective.
         tokens: one entry a token; empty unless asked for with `return_values`.
+        steering: what held for which tokens; empty where nothing was changed while it ran.
     """
 
     objective_weights: Values = Field(default_factory=dict)
@@ -68,6 +78,7 @@ class Mavis(Answer):
     kl: float | None = None
     values: Values = Field(default_factory=dict)
     tokens: list[TokenTrace] = Field(default_factory=list)
+    steering: list[Steering] = Field(default_factory=list)
 
 
 class Usage(Answer):

@@ -69,6 +69,9 @@ class FakeServer:
             await _answer(send, 200, OBJECTIVES if scope["path"] == "/v1/objectives" else {})
             return
         request = json.loads(await _body(receive))
+        if scope["method"] == "PATCH":
+            await _answer(send, 200, {"id": scope["path"].rsplit("/", 1)[1], "effective_from_token": 3})
+            return
         if unknown := sorted(request.get("objective_weights", {}).keys() - {"positivity", "simplicity"}):
             field = f"objective_weights.{unknown[0]}"
             await _answer(

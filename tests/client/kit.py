@@ -145,6 +145,9 @@ class OpenStream:
             except StopIteration:
                 return
 
+    def set_weights(self, *args: Any, **keywords: Any) -> Any:
+        return self._sdk.wait(self._stream.set_weights(*args, **keywords))
+
     def completion(self) -> Any:
         return self._sdk.wait(self._stream.completion())
 

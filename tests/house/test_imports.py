@@ -27,7 +27,7 @@ ARROWS = {
 }
 """Package folder -> the packages of ours that it may import."""
 
-LIGHT = {"guidance", "guide_config", "value_config", "engine", "embedded", "hub"}
+LIGHT = {"guidance", "guide_config", "steering", "value_config", "engine", "embedded", "hub"}
 """The modules of valuemodels that the HTTP process may import: none of them imports torch at its top."""
 
 HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "vllm"}

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +16,17 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from server.app import MavisEndpoints
 from server.live import LiveGeneration, LiveGenerations
 from server.objectives import Asked, Catalogue
+from server.ownership import Owner, Ownership
 from server.service import GuidedService
 from server.tap import TokenTap
 from server.traces import TraceReader
 from valuemodels.guidance import EXTRA_ARGS_KEY, Bounds, Guidance
 from valuemodels.guide_config import GuideConfig
+from valuemodels.steering import Change, SteeredGenerations
 from valuemodels.value_config import ValueConfig
 
 STEP_S = 0.005
+OWNER: Owner = Ownership(by_api_key=False).claim({"X-Generation-Token": "t" * 16})
 
 
 def value_config(*names: str, checkpoint: str = "test-1") -> ValueConfig:
@@ -64,12 +67,14 @@ def asked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmp
 
 
 def generation(fields: Mapping[str, Any] | None = None, n: int = 1, prompts: int = 1) -> LiveGeneration:
-    made = LiveGeneration(asked(fields), n)
+    made = LiveGeneration(asked(fields), n, OWNER, expected_prompts=prompts)
     made.prompts = prompts
     return made
 
 
-def trace(start: int, stop: int, *, candidates: bool = False) -> dict[str, Any]:
+def trace(
+    start: int, stop: int, *, candidates: bool = False, settings: Sequence[tuple[Any, ...]] = ()
+) -> dict[str, Any]:
     """The worker's columns for tokens start .. stop-1; token i has id i and kl i/8, so that sums are exact."""
     wire: dict[str, Any] = {
         "from": start,
@@ -77,6 +82,7 @@ def trace(start: int, stop: int, *, candidates: bool = False) -> dict[str, Any]:
         "kl": [i / 8 for i in range(start, stop)],
         "values": [[i / 4, -i / 4] for i in range(start, stop)],
         "levels": [[0.5, 1.5] for _ in range(start, stop)],
+        "settings": [list(setting) for setting in settings],
     }
     if candidates:
         one = {"token_id": 7, "logprob": -0.5, "tilted_logprob": -0.25, "values": [1.0, 2.0]}
@@ -96,6 +102,9 @@ class FakeEngine:
         self.params: list[Any] = []
         self.aborted: list[str] = []
         self.known: dict[str, int] = {}
+        self.policy = catalogue().policy
+        self.steered = SteeredGenerations()
+        self.settings: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
         self.failure: Exception | None = None
         self.hangs = False
 
@@ -110,11 +119,26 @@ class FakeEngine:
                 await asyncio.sleep(STEP_S)
                 if isinstance(guidance, Guidance):
                     self.known[guidance.generation_id] = at + 1 + self.overshoot
-                children = [SimpleNamespace(index=i, token_ids=[at]) for i in range(params.n)]
+                    self._note_settings(guidance, params.n, at)
+                reason = "stop" if at == self.tokens - 1 else None
+                children = [SimpleNamespace(index=i, token_ids=[at], finish_reason=reason) for i in range(params.n)]
                 yield SimpleNamespace(outputs=children, last=at == self.tokens - 1)
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)
             raise
+
+    def _trace(self, gid: str, choice: str, start: int) -> dict[str, Any]:
+        settings = self.settings.get(gid, {}).get(choice, [])
+        return trace(start, self.known[gid], candidates=True, settings=settings)
+
+    def _note_settings(self, guidance: Guidance, n: int, at: int) -> None:
+        """What holds for token `at`, wherever it differs from what held before."""
+        overrides = self.steered.get(guidance.generation_id)
+        for choice in (f"{guidance.prompt_index}:{i}" for i in range(n)):
+            held = self.policy.resolve(guidance if overrides is None else overrides.over(guidance, choice))
+            known = self.settings.setdefault(guidance.generation_id, {}).setdefault(choice, [])
+            if not known or known[-1][1:] != (held.weights, held.beta, held.kl_budget):
+                known.append((at, held.weights, held.beta, held.kl_budget))
 
     async def check_health(self) -> None:
         if self.errored:
@@ -129,14 +153,25 @@ class FakeEngine:
             raise self.failure
         if method == "mavis_attach":
             return [None, {"objectives": ["positivity", "simplicity"], "checkpoints": ["test-1"], "device": "cpu"}]
+        if method == "mavis_steer":
+            changes = [Change(**wire) for wire in args[0]]
+            self.steered.take(changes)
+            return [None, {c.generation_id: {"0:0": self.known.get(c.generation_id, 0)} for c in changes}]
         read, drop = args
         traces = {
-            gid: {choice: trace(start, self.known[gid], candidates=True) for choice, start in choices.items()}
+            gid: {
+                choice: trace(
+                    start, self.known[gid], candidates=True, settings=self.settings.get(gid, {}).get(choice, ())
+                )
+                for choice, start in choices.items()
+            }
             for gid, choices in read.items()
             if gid in self.known
         }
         for gid in drop:
             self.known.pop(gid, None)
+            self.settings.pop(gid, None)
+        self.steered.drop(drop)
         return [None, {"traces": traces, "stats": {"value_fallback_rows": 0}}]
 
     @property
@@ -202,18 +237,19 @@ class FakeServing:
         return {"delta": {"content": text}} if self.id_prefix.startswith("chat") else {"text": text}
 
 
-def make_app(engine: FakeEngine, offered: Catalogue | None = None) -> FastAPI:
+def make_app(engine: FakeEngine, offered: Catalogue | None = None, *, has_api_keys: bool = False) -> FastAPI:
     """Our routes over fakes, with vLLM's own exception handlers, wired as vLLM wires them."""
     app = FastAPI()
     MavisEndpoints().attach_router(app)
     init_exception_handler(app)
+    engine.policy = (offered or catalogue()).policy
     live = LiveGenerations()
     app.state.args = Namespace(log_error_stack=False, sse_keep_alive_interval=0)
     app.state.engine_client = engine
     app.state.openai_serving_chat = FakeServing(TokenTap(engine, live), "chatcmpl-")
     app.state.openai_serving_completion = FakeServing(TokenTap(engine, live), "cmpl-")
     reader = TraceReader(engine, live, interval_s=0.01, liveness_s=0.05)
-    app.state.mavis = GuidedService(offered or catalogue(), live, reader)
+    app.state.mavis = GuidedService(offered or catalogue(), live, reader, engine, has_api_keys=has_api_keys)
     return app
 
 

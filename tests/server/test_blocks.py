@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.blocks import Legend
-from server.live import LiveChoice
+from server.choices import LiveChoice
 from tests.server.kit import asked, trace
 
 LEGEND = Legend(("positivity", "simplicity"), "test-1")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from server.choices import TokenTrace
 from server.errors import FieldError, LiveIdError
-from server.live import LiveGenerations, TokenTrace, checked_id
+from server.live import LiveGenerations, checked_id
 from tests.server.kit import generation, trace
 
 

@@ -27,11 +27,12 @@ def over(app: FastAPI) -> httpx.AsyncClient:
 async def test_a_request_without_weights_is_vllms_alone(
     http: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any], stream: bool
 ) -> None:
-    """Nothing of ours in the parameters, nothing in the answer, no call to the workers."""
+    """No values in the answer, no call to the workers; without any field of ours, nothing of ours at all."""
     answer = await http.post(CHAT_PATH, json={**CHAT, **fields, "stream": stream})
     assert answer.status_code == 200
     assert "mavis" not in answer.text
-    assert [params.extra_args for params in engine.params] == [None]
+    assert ("generation_token" in answer.text) == bool(fields)
+    assert [params.extra_args is None for params in engine.params] == [not fields]
     assert engine.calls == []
 
 

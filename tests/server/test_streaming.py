@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from server.blocks import Legend
-from server.live import LiveChoice, LiveGeneration, LiveGenerations
+from server.choices import LiveChoice
+from server.live import LiveGeneration, LiveGenerations
 from server.streaming import EventSplitter, GuidedStream, decode, encode
 from server.traces import TraceReader
-from tests.server.kit import FakeEngine, generation
+from tests.server.kit import OWNER, FakeEngine, asked, generation, trace
 
 LEGEND = Legend(("positivity", "simplicity"), "test-1")
 USAGE = 'data: {"id":"x","choices":[],"usage":{"total_tokens": 3}}\n\n'
@@ -50,7 +51,12 @@ async def rewritten(source: Source, finished: list[LiveChoice] | None = None) ->
     live.open(source.live)
     reader = TraceReader(source.engine, live, interval_s=0.001, liveness_s=0.02)
     stream = GuidedStream(source.live, reader, LEGEND, (finished if finished is not None else []).append)
-    return [text async for text in stream.rewrite(source.events())]
+    return [_without_token(text) async for text in stream.rewrite(source.events())]
+
+
+def _without_token(event: str) -> str:
+    """The first chunk's token is told once; what these tests compare is the rest."""
+    return event.replace(f',"generation_token":"{OWNER.token}"', "")
 
 
 def test_events_are_cut_at_empty_lines_wherever_the_text_was_cut() -> None:
@@ -151,3 +157,46 @@ async def test_closing_the_stream_closes_vllms() -> None:
     await anext(events)
     await events.aclose()
     assert source.is_closed
+
+
+async def test_the_token_stands_in_the_first_chunk_alone() -> None:
+    engine, live = FakeEngine(), LiveGenerations()
+    source = Source(engine, generation(), [(None, KEEP_ALIVE), (None, chunk(text="")), (0, chunk()), (None, DONE)])
+    live.open(source.live)
+    stream = GuidedStream(source.live, TraceReader(engine, live), LEGEND, lambda choice: None)
+    out = [text async for text in stream.rewrite(source.events())]
+    assert json.loads(out[1].removeprefix("data: "))["generation_token"] == OWNER.token
+    assert [out[0], *out[2:]] == [KEEP_ALIVE, chunk(), DONE]
+
+
+async def test_a_plain_stream_passes_untouched_until_it_is_steered() -> None:
+    engine, live = FakeEngine(), LiveGenerations()
+    plain = LiveGeneration(asked({"objective_weights": {"positivity": 0}}), 1, OWNER)
+    plain.prompts = 1
+    odd = chunk().replace("{", "{ ", 1)  # not as we would encode it
+    source = Source(engine, plain, [(0, chunk()), (0, odd), (0, odd), (0, chunk(finish="stop")), (None, DONE)])
+    live.open(plain)
+    stream = GuidedStream(plain, TraceReader(engine, live), LEGEND, lambda choice: None)
+    events = stream.rewrite(source.events())
+    assert "generation_token" in await anext(events)
+    assert await anext(events) == odd
+    plain.is_steered = True
+    rest = [text async for text in events]
+    assert rest[0] == odd
+    assert json.loads(rest[1].removeprefix("data: "))["choices"][0]["mavis"]["kl"] == 6 / 8
+    assert engine.dropped == [plain.id]
+
+
+def test_settings_are_told_once_and_with_their_tokens() -> None:
+    resolved = asked({"objective_weights": {"positivity": 1}, "return_values": True}).resolved
+    one = LiveChoice(returned=2)
+    start, later = (0, [1.0, 0.0], 1.0, None), (3, [-1.0, 0.0], 1.0, None)
+    one.trace.extend(trace(0, 5, settings=[start, later]))
+    LEGEND.tokens(one, resolved)
+    assert LEGEND.steering(one, resolved, one.streamed) == {}
+    one.returned = 4
+    LEGEND.tokens(one, resolved)
+    told = LEGEND.steering(one, resolved, one.streamed)["steering"]
+    assert [(entry["from_token"], entry["objective_weights"]["positivity"]) for entry in told] == [(0, 1.0), (3, -1.0)]
+    assert LEGEND.steering(one, resolved, one.streamed) == {}
+    assert LEGEND.whole(one, resolved)["objective_weights"]["positivity"] == -1.0

@@ -9,7 +9,7 @@ import pytest
 from server.errors import TracesLostError
 from server.live import LiveGeneration, LiveGenerations
 from server.traces import TraceReader
-from tests.server.kit import FakeEngine, asked, eventually
+from tests.server.kit import OWNER, FakeEngine, asked, eventually
 
 WEIGHTS = {"objective_weights": {"positivity": 1}}
 
@@ -20,7 +20,7 @@ def reader_of(engine: FakeEngine, live: LiveGenerations | None = None, interval_
 
 def running(engine: FakeEngine, name: str, tokens: int = 3, live: LiveGenerations | None = None) -> LiveGeneration:
     """A generation of which the engine has returned `tokens` tokens and knows as many."""
-    made = LiveGeneration(asked(WEIGHTS, name), 1)
+    made = LiveGeneration(asked(WEIGHTS, name), 1, OWNER)
     made.prompts = 1
     made.count(0, 0, tokens)
     engine.known[name] = tokens

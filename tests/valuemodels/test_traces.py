@@ -134,3 +134,26 @@ def test_rows_of_no_generation_leave_nothing():
     store = TraceStore(2)
     store.record(record([1]), [row([], "")])
     assert store.read({"": {}}) == {}
+
+
+def weighted(output: list[int], weight: float) -> Row:
+    guidance = ResolvedGuidance((weight,), 1.0, 4, None, "exact", "values")
+    return Row(0, "g", "g", "0:0", guidance, 1.0, [1], output)
+
+
+def test_every_token_knows_the_weights_it_was_sampled_with():
+    store, output = TraceStore(4), []
+    for token, weight in enumerate((1.0, 1.0, -1.0, 0.5, 0.5)):
+        store.record(record([token]), [weighted(output, weight)])
+        output.append(token)
+    assert read(store)["settings"] == [[0, [1.0], 1.0, None], [2, [-1.0], 1.0, None], [3, [0.5], 1.0, None]]
+    assert read(store, 2)["settings"] == [[2, [-1.0], 1.0, None], [3, [0.5], 1.0, None]]
+    assert read(store, 4)["settings"] == [[3, [0.5], 1.0, None]]
+
+
+def test_a_position_that_is_scored_again_was_sampled_with_the_newer_weights():
+    store, output = TraceStore(4), []
+    for weight in (1.0, -1.0, 0.5):
+        store.record(record([5]), [weighted(output, weight)])
+    output.append(5)
+    assert read(store)["settings"] == [[0, [0.5], 1.0, None]]

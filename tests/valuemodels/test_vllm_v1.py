@@ -14,7 +14,8 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 from tests.conftest import TINY_VOCAB
 from valuemodels.guidance import Guidance
 from valuemodels.guide_config import GuideConfig
-from valuemodels.vllm_v1 import ValueLogitsProcessor
+from valuemodels.steering import Change
+from valuemodels.vllm_v1 import ValueLogitsProcessor, next_tokens
 
 
 class Batch:
@@ -127,7 +128,7 @@ def test_a_slot_taken_without_a_removal_belongs_to_the_newcomer(processor):
     assert (before > float("-inf")).all(), "a plain request in a reused slot is not truncated to the candidates"
 
 
-def test_plain_and_zero_weight_requests_are_not_even_listed(processor):
+def test_plain_and_zero_weight_requests_are_not_scored(processor):
     batch = Batch(processor)
     batch.update(
         add=[
@@ -136,6 +137,7 @@ def test_plain_and_zero_weight_requests_are_not_even_listed(processor):
             (2, "still", params("still", weights={"warmth": 1.0}, beta=0.0), [3], []),
         ]
     )
+    processor.attach(lambda: batch.ids)
     logits = torch.randn(3, TINY_VOCAB)
     assert torch.equal(processor.apply(logits.clone()), logits)
     assert processor.guide.guided_rows == 0
@@ -165,3 +167,101 @@ def test_guidance_that_is_not_ours_is_refused_at_admission():
         ValueLogitsProcessor.validate_params(forged)
     ValueLogitsProcessor.validate_params(SamplingParams(extra_args={"mavis": Guidance("x")}))
     ValueLogitsProcessor.validate_params(SamplingParams())
+
+
+def steer(processor: ValueLogitsProcessor, fields: dict[str, float | None], choice: str | None = None) -> None:
+    processor.guide.steered.take([Change("g", fields, choice)])
+
+
+WARMTH, BREVITY = "objective_weights.warmth", "objective_weights.brevity"
+
+
+def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(processor):
+    batch, output = Batch(processor), []
+    batch.update(add=[(0, "x", params(weights={"warmth": -1.0, "brevity": 0.25}, beta=0.5), [3, 4, 5], output)])
+    expected = batch.step(3)
+    batch.update(remove=[0])
+    batch.update(add=[(0, "y", params(**GUIDED), [3, 4, 5], output)])
+    batch.ids[0] = "x"  # the same logits
+    before = batch.step(3)
+    steer(processor, {WARMTH: -1.0, BREVITY: 0.25, "beta": 0.5})
+    after = batch.step(3)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, expected)
+
+
+def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor):
+    batch = Batch(processor)
+    batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
+    before = batch.step()
+    steer(processor, {WARMTH: 1.0, BREVITY: -0.5, "beta": None, "kl_budget": None})
+    assert torch.equal(batch.step(), before)
+
+
+def test_a_change_outlives_removal_and_readding_with_the_original_parameters(processor):
+    """A preemption must not bring the old weights back."""
+    batch, output = Batch(processor), [7]
+    add = (0, "x", params(**GUIDED), [3, 4, 5], output)
+    batch.update(add=[add])
+    batch.step()
+    steer(processor, {WARMTH: -2.0})
+    steered = batch.step(1)
+    batch.update(remove=[0])
+    steer(processor, {BREVITY: 0.0})
+    steer(processor, {BREVITY: -0.5})
+    batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], list(output))])
+    assert torch.equal(batch.step(1), steered)
+    processor.guide.steered.drop(["g"])
+    batch.update(remove=[0])
+    batch.update(add=[add])
+    assert not torch.equal(batch.step(1), steered), "the next generation of this id inherits nothing"
+
+
+def test_a_change_that_comes_before_its_request_holds_from_its_first_token(processor):
+    steer(processor, {WARMTH: -2.0})
+    batch = Batch(processor)
+    batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
+    batch.step()
+    trace = processor.guide.traces.read({"g": {}})["g"]["0:0"]
+    assert trace["settings"] == [[0, [-2.0, -0.5], 1.0, None]]
+
+
+def test_one_choice_is_steered_and_the_other_is_not(processor):
+    batch, shared = Batch(processor), params(**GUIDED)
+    batch.update(add=[(i, f"{i}_g-0a1b", shared, [3, 4], []) for i in range(2)])
+    before = batch.step()
+    steer(processor, {WARMTH: -2.0}, choice="0:1")
+    after = batch.step()
+    assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
+
+
+def test_a_plain_request_can_be_steered_and_calmed_again(processor):
+    batch, output = Batch(processor), []
+    batch.update(add=[(0, "x", params(weights={"warmth": 0.0}), [3, 4, 5], output)])
+    plain = batch.step()
+    output += [7, 9]
+    steer(processor, {WARMTH: 1.0})
+    assert not torch.equal(batch.step(), plain)
+    output.append(11)
+    steer(processor, {WARMTH: 0.0})
+    assert torch.equal(batch.step(), plain)
+    output.append(13)
+    trace = processor.guide.traces.read({"g": {}})["g"]["0:0"]
+    assert trace["token_ids"] == [7, 9, 11, 13]
+    assert trace["settings"] == [[2, [1.0, 0.0], 1.0, None], [3, [0.0, 0.0], 1.0, None]]
+    assert trace["kl"][:2] == [0.0, 0.0] and trace["kl"][2] > 0 and trace["kl"][3] == 0.0
+
+
+def test_the_worker_says_which_tokens_come_next_also_of_preempted_requests():
+    def known(output: list[int], parameters: SamplingParams) -> SimpleNamespace:
+        return SimpleNamespace(sampling_params=parameters, output_token_ids=output)
+
+    second = SamplingParams(extra_args={"mavis": Guidance("g", prompt_index=1)})
+    requests = {
+        "0_g-aa": known([1, 2], params()),
+        "1_g-aa": known([], params()),
+        "g-bb": known([5], second),
+        "other": known([1], params("h")),
+        "plain": known([1], SamplingParams()),
+    }
+    assert next_tokens(requests, {"g", "gone"}) == {"g": {"0:0": 2, "0:1": 0, "1:0": 1}}

@@ -1,0 +1,218 @@
+"""Steering text while the real server writes it."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from mavis_client import AsyncMavisClient, ConflictError, MavisClient, NotFoundError, PermissionDeniedError
+from tests.e2e.conftest import Server
+from tests.e2e.test_http import CHAT, MESSAGES, error_of, events
+
+pytestmark = pytest.mark.engine
+
+TOKEN = "a-token-for-end-to-end-tests"
+MINE = {"X-Generation-Token": TOKEN}
+UP, DOWN = {"positivity": 1.0}, {"positivity": -1.0}
+LONG = {"messages": MESSAGES, "max_tokens": 48, "ignore_eos": True, "seed": 5}
+
+
+class Running(threading.Thread):
+    """A generation under way in its own thread, so that its tokens are counted when they come.
+
+    Attributes:
+        arrivals: monotonic time of every token; chunks: what came, or the whole body as the only one.
+    """
+
+    def __init__(self, server: Server, request_id: str, **fields: Any) -> None:
+        super().__init__()
+        self.url = f"{server.url}{CHAT}"
+        self.headers = {**MINE, "X-Request-Id": request_id}
+        self.body = {**LONG, "return_values": True, **fields}
+        self.arrivals: list[float] = []
+        self.chunks: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        with httpx.Client(timeout=120) as http:
+            if not self.body.get("stream"):
+                self.chunks = [http.post(self.url, json=self.body, headers=self.headers).json()]
+                return
+            self.body |= {"return_token_ids": True}
+            with http.stream("POST", self.url, json=self.body, headers=self.headers) as answer:
+                lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
+                for line in lines:
+                    chunk = json.loads(line.removeprefix("data: "))
+                    self.chunks.append(chunk)
+                    tokens = sum(len(choice.get("token_ids") or []) for choice in chunk["choices"])
+                    self.arrivals += [time.monotonic()] * tokens
+
+    def blocks(self, index: int = 0) -> list[dict[str, Any]]:
+        """The `mavis` blocks of one choice."""
+        choices = [choice for chunk in self.chunks for choice in chunk["choices"] if choice["index"] == index]
+        return [choice["mavis"] for choice in choices if "mavis" in choice]
+
+    def steering(self, index: int = 0) -> list[tuple[int, float]]:
+        """(first token, weight of positivity), as the answer tells it."""
+        entries = [entry for block in self.blocks(index) for entry in block.get("steering", [])]
+        return [(entry["from_token"], entry["objective_weights"]["positivity"]) for entry in entries]
+
+
+@contextmanager
+def running(server: Server, request_id: str, **fields: Any) -> Iterator[Running]:
+    made = Running(server, request_id, **fields)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.join(timeout=120)
+
+
+def patch(http: httpx.Client, request_id: str, body: dict[str, Any], headers: dict[str, str] = MINE) -> httpx.Response:
+    """Change a generation as soon as the server knows it."""
+    deadline = time.monotonic() + 30
+    while True:
+        answer = http.patch(f"/v1/generations/chatcmpl-{request_id}", json=body, headers=headers)
+        if answer.status_code != 404 or time.monotonic() > deadline:
+            return answer
+        time.sleep(0.02)
+
+
+def test_a_change_holds_at_most_two_tokens_after_its_answer(server: Server, http: httpx.Client) -> None:
+    with running(server, "two-tokens", stream=True, objective_weights=UP) as stream:
+        while len(stream.arrivals) < 10:
+            time.sleep(0.005)
+        answer = patch(http, "two-tokens", {"objective_weights": DOWN})
+        answered = time.monotonic()
+    effective = answer.json()["effective_from_token"]
+    arrived = sum(moment <= answered for moment in stream.arrivals)
+    assert 10 <= effective <= arrived + 2
+    assert stream.steering() == [(0, 1.0), (effective, -1.0)]
+    values = [token["values"]["positivity"] for block in stream.blocks() for token in block.get("tokens", [])]
+    assert len(values) == 48
+    assert sum(values[:effective]) > 0 > sum(values[effective:])
+    assert stream.chunks[0]["generation_token"] == TOKEN
+
+
+@pytest.mark.parametrize("weights", [UP, {"positivity": 0.0}], ids=["guided", "plain"])
+def test_an_answer_that_is_not_streamed_can_be_steered(
+    server: Server, http: httpx.Client, weights: dict[str, float]
+) -> None:
+    name = f"whole-{weights['positivity']}"
+    with running(server, name, objective_weights=weights, return_values=False) as whole:
+        time.sleep(0.3)  # let it begin: changes before the first token leave no trace of each other
+        first = patch(http, name, {"objective_weights": DOWN})
+        second = patch(http, name, {"objective_weights": {"positivity": None}})
+    (block,) = whole.blocks()
+    at = [first.json()["effective_from_token"], second.json()["effective_from_token"]]
+    assert at == sorted(at)
+    assert whole.steering()[-1] == (at[1], 0.0)
+    assert "tokens" not in block and block["kl"] is not None and block["objective_weights"]["positivity"] == 0.0
+
+
+def test_a_change_to_the_same_weights_changes_no_token(server: Server, http: httpx.Client) -> None:
+    texts = []
+    for name, change in (("untouched", None), ("touched", {"objective_weights": UP, "beta": 1.0, "kl_budget": None})):
+        with running(server, name, objective_weights=UP) as whole:
+            if change is not None:
+                assert patch(http, name, change).status_code == 200
+        (chunk,) = whole.chunks
+        texts.append(chunk["choices"][0]["message"]["content"])
+        assert whole.steering() == []
+    assert texts[0] == texts[1]
+
+
+def test_one_choice_is_steered_and_its_neighbour_is_not(server: Server, http: httpx.Client) -> None:
+    with running(server, "neighbours", n=2, objective_weights=UP) as whole:
+        answer = patch(http, "neighbours", {"objective_weights": DOWN, "choice": 1}).json()
+    assert [choice["index"] for choice in answer["choices"]] == [1]
+    assert whole.steering(0) == []
+    assert whole.steering(1)[-1] == (answer["effective_from_token"], -1.0)
+
+
+def test_strangers_the_unknown_and_the_finished(server: Server, http: httpx.Client) -> None:
+    body = {**LONG, "max_tokens": 4, "objective_weights": UP}
+    whole = http.post(CHAT, json=body).json()
+    url, headers = f"/v1/generations/{whole['id']}", {"X-Generation-Token": whole["generation_token"]}
+    state = http.get(url, headers=headers).json()
+    assert state["status"] == "finished"
+    assert state["choices"][0]["mavis"]["kl"] == pytest.approx(whole["choices"][0]["mavis"]["kl"])
+    assert len(state["choices"][0]["mavis"]["tokens"]) == 4
+    for status, answer in (
+        (409, http.patch(url, json={"beta": 1}, headers=headers)),
+        (403, http.patch(url, json={"beta": 1})),
+        (403, http.get(url, headers=MINE)),
+        (404, http.patch("/v1/generations/chatcmpl-nobody", json={"beta": 1}, headers=headers)),
+        (400, http.patch(url, json={"kl_buget": 1}, headers=headers)),
+    ):
+        assert answer.status_code == status
+        error_of(answer)
+
+
+def test_the_sdk_steers_while_it_iterates(server: Server) -> None:
+    with MavisClient(server.url) as client:
+        options: dict[str, Any] = {
+            "max_tokens": 40,
+            "seed": 1,
+            "return_values": True,
+            "extra_body": {"ignore_eos": True},
+        }
+        with client.chat_stream("Tell me about rain.", objective_weights=UP, **options) as stream:
+            for at, _ in enumerate(stream):
+                if at == 8:
+                    effective = stream.set_weights(DOWN, beta=1.5).effective_from_token
+                    assert stream.generation.get().choices[0].mavis.objective_weights["positivity"] == -1.0
+        block = stream.completion().choices[0].mavis
+        assert block is not None
+        assert [(entry.from_token, entry.beta) for entry in block.steering] == [(0, 1.0), (effective, 1.5)]
+        with pytest.raises(PermissionDeniedError):
+            client.generation(stream.generation.id, TOKEN).get()
+
+
+@pytest.mark.slow
+def test_sixteen_streams_changed_five_times_a_second_lose_and_cross_nothing(server: Server) -> None:
+    """Every trace shows exactly the changes of its own stream, from exactly the tokens that the answers named."""
+
+    async def one(client: AsyncMavisClient, number: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        told: dict[int, float] = {0: number / 64}
+        options: dict[str, Any] = {"max_tokens": 64, "seed": number, "ignore_eos": True}
+        stream = client.chat_stream("Tell me a story.", objective_weights={"positivity": number / 64}, **options)
+        async with stream:
+            await anext(stream)
+            reading = asyncio.create_task(stream.completion())
+            change = 0
+            while not reading.done():
+                change += 1
+                weight = number / 64 + change / 4096  # nobody else's
+                try:
+                    effective = await stream.set_weights({"positivity": weight})
+                except (ConflictError, NotFoundError):
+                    break  # it has just ended
+                told[effective.effective_from_token] = weight
+                await asyncio.sleep(0.2)
+            block = (await reading).choices[0].mavis
+        assert block is not None
+        found = [(entry.from_token, entry.objective_weights["positivity"]) for entry in block.steering]
+        return [(at, weight) for at, weight in sorted(told.items()) if at < 64], found
+
+    async def all_of_them() -> list[tuple[list[tuple[int, float]], list[tuple[int, float]]]]:
+        async with AsyncMavisClient(server.url) as client:
+            return await asyncio.gather(*(one(client, number) for number in range(1, 17)))
+
+    for told, found in asyncio.run(all_of_them()):
+        assert len(told) > 5
+        assert found == told
+
+
+def test_a_stream_of_plain_tokens_names_its_token_and_nothing_else(http: httpx.Client) -> None:
+    body = {**LONG, "max_tokens": 4}
+    steerable = events(http, CHAT, {**body, "objective_weights": {"positivity": 0}})
+    plain = events(http, CHAT, body)
+    assert [("generation_token" in chunk) for chunk in steerable] == [True] + [False] * (len(steerable) - 1)
+    assert not any("generation_token" in chunk for chunk in plain)
+    assert [chunk["choices"] for chunk in steerable] == [chunk["choices"] for chunk in plain]

@@ -1,0 +1,56 @@
+"""Steering on the real engine: across a queue, preemptions and choices. Every test says which bug it would catch."""
+
+from typing import Any
+
+import pytest
+
+from tests.invariants.engine import generate, preemptions, read_traces
+from tests.invariants.test_engine import guided, request
+from valuemodels.steering import Change
+
+pytestmark = pytest.mark.engine
+
+NEW = {"warmth": -1.0, "brevity": 0.75}
+
+
+def steer(engine: Any, generation_id: str, choice: str | None = None, **weights: float) -> dict[str, Any]:
+    fields = {f"objective_weights.{name}": weight for name, weight in weights.items()}
+    (answer,) = engine.collective_rpc("mavis_steer", args=([Change(generation_id, fields, choice).to_wire()],))
+    return answer
+
+
+def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_start(engine):
+    """Catches overrides that are lost when V1 removes a request, or when its original parameters come back."""
+    fresh = [request(40, 40 + i, guided(weights=NEW), max_tokens=60) for i in range(8)]
+    steered = [{**asked, "guidance": guided()} for asked in fresh]
+    for asked in steered:
+        assert steer(engine, asked["guidance"].generation_id, **NEW) == {}, "nothing of it has reached the worker yet"
+    expected = [generate(engine, [asked]) for asked in fresh]
+    before = preemptions(engine)
+    answers = generate(engine, steered)
+    assert preemptions(engine) > before, "the test needs an engine short of memory"
+    assert ([[answer] for answer in answers] == expected) is True
+    for asked in steered:
+        name = asked["guidance"].generation_id
+        assert read_traces(engine, name)[name]["0:0"]["settings"] == [[0, list(NEW.values()), 1.0, None]]
+
+
+def test_a_dropped_generation_leaves_nothing_to_the_next_of_its_id(engine):
+    """Catches overrides that outlive their generation."""
+    asked = request(18, 60, guided())
+    first = generate(engine, [asked])
+    steer(engine, asked["guidance"].generation_id, **NEW)
+    assert generate(engine, [asked]) != first
+    read_traces(engine, asked["guidance"].generation_id)
+    assert generate(engine, [asked]) == first
+
+
+def test_a_plain_request_that_is_steered_is_guided_and_its_neighbour_stays_plain(engine):
+    """Catches plain rows that are not followed, and choices that share what is their own."""
+    plain = request(18, 61, guided(weights={}, trace="totals"), n=2)
+    ((untouched, _),) = generate(engine, [plain])
+    steer(engine, plain["guidance"].generation_id, choice="0:1", **NEW)
+    ((first, second),) = generate(engine, [plain])
+    assert first == untouched
+    expected = generate(engine, [request(18, 61, guided(weights=NEW))])
+    assert [[second]] == expected
