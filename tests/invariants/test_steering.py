@@ -1,5 +1,6 @@
 """Steering on the real engine: across a queue, preemptions and choices. Every test says which bug it would catch."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,10 +48,11 @@ def test_a_dropped_generation_leaves_nothing_to_the_next_of_its_id(engine):
 
 def test_a_plain_request_that_is_steered_is_guided_and_its_neighbour_stays_plain(engine):
     """Catches plain rows that are not followed, and choices that share what is their own."""
-    plain = request(18, 61, guided(weights={}, trace="totals"), n=2)
-    ((untouched, _),) = generate(engine, [plain])
-    steer(engine, plain["guidance"].generation_id, choice="0:1", **NEW)
-    ((first, second),) = generate(engine, [plain])
-    assert first == untouched
-    expected = generate(engine, [request(18, 61, guided(weights=NEW))])
-    assert [[second]] == expected
+    guidance = guided(weights={}, trace="totals")
+    both = [request(18, 61, replace(guidance, prompt_index=prompt)) for prompt in range(2)]
+    untouched = generate(engine, both)
+    steer(engine, guidance.generation_id, choice="1:0", **NEW)
+    first, second = generate(engine, both)
+    assert first == untouched[0]
+    assert [second] == generate(engine, [request(18, 61, guided(weights=NEW))])
+    assert second != untouched[1]
