@@ -39,7 +39,7 @@ from server.service import GuidedService
 from server.tap import TokenTap
 from server.traces import TraceReader
 from server.workers import first_answer
-from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.guide_config import GuideConfig
 from valuemodels.value_config import read_value_config
 

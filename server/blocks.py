@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from server.choices import LiveChoice, Setting, TokenTrace
-from valuemodels.guidance import ResolvedGuidance
+from valuemodels.contract.guidance import ResolvedGuidance
 
 
 @dataclass(frozen=True, slots=True)

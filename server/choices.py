@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from valuemodels.guidance import ResolvedGuidance
+from valuemodels.contract.guidance import ResolvedGuidance
 
 
 class Setting(NamedTuple):

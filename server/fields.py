@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, SkipValidation
 
 from server.errors import FieldError
-from valuemodels.guidance import EXTRA_ARGS_KEY, Scoring
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Scoring
 
 NEAR_MISS = 0.78  # difflib's ratio: `obj_weights` is .786 of `objective_weights`, `score` .67 of `scoring`
 ALIASES = {"weights": "objective_weights", "objectives": "objective_weights", "kl": "kl_budget"}

@@ -10,8 +10,8 @@ from typing import Any
 
 from server.errors import StartupError
 from server.machine import embedded_dtype, serves_on_cpu
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.engine import WORKER_EXTENSION, engine_arguments
-from valuemodels.guidance import EXTRA_ARGS_KEY
 from valuemodels.guide_config import GuideConfig
 
 EMBEDDED = "embedded"

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from server.errors import FieldError, StartupError, shown
 from server.settings import PREFIX
-from valuemodels.guidance import Guidance, GuidanceError, GuidancePolicy, ResolvedGuidance, TraceDetail
+from valuemodels.contract.guidance import Guidance, GuidanceError, GuidancePolicy, ResolvedGuidance, TraceDetail
 from valuemodels.guide_config import GuideConfig
 from valuemodels.value_config import (
     CheckpointError,

@@ -11,7 +11,7 @@ from typing import Any
 from server.errors import BodyError, FieldError
 from server.fields import GuidanceFields, near_miss
 from server.objectives import no_giant
-from valuemodels.guidance import Guidance, GuidanceError, GuidancePolicy
+from valuemodels.contract.guidance import Guidance, GuidanceError, GuidancePolicy
 from valuemodels.steering import STRENGTH_FIELDS, WEIGHT_PREFIX
 
 WEIGHTS = "objective_weights"

@@ -12,7 +12,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.sampling_params import SamplingParams
 
 from server.fields import GuidanceFields
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 
 
 class _Guided(GuidanceFields):

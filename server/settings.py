@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError, shown
-from valuemodels.guidance import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, Scoring
+from valuemodels.contract.guidance import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, Scoring
 from valuemodels.guide_config import GuideConfig
 
 PREFIX = "MAVIS_"

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from server.live import LiveGeneration, LiveGenerations
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 
 
 class TokenTap:

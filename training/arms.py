@@ -15,7 +15,7 @@ from training.prompt_set import ChatPrompt
 from training.rollout import Limits, Request, RolloutEngine, request_seed
 from training.run_dir import Stage
 from training.shards import Rollout, read_rollouts, shard_path, write_shard
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 
 SHARD_PROMPTS = 8
 

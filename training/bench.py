@@ -21,7 +21,7 @@ from training.expected_errors import EXPECTED_ERRORS, fail
 from training.measurement import BaseFolderOption, OutOption, ValuesOption, find_subject, write_report
 from training.progress import Advance, console, progress
 from training.recipe import EngineRecipe
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
 

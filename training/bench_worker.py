@@ -15,7 +15,7 @@ from typing import Any
 
 from training.recipe import EngineRecipe
 from training.rollout import Limits, Request, RolloutEngine
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 from valuemodels.guide_config import GuideConfig
 
 PROMPT_TOKENS = 48

@@ -17,7 +17,7 @@ from training.prompt_set import ChatPrompt, read_prompt_set
 from training.rollout import Limits, Request, RolloutEngine, request_seed
 from training.run import VALUES_FOLDER, Run
 from training.scale_search import best_trial, find_scale
-from valuemodels.guidance import Guidance, Scoring
+from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.guide_config import GuideConfig
 
 

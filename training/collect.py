@@ -15,7 +15,7 @@ from training.prompts import Fractions, load_prompts
 from training.rollout import Limits, Request, RolloutEngine, request_seed
 from training.run import Run
 from training.shards import shard_path, write_shard
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 from valuemodels.guide_config import GuideConfig
 
 PROMPTS_FILE = "prompts.jsonl"

@@ -32,7 +32,7 @@ from training.rewards import load_reward
 from training.rollout import Limits, RolloutEngine
 from training.shards import Rollout
 from training.slider_table import Setting
-from valuemodels.guidance import Guidance, Scoring
+from valuemodels.contract.guidance import Guidance, Scoring
 
 app = typer.Typer(invoke_without_command=True, help="Compare fast scoring with exact scoring.")
 

@@ -25,7 +25,7 @@ from training.recipe import EngineRecipe, RecipeError, read_recipe
 from training.rewards import load_reward
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
 from training.slider_table import Row, Setting, monotone_failures, slider_settings, table_row
-from valuemodels.guidance import Guidance, Scoring
+from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.value_config import ValueConfig
 
 app = typer.Typer(invoke_without_command=True, help="Measure what each slider does.")

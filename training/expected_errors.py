@@ -11,8 +11,8 @@ from training.recipe import RecipeError
 from training.rewards import RewardError
 from training.run_dir import RunDirError
 from training.scale_search import CalibrationError
+from valuemodels.contract.guidance import GuidanceError
 from valuemodels.embedded import EmbeddedModelError
-from valuemodels.guidance import GuidanceError
 from valuemodels.hub import HubError
 from valuemodels.value_config import CheckpointError
 

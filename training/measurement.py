@@ -13,8 +13,8 @@ import typer
 from training.base import base_folder as look_up_base
 from training.progress import console
 from training.run_dir import write_json
+from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.embedded import EMBEDDED_VALUES
-from valuemodels.guidance import Guidance, Scoring
 from valuemodels.guide_config import GuideConfig
 from valuemodels.hub import resolve_folder
 from valuemodels.value_config import ValueConfig, read_value_config

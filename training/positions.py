@@ -19,7 +19,7 @@ from training.progress import progress
 from training.prompt_set import SPLITS, ChatPrompt, SplitName, read_prompt_set
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
 from valuemodels.checkpoint import tokenizer_fingerprint
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 from valuemodels.guide_config import GuideConfig
 from valuemodels.value_config import CheckpointError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from training.recipe import EngineRecipe
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.engine import engine_arguments, prepare_environment
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.guide_config import GuideConfig
 
 _TRACE_BATCH = 1024

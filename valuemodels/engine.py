@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.guide_config import GuideConfig
 
 LOGITS_PROCESSOR = "valuemodels.vllm_v1:ValueLogitsProcessor"

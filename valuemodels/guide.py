@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from valuemodels.contract.guidance import GuidancePolicy, Scoring
 from valuemodels.exact import ExactScorer
 from valuemodels.fallbacks import Fallbacks
-from valuemodels.guidance import GuidancePolicy, Scoring
 from valuemodels.recorder import PositionRecorder
 from valuemodels.rows import Row
 from valuemodels.scorer import Scorer, ScoringBatch

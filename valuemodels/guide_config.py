@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from valuemodels.guidance import (
+from valuemodels.contract.guidance import (
     DEFAULT_CANDIDATES,
     DEFAULT_MAX_CANDIDATES,
     Bounds,

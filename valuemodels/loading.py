@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 
 from valuemodels.checkpoint import load_probe, load_value_model
+from valuemodels.contract.guidance import Scoring
 from valuemodels.exact import ExactScorer
 from valuemodels.fast import FastScorer
-from valuemodels.guidance import Scoring
 from valuemodels.guide import ValueGuide
 from valuemodels.guide_config import GuideConfig
 from valuemodels.scorer import Scorer

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from valuemodels.guidance import ResolvedGuidance
+from valuemodels.contract.guidance import ResolvedGuidance
 
 
 @dataclass(frozen=True, slots=True)

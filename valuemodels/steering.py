@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 
 WEIGHT_PREFIX = "objective_weights."
 STRENGTH_FIELDS = frozenset({"beta", "kl_budget"})

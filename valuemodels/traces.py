@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valuemodels.guidance import ResolvedGuidance, TraceDetail
+from valuemodels.contract.guidance import ResolvedGuidance, TraceDetail
 from valuemodels.rows import Row
 from valuemodels.tilting import centred_values
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from valuemodels.guidance import Scoring
+from valuemodels.contract.guidance import Scoring
 
 FORMAT_VERSION = 2
 """2 added `probe`; checkpoints of version 1 are read as they are."""

@@ -16,7 +16,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance, ResolvedGuidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance, ResolvedGuidance
 from valuemodels.guide_config import GuideConfig
 from valuemodels.hidden_states import HiddenStates
 from valuemodels.loading import load_guide

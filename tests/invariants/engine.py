@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from valuemodels.contract.guidance import Guidance
 from valuemodels.engine import engine_arguments, prepare_environment
-from valuemodels.guidance import Guidance
 from valuemodels.guide_config import GuideConfig
 
 BATCHED_TOKENS = 48

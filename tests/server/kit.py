@@ -20,7 +20,7 @@ from server.ownership import Owner, Ownership
 from server.service import GuidedService
 from server.tap import TokenTap
 from server.traces import TraceReader
-from valuemodels.guidance import EXTRA_ARGS_KEY, Bounds, Guidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Bounds, Guidance
 from valuemodels.guide_config import GuideConfig
 from valuemodels.steering import Change, SteeredGenerations
 from valuemodels.value_config import ValueConfig

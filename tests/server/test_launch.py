@@ -16,8 +16,8 @@ from server.launch import (
     vllm_argv,
     vllm_defaults,
 )
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.engine import LOGITS_PROCESSOR, WORKER_EXTENSION
-from valuemodels.guidance import EXTRA_ARGS_KEY
 from valuemodels.guide_config import GuideConfig
 
 EMBEDDED = ServeOptions(model=None)

@@ -7,7 +7,7 @@ import pytest
 from server.errors import StartupError
 from server.objectives import Catalogue
 from tests.server.kit import catalogue, value_config
-from valuemodels.guidance import Bounds
+from valuemodels.contract.guidance import Bounds
 from valuemodels.guide_config import GuideConfig
 
 CONFIG = GuideConfig(checkpoints=(), base_model="base")

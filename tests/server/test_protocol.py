@@ -1,7 +1,7 @@
 """Where a `Guidance` enters vLLM's sampling parameters."""
 
 from server.protocol import GuidedChatCompletionRequest, GuidedCompletionRequest
-from valuemodels.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 
 
 def test_every_prompt_gets_its_own_guidance_and_the_shared_dict_stays_as_it_was() -> None:

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.server.kit import FakeEngine, catalogue, events, eventually, make_app
-from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 
 CHAT_PATH = "/v1/chat/completions"
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}

@@ -19,7 +19,7 @@ from server.cli import _parse_for_vllm
 from server.errors import StartupError
 from server.launch import ServeOptions, vllm_defaults
 from tests.server.kit import value_config
-from valuemodels.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.guide_config import GuideConfig
 
 EMBEDDED = ServeOptions(model=None)

@@ -7,7 +7,7 @@ import pytest
 
 from server.errors import StartupError
 from server.settings import read_settings
-from valuemodels.guidance import Bounds
+from valuemodels.contract.guidance import Bounds
 from valuemodels.guide_config import GuideConfig
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from training import bench
 from training.bench_worker import BenchWorker, Job, Timing, WorkerDiedError, _requests
 from training.recipe import EngineRecipe
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 
 
 class FakeWorker:

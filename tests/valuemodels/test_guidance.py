@@ -6,7 +6,7 @@ import math
 import msgspec
 import pytest
 
-from valuemodels.guidance import Bounds, Guidance, GuidanceError, GuidancePolicy
+from valuemodels.contract.guidance import Bounds, Guidance, GuidanceError, GuidancePolicy
 from valuemodels.guide_config import GuideConfig
 
 POLICY = GuidancePolicy(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from valuemodels.guidance import GuidancePolicy, ResolvedGuidance
+from valuemodels.contract.guidance import GuidancePolicy, ResolvedGuidance
 from valuemodels.guide import ValueGuide
 from valuemodels.rows import Row
 from valuemodels.scorer import ScoringBatch

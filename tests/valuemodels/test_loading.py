@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from valuemodels.guidance import GuidanceError
+from valuemodels.contract.guidance import GuidanceError
 from valuemodels.guide_config import GuideConfig
 from valuemodels.loading import load_guide, resolve_dtype
 from valuemodels.value_config import CheckpointError

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valuemodels.guidance import Guidance, GuidancePolicy
+from valuemodels.contract.guidance import Guidance, GuidancePolicy
 from valuemodels.steering import Change, Overrides, SteeredGenerations
 
 POLICY = GuidancePolicy(objectives=("warmth", "brevity"), default_weights={"brevity": 0.5}, default_beta=2.0)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from valuemodels.guidance import ResolvedGuidance, TraceDetail
+from valuemodels.contract.guidance import ResolvedGuidance, TraceDetail
 from valuemodels.rows import Row
 from valuemodels.traces import StepRecord, TraceStore
 

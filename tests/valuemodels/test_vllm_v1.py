@@ -12,7 +12,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from tests.conftest import TINY_VOCAB
-from valuemodels.guidance import Guidance
+from valuemodels.contract.guidance import Guidance
 from valuemodels.guide_config import GuideConfig
 from valuemodels.steering import Change
 from valuemodels.vllm_v1 import ValueLogitsProcessor, next_tokens

@@ -1,0 +1,1 @@
+"""What the HTTP process, the workers and training agree on. No torch."""
