@@ -40,8 +40,8 @@ from server.tap import TokenTap
 from server.traces import TraceReader
 from server.workers import first_answer
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
-from valuemodels.guide_config import GuideConfig
-from valuemodels.value_config import read_value_config
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.value_config import read_value_config
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"

@@ -43,8 +43,8 @@ from server.preflight import (
 )
 from server.settings import read_settings
 from server.stopping import Stop, StoppableLoop, adopt_orphans, end_children, end_start_at_signals, leave
+from valuemodels.contract.engine_arguments import prepare_environment
 from valuemodels.contract.guidance import Scoring
-from valuemodels.engine import prepare_environment
 
 COMMANDS = "mavis.commands"
 OPEN_CONNECTIONS_S = 3  # how long a stop waits for answers under way; vLLM has aborted them by then

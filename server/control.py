@@ -19,7 +19,7 @@ from server.ownership import Ownership
 from server.patches import Patch, read_patch
 from server.steering import Steerer
 from server.traces import TraceReader
-from valuemodels.steering import Change
+from valuemodels.contract.changes import Change
 
 logger = logging.getLogger("mavis.control")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.errors import StartupError
-from server.machine import embedded_dtype, serves_on_cpu
+from valuemodels.contract.engine_arguments import WORKER_EXTENSION, engine_arguments
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
-from valuemodels.engine import WORKER_EXTENSION, engine_arguments
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.sources.cpu import base_dtype, serves_on_cpu
 
 EMBEDDED = "embedded"
 PLUGIN = "mavis"
@@ -96,7 +96,7 @@ def vllm_argv(options: ServeOptions, base_model: str) -> list[str]:
 
 def vllm_defaults(options: ServeOptions) -> dict[str, Any]:
     """What holds where neither the command line nor a `--config` file says otherwise: defaults of vLLM's parser."""
-    embedded = {**_EMBEDDED_DEFAULTS, "dtype": embedded_dtype()} if options.model is None else {}
+    embedded = {**_EMBEDDED_DEFAULTS, "dtype": base_dtype()} if options.model is None else {}
     # vLLM 0.32 cannot take back a seeded draw for an unfinished prompt on a CPU: its engine dies of it.
     cpu = {"enable_chunked_prefill": False} if serves_on_cpu() else {}
     return {"host": "127.0.0.1", "enforce_eager": not options.compiles, **cpu, **embedded}

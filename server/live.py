@@ -11,7 +11,7 @@ from server.ended import EndedGenerations
 from server.errors import FieldError, LiveIdError
 from server.objectives import Asked
 from server.ownership import Owner
-from valuemodels.steering import Overrides
+from valuemodels.contract.changes import Overrides
 
 MAX_ID_LENGTH = 128
 

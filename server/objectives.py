@@ -10,15 +10,11 @@ from typing import Any, get_args
 
 from server.errors import FieldError, StartupError, shown
 from server.settings import PREFIX
-from valuemodels.contract.guidance import Guidance, GuidanceError, GuidancePolicy, ResolvedGuidance, TraceDetail
-from valuemodels.guide_config import GuideConfig
-from valuemodels.value_config import (
-    CheckpointError,
-    ObjectiveConfig,
-    ValueConfig,
-    objective_owners,
-    offered_scorings,
-)
+from valuemodels.contract.errors import CheckpointError, GuidanceError
+from valuemodels.contract.guidance import Guidance, ResolvedGuidance, TraceDetail
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.policy import GuidancePolicy
+from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig, objective_owners, offered_scorings
 
 NULLABLE = frozenset({"kl_budget"})
 _TRACES: dict[bool | str, TraceDetail] = {False: "totals", True: "values", "candidates": "candidates"}

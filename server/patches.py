@@ -11,8 +11,10 @@ from typing import Any
 from server.errors import BodyError, FieldError
 from server.fields import GuidanceFields, near_miss
 from server.objectives import no_giant
-from valuemodels.contract.guidance import Guidance, GuidanceError, GuidancePolicy
-from valuemodels.steering import STRENGTH_FIELDS, WEIGHT_PREFIX
+from valuemodels.contract.changes import STRENGTH_FIELDS, WEIGHT_PREFIX
+from valuemodels.contract.errors import GuidanceError
+from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.policy import GuidancePolicy
 
 WEIGHTS = "objective_weights"
 CHANGEABLE = (WEIGHTS, *sorted(STRENGTH_FIELDS))

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from server.errors import StartupError
 from server.launch import VALUE_FLAGS
-from valuemodels.embedded import EMBEDDED_VALUES
-from valuemodels.hub import HubError, resolve_folder
-from valuemodels.value_config import CheckpointError, ValueConfig, read_value_config
+from valuemodels.contract.errors import CheckpointError, HubError
+from valuemodels.contract.value_config import ValueConfig, read_value_config
+from valuemodels.sources.embedded import EMBEDDED_VALUES
+from valuemodels.sources.hub import resolve_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def prepare_embedded(cache_dir: Path | None) -> str:
     Raises:
         StartupError: it failed; the reason stands on stderr.
     """
-    command = [sys.executable, "-m", "valuemodels.embedded"]
+    command = [sys.executable, "-m", "valuemodels.sources.embedded"]
     if cache_dir is not None:
         command += ["--cache-dir", str(cache_dir)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -115,7 +116,7 @@ class CheckpointCheck:
     """
 
     def __init__(self, folders: Sequence[Path], base_model: str, base_revision: str | None) -> None:
-        command = [sys.executable, "-m", "valuemodels.checkpoint", "check", *map(str, folders), "--base", base_model]
+        command = [sys.executable, "-m", "valuemodels.models.check", *map(str, folders), "--base", base_model]
         if base_revision is not None:
             command += ["--base-revision", base_revision]
         # One thread: the other cores import vLLM meanwhile.

@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError, shown
-from valuemodels.contract.guidance import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, Scoring
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.guide_config import DType, GuideConfig
+from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds
 
 PREFIX = "MAVIS_"
 
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None
-    value_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    value_dtype: DType = "auto"
     value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     cache_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from server.errors import EndedError, EngineLostError, RequestError
 from server.live import LiveGeneration, LiveGenerations
 from server.workers import LIVENESS_S, EngineRpc, call_workers
-from valuemodels.steering import Change
+from valuemodels.contract.changes import Change
 
 logger = logging.getLogger("mavis.steering")
 

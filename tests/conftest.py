@@ -7,10 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from valuemodels.checkpoint import save_checkpoint, tokenizer_fingerprint
-from valuemodels.model import ValueModel
-from valuemodels.probe import Probe, base_hidden_size, load_token_embeddings
-from valuemodels.value_config import (
+from valuemodels.contract.value_config import (
     AdapterConfig,
     BackboneConfig,
     HeadConfig,
@@ -19,6 +16,11 @@ from valuemodels.value_config import (
     TrainingConfig,
     ValueConfig,
 )
+from valuemodels.models.base import base_hidden_size, load_token_embeddings
+from valuemodels.models.checkpoint import save_checkpoint
+from valuemodels.models.fingerprint import tokenizer_fingerprint
+from valuemodels.models.probe import Probe
+from valuemodels.models.trunk import ValueModel
 
 TINY_VOCAB = 64
 TINY_PROBE = ProbeConfig(source="base", hidden=24, rank=8, scales={"warmth": 2.0, "brevity": 4.0})

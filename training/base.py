@@ -3,8 +3,8 @@
 Runs in any training process. Must not import vllm; torch only through the conversion of the embedded base.
 """
 
-from valuemodels.embedded import prepare_embedded_base
-from valuemodels.hub import resolve_folder
+from valuemodels.sources.embedded import prepare_embedded_base
+from valuemodels.sources.hub import resolve_folder
 
 EMBEDDED = "embedded"
 

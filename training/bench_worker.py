@@ -16,7 +16,7 @@ from typing import Any
 from training.recipe import EngineRecipe
 from training.rollout import Limits, Request, RolloutEngine
 from valuemodels.contract.guidance import Guidance
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
 
 PROMPT_TOKENS = 48
 _LOWEST_TOKEN, _HIGHEST_TOKEN = 1000, 30000

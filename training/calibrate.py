@@ -18,7 +18,7 @@ from training.rollout import Limits, Request, RolloutEngine, request_seed
 from training.run import VALUES_FOLDER, Run
 from training.scale_search import best_trial, find_scale
 from valuemodels.contract.guidance import Guidance, Scoring
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
 
 
 def calibrate_scales(run: Run) -> dict[str, Any]:

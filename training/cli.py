@@ -19,7 +19,7 @@ from training.run import Run, find_base, open_run
 from training.run_dir import RunDir, RunDirError
 from training.stages import STAGE_NAMES, run_stage, run_stages
 from training.summary import copy_checkpoint, print_distillation, print_summary
-from valuemodels.hub import resolve_folder
+from valuemodels.sources.hub import resolve_folder
 
 app = typer.Typer(
     help="Train value models.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

@@ -16,7 +16,7 @@ from training.rollout import Limits, Request, RolloutEngine, request_seed
 from training.run import Run
 from training.shards import shard_path, write_shard
 from valuemodels.contract.guidance import Guidance
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
 
 PROMPTS_FILE = "prompts.jsonl"
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, deserialize
 from training.recipe import DistillRecipe, Recipe, parse_recipe
 from training.run import Run, StageInputs, find_base, pick, prompt_inputs, write_recipe
 from training.run_dir import RunDir, RunDirError, content_hash, read_json, write_json
-from valuemodels.value_config import TENSORS_FILE, CheckpointError, ValueConfig, read_value_config
+from valuemodels.contract.errors import CheckpointError
+from valuemodels.contract.value_config import TENSORS_FILE, ValueConfig, read_value_config
 
 _ID_SEPARATOR = "+"
 

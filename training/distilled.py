@@ -11,9 +11,9 @@ from torch import Tensor
 
 from training.distill_run import DistillRun
 from training.run import CHECKPOINT_FOLDER, VALUES_FOLDER
-from valuemodels.checkpoint import read_tensors, save_checkpoint
-from valuemodels.probe import Probe
-from valuemodels.value_config import FORMAT_VERSION, TENSORS_FILE, ProbeConfig, ValueConfig, read_value_config
+from valuemodels.contract.value_config import FORMAT_VERSION, TENSORS_FILE, ProbeConfig, ValueConfig, read_value_config
+from valuemodels.models.checkpoint import read_tensors, save_checkpoint
+from valuemodels.models.probe import Probe
 
 _BIAS = "probe.bias"
 

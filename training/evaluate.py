@@ -26,7 +26,7 @@ from training.rewards import load_reward
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
 from training.slider_table import Row, Setting, monotone_failures, slider_settings, table_row
 from valuemodels.contract.guidance import Guidance, Scoring
-from valuemodels.value_config import ValueConfig
+from valuemodels.contract.value_config import ValueConfig
 
 app = typer.Typer(invoke_without_command=True, help="Measure what each slider does.")
 

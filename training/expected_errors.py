@@ -11,10 +11,7 @@ from training.recipe import RecipeError
 from training.rewards import RewardError
 from training.run_dir import RunDirError
 from training.scale_search import CalibrationError
-from valuemodels.contract.guidance import GuidanceError
-from valuemodels.embedded import EmbeddedModelError
-from valuemodels.hub import HubError
-from valuemodels.value_config import CheckpointError
+from valuemodels.contract.errors import CheckpointError, EmbeddedModelError, GuidanceError, HubError
 
 EXPECTED_ERRORS = (
     CalibrationError,

@@ -7,8 +7,8 @@ from typing import Any
 
 from training.run import CHECKPOINT_FOLDER, VALUES_FOLDER, Run
 from training.value_checkpoint import value_config
-from valuemodels.checkpoint import read_tensors, save_checkpoint
-from valuemodels.value_config import TENSORS_FILE, read_value_config
+from valuemodels.contract.value_config import TENSORS_FILE, read_value_config
+from valuemodels.models.checkpoint import read_tensors, save_checkpoint
 
 
 def export_checkpoint(run: Run) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from training.run import VALUES_FOLDER, Run
 from training.targets import masked_mse
 from training.training_data import TrainingData, load_training_data
 from training.value_checkpoint import value_config, value_tensors
-from valuemodels.checkpoint import save_checkpoint
-from valuemodels.model import ValueModel
-from valuemodels.value_config import AdapterConfig
+from valuemodels.contract.value_config import AdapterConfig
+from valuemodels.models.checkpoint import save_checkpoint
+from valuemodels.models.trunk import ValueModel
 
 _TRAINER_FOLDER = "trainer"
 _EVALUATIONS_PER_EPOCH = 2

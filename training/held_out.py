@@ -13,7 +13,7 @@ from training.dataset import Batch, BatchDataset, Example
 from training.prompt_set import SplitName
 from training.targets import explained_variance
 from training.training_data import TrainingData
-from valuemodels.model import ValueModel
+from valuemodels.models.trunk import ValueModel
 
 POSITIONS = (0, 16, 32, 48)
 HELD_OUT: tuple[SplitName, ...] = ("validation", "test")

@@ -14,10 +14,10 @@ from training.base import base_folder as look_up_base
 from training.progress import console
 from training.run_dir import write_json
 from valuemodels.contract.guidance import Guidance, Scoring
-from valuemodels.embedded import EMBEDDED_VALUES
-from valuemodels.guide_config import GuideConfig
-from valuemodels.hub import resolve_folder
-from valuemodels.value_config import ValueConfig, read_value_config
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.value_config import ValueConfig, read_value_config
+from valuemodels.sources.embedded import EMBEDDED_VALUES
+from valuemodels.sources.hub import resolve_folder
 
 ValuesOption = Annotated[str | None, typer.Option(help="Value checkpoint; the shipped one if not given.")]
 OutOption = Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")]

@@ -15,7 +15,7 @@ from training.distill_run import DistillRun
 from training.positions import split_folder
 from training.prompt_set import SPLITS, SplitName
 from training.run_dir import RunDirError
-from valuemodels.recorder import Positions, join, read_positions
+from valuemodels.guide.recorder import Positions, join, read_positions
 from valuemodels.tilting import centred_values
 
 

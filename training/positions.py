@@ -18,10 +18,10 @@ from training.distill_run import DistillRun
 from training.progress import progress
 from training.prompt_set import SPLITS, ChatPrompt, SplitName, read_prompt_set
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
-from valuemodels.checkpoint import tokenizer_fingerprint
+from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.guidance import Guidance
-from valuemodels.guide_config import GuideConfig
-from valuemodels.value_config import CheckpointError
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.models.fingerprint import tokenizer_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from training.probe_targets import candidate_weights, weighted_square
 from training.progress import progress
 from training.recipe import DistillRecipe
 from training.run import VALUES_FOLDER
-from valuemodels.checkpoint import save_checkpoint
-from valuemodels.probe import Probe, load_token_embeddings, unit_rms
+from valuemodels.models.base import load_token_embeddings
+from valuemodels.models.checkpoint import save_checkpoint
+from valuemodels.models.probe import Probe, unit_rms
 
 _WARMUP = 0.05
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from training.position_data import PositionData
 from training.probe_targets import TiltComparison, compare_tilts, explained_variance
 from training.prompt_set import SplitName
-from valuemodels.probe import Probe
+from valuemodels.models.probe import Probe
 from valuemodels.tilting import centred_values
 
 HELD_OUT: tuple[SplitName, ...] = ("validation", "test")

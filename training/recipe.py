@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from valuemodels.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
+from valuemodels.contract.guide_config import DType
+from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 PROMPTS = Path(__file__).parent / "prompts"
@@ -45,7 +46,7 @@ class EngineRecipe(_Strict):
         block_size: tokens a block of the KV cache; small ones let the replies to one prompt share its prefill.
     """
 
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: DType = "auto"
     max_num_seqs: Count = 64
     max_model_len: Count = 1024
     block_size: Count = 32

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from training.recipe import EngineRecipe
+from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
-from valuemodels.engine import engine_arguments, prepare_environment
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.sources.cpu import base_dtype
 
 _TRACE_BATCH = 1024
 
@@ -73,7 +74,7 @@ class RolloutEngine:
         self._llm = LLM(
             model=base_folder,
             revision=revision,
-            dtype=_dtype(recipe.dtype),
+            dtype=base_dtype() if recipe.dtype == "auto" else recipe.dtype,
             block_size=recipe.block_size,
             max_num_seqs=recipe.max_num_seqs,
             max_model_len=recipe.max_model_len,
@@ -147,14 +148,6 @@ def _sampling_params(request: Request, limits: Limits) -> Any:
         seed=request.seed,
         **extra,
     )
-
-
-def _dtype(asked: str) -> str:
-    import torch
-
-    # Without such instructions vLLM falls back to a bfloat16 product that is some twenty times slower than float32.
-    slow = not torch.cuda.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "float32" if asked == "auto" and slow else asked
 
 
 def _set_environment() -> None:

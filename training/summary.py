@@ -12,7 +12,7 @@ from rich.table import Table
 from training.distill_run import DistillRun
 from training.progress import console
 from training.run import CHECKPOINT_FOLDER, Run, StageName
-from valuemodels.value_config import read_value_config
+from valuemodels.contract.value_config import read_value_config
 
 
 def print_summary(run: Run) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 from training.run import Run
 from training.run_dir import content_hash, file_hash
 from training.scoring import REWARDS_FILE
-from valuemodels.checkpoint import peft_adapter_tensors, tokenizer_fingerprint
-from valuemodels.model import ValueModel
-from valuemodels.value_config import FORMAT_VERSION, ObjectiveConfig, TrainingConfig, ValueConfig
+from valuemodels.contract.value_config import FORMAT_VERSION, ObjectiveConfig, TrainingConfig, ValueConfig
+from valuemodels.models.checkpoint import peft_adapter_tensors
+from valuemodels.models.fingerprint import tokenizer_fingerprint
+from valuemodels.models.trunk import ValueModel
 
 
 def value_config(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Server, free_port, kill_server, start_server, stop_server, wait_until_ready
-from valuemodels.embedded import EMBEDDED_VALUES
+from valuemodels.sources.embedded import EMBEDDED_VALUES
 
 pytestmark = pytest.mark.engine
 

@@ -27,8 +27,13 @@ ARROWS = {
 }
 """Package folder -> the packages of ours that it may import."""
 
-LIGHT = {"contract", "guide_config", "steering", "value_config", "engine", "embedded", "hub"}
-"""The modules of valuemodels that the HTTP process may import: none of them imports torch at its top."""
+ROOMS = {
+    "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "sources", "contract"),
+}
+"""Package -> its rooms, folders or files, from the top down: each may import itself and those below it."""
+
+LIGHT = {"contract", "sources"}
+"""The rooms of valuemodels that the HTTP process may import: nothing in them imports torch at its top."""
 
 HEAVY = {"torch", "transformers", "peft", "safetensors", "numpy", "vllm"}
 ENGINE = {"torch", "vllm"}
@@ -81,12 +86,42 @@ def test_arrows_go_one_way(folder: str) -> None:
     assert wrong == []
 
 
-def test_the_server_imports_only_the_light_part_of_valuemodels() -> None:
+def room_of(name: str) -> str:
+    """The room of its package in which a module lies: "guide" of "valuemodels.guide.traces"."""
+    return name.split(".")[1]
+
+
+def upward_imports(package: str, rooms: tuple[str, ...], path: Path) -> list[str]:
+    """What a file imports of its own package that lies above the file's room, or in no known room."""
+    own = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+    below = rooms[rooms.index(own) :]
+    ours = (name for name in imports(path) if root_of(name) == package)
+    return [f"{where(path)} imports {name}" for name in ours if room_of(name) not in below]
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_arrows_between_rooms_go_down(package: str) -> None:
+    rooms = ROOMS[package]
+    paths = [path for path in sources(package) if path.parent != ROOT / package or path.name != "__init__.py"]
+    assert [wrong for path in paths for wrong in upward_imports(package, rooms, path)] == []
+
+
+def test_an_arrow_that_goes_up_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule above, on a wrong import planted into a copy, inside a function."""
+    planted = tmp_path / "valuemodels" / "scoring" / "planted.py"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("def load():\n    from valuemodels.guide.traces import TraceStore\n    return TraceStore\n")
+    monkeypatch.setattr("tests.house.test_imports.ROOT", tmp_path)
+    found = upward_imports("valuemodels", ROOMS["valuemodels"], planted)
+    assert found == ["valuemodels/scoring/planted.py imports valuemodels.guide.traces.TraceStore"]
+
+
+def test_the_server_imports_only_the_light_rooms_of_valuemodels() -> None:
     wrong = [
         f"{where(path)} imports {name}"
         for path in sources("server")
         for name in imports(path)
-        if root_of(name) == "valuemodels" and name.split(".")[1] not in LIGHT
+        if root_of(name) == "valuemodels" and room_of(name) not in LIGHT
     ]
     assert wrong == []
 
@@ -115,16 +150,10 @@ def test_vllm_is_met_only_in_the_named_files(pyproject: dict[str, Any]) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", sorted(LIGHT))
-def test_the_light_part_is_light(module: str) -> None:
+@pytest.mark.parametrize("path", [path for room in sorted(LIGHT) for path in sources(f"valuemodels/{room}")], ids=where)
+def test_the_light_rooms_are_light(path: Path) -> None:
     """Would catch torch brought into the HTTP process by a module that seems to have no part in it."""
-    at_the_top = set(
-        imports(
-            ROOT / "valuemodels" / ("contract/guidance.py" if module == "contract" else f"{module}.py"), top_only=True
-        )
-    )
-    assert {name for name in at_the_top if root_of(name) in HEAVY} == set()
-    assert {name.split(".")[1] for name in at_the_top if root_of(name) == "valuemodels"} <= LIGHT
+    assert {name for name in imports(path, top_only=True) if root_of(name) in HEAVY} == set()
 
 
 def test_tilting_imports_torch_alone() -> None:

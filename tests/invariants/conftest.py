@@ -10,11 +10,11 @@ from transformers import LlamaForCausalLM
 
 from tests.conftest import TINY_PROBE, random_probe, random_tensors, save_tiny_llama
 from tests.invariants.engine import open_engine
-from valuemodels.checkpoint import load_probe, load_value_model, save_checkpoint
-from valuemodels.fast import FastScorer
-from valuemodels.guide_config import GuideConfig
-from valuemodels.model import ValueModel
-from valuemodels.value_config import ValueConfig, read_value_config
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.value_config import ValueConfig, read_value_config
+from valuemodels.models.checkpoint import load_probe, load_value_model, save_checkpoint
+from valuemodels.models.trunk import ValueModel
+from valuemodels.scoring.fast import FastScorer
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
 from valuemodels.contract.guidance import Guidance
-from valuemodels.engine import engine_arguments, prepare_environment
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
 
 BATCHED_TOKENS = 48
 """Prompts longer than this, together or alone, reach the engine in chunks. Never with a seed: vLLM 0.32 cannot take

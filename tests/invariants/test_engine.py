@@ -13,7 +13,7 @@ import torch
 from tests.conftest import TINY_VOCAB
 from tests.invariants.engine import BATCHED_TOKENS, generate, one_by_one, preemptions, read_traces
 from valuemodels.contract.guidance import Guidance
-from valuemodels.model import ValueModel
+from valuemodels.models.trunk import ValueModel
 
 pytestmark = pytest.mark.engine
 

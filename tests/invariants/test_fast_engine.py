@@ -8,9 +8,9 @@ from transformers import LlamaForCausalLM
 
 from tests.invariants.engine import BATCHED_TOKENS, generate, preemptions, read_traces
 from tests.invariants.test_engine import guided, request
-from valuemodels.fast import FastScorer
-from valuemodels.recorder import read_positions
-from valuemodels.scorer import ScoringBatch
+from valuemodels.guide.recorder import read_positions
+from valuemodels.scoring.fast import FastScorer
+from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.tilting import Candidates
 
 pytestmark = pytest.mark.engine

@@ -7,7 +7,7 @@ import pytest
 
 from tests.invariants.engine import generate, preemptions, read_traces
 from tests.invariants.test_engine import guided, request
-from valuemodels.steering import Change
+from valuemodels.contract.changes import Change
 
 pytestmark = pytest.mark.engine
 

@@ -20,10 +20,12 @@ from server.ownership import Owner, Ownership
 from server.service import GuidedService
 from server.tap import TokenTap
 from server.traces import TraceReader
-from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Bounds, Guidance
-from valuemodels.guide_config import GuideConfig
-from valuemodels.steering import Change, SteeredGenerations
-from valuemodels.value_config import ValueConfig
+from valuemodels.contract.changes import Change
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.policy import Bounds
+from valuemodels.contract.value_config import ValueConfig
+from valuemodels.guide.changed import SteeredGenerations
 
 STEP_S = 0.005
 OWNER: Owner = Ownership(by_api_key=False).claim({"X-Generation-Token": "t" * 16})

@@ -16,9 +16,9 @@ from server.launch import (
     vllm_argv,
     vllm_defaults,
 )
+from valuemodels.contract.engine_arguments import LOGITS_PROCESSOR, WORKER_EXTENSION
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
-from valuemodels.engine import LOGITS_PROCESSOR, WORKER_EXTENSION
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
 
 EMBEDDED = ServeOptions(model=None)
 OWN = ServeOptions(model="org/model", values=("v",))

@@ -7,8 +7,8 @@ import pytest
 from server.errors import StartupError
 from server.objectives import Catalogue
 from tests.server.kit import catalogue, value_config
-from valuemodels.contract.guidance import Bounds
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.policy import Bounds
 
 CONFIG = GuideConfig(checkpoints=(), base_model="base")
 

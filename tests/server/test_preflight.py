@@ -122,5 +122,5 @@ def test_the_check_is_told_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, "Popen", start)
     CheckpointCheck([Path("/v"), Path("/w")], "base", "abc").result()
-    head = [sys.executable, "-m", "valuemodels.checkpoint", "check", "/v", "/w", "--base", "base"]
+    head = [sys.executable, "-m", "valuemodels.models.check", "/v", "/w", "--base", "base"]
     assert commands == [[*head, "--base-revision", "abc"]]

@@ -20,7 +20,7 @@ from server.errors import StartupError
 from server.launch import ServeOptions, vllm_defaults
 from tests.server.kit import value_config
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
 
 EMBEDDED = ServeOptions(model=None)
 

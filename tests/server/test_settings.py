@@ -7,8 +7,8 @@ import pytest
 
 from server.errors import StartupError
 from server.settings import read_settings
-from valuemodels.contract.guidance import Bounds
-from valuemodels.guide_config import GuideConfig
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.policy import Bounds
 
 
 @pytest.fixture(autouse=True)

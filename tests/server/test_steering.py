@@ -9,7 +9,7 @@ from server.live import LiveGeneration, LiveGenerations
 from server.steering import Steerer
 from server.traces import TraceReader
 from tests.server.kit import OWNER, FakeEngine, asked, eventually
-from valuemodels.steering import Change
+from valuemodels.contract.changes import Change
 
 WEIGHT = "objective_weights.positivity"
 

@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.position_data import PositionData
-from valuemodels.probe import Probe, unit_rms
+from valuemodels.contract.value_config import ProbeConfig
+from valuemodels.models.probe import Probe, unit_rms
 from valuemodels.tilting import centred_values
-from valuemodels.value_config import ProbeConfig
 
 HIDDEN, EMBEDDING, VOCABULARY, K = 32, 32, 64, 12
 NAMES = ("warmth", "brevity")

@@ -12,7 +12,7 @@ from tests.conftest import TINY_PROBE
 from tests.training.kit import FakeEngine
 from training import compare
 from training.rollout import Reply, Request
-from valuemodels.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
+from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
 
 NAMES = ("positivity", "simplicity")
 

@@ -11,8 +11,9 @@ from training.distill_run import DistillRun, open_distillation, read_teacher
 from training.recipe import Recipe, read_recipe
 from training.run import Run, write_recipe
 from training.run_dir import RunDir, RunDirError
-from valuemodels.checkpoint import read_tensors, save_checkpoint
-from valuemodels.value_config import CheckpointError, ValueConfig
+from valuemodels.contract.errors import CheckpointError
+from valuemodels.contract.value_config import ValueConfig
+from valuemodels.models.checkpoint import read_tensors, save_checkpoint
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_probe_of_a_teacher_does_not_count(tiny_checkpoint: Path, tiny_probed_ch
 
 
 def tiny_probe(folder: Path) -> object:
-    from valuemodels.value_config import read_value_config
+    from valuemodels.contract.value_config import read_value_config
 
     return read_value_config(folder).probe
 

@@ -19,9 +19,9 @@ from training.recipe import read_recipe
 from training.run_dir import RunDir, RunDirError
 from training.stages import run_stage
 from training.summary import copy_checkpoint, print_distillation
-from valuemodels.checkpoint import load_probe, load_value_model, read_tensors
-from valuemodels.probe import unit_rms
-from valuemodels.value_config import read_value_config
+from valuemodels.contract.value_config import read_value_config
+from valuemodels.models.checkpoint import load_probe, load_value_model, read_tensors
+from valuemodels.models.probe import unit_rms
 
 
 def new_run(folder: Path, base: str, teacher: Path) -> DistillRun:

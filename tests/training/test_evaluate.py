@@ -12,7 +12,7 @@ from tests.training.kit import FakeEngine
 from training import evaluate
 from training.prompts import load_prompts, split
 from training.rollout import Reply, Request
-from valuemodels.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
+from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
 
 WORDS = {"positivity": ("horrible", "sad", "plain", "nice", "wonderful")}
 

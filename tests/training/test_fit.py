@@ -14,9 +14,9 @@ from training.prompt_set import SPLITS
 from training.recipe import FitRecipe
 from training.training_data import TrainingData
 from training.value_checkpoint import value_tensors
-from valuemodels.checkpoint import load_value_model, save_checkpoint
-from valuemodels.model import ValueModel
-from valuemodels.value_config import AdapterConfig, ValueConfig
+from valuemodels.contract.value_config import AdapterConfig, ValueConfig
+from valuemodels.models.checkpoint import load_value_model, save_checkpoint
+from valuemodels.models.trunk import ValueModel
 
 ADAPTER = AdapterConfig(rank=8, alpha=16.0, targets=("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"))
 RECIPE = FitRecipe(epochs=4, learning_rate=5e-3, batch_tokens=512)

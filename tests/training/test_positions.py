@@ -17,7 +17,7 @@ from training.prompt_set import ChatPrompt
 from training.recipe import read_recipe
 from training.run_dir import RunDir, RunDirError
 from training.stages import run_stage
-from valuemodels.value_config import CheckpointError
+from valuemodels.contract.errors import CheckpointError
 
 PROMPTS = [ChatPrompt(f"p{number}", "train", "text", (5, 6, 7)) for number in range(300)]
 

@@ -8,7 +8,7 @@ from training.position_data import PositionData
 from training.probe_fit import train_probe
 from training.probe_metrics import predict, probe_metrics, probe_values
 from training.recipe import DistillRecipe
-from valuemodels.probe import Probe
+from valuemodels.models.probe import Probe
 
 RECIPE = DistillRecipe(epochs=12, learning_rate=1e-2, batch_size=128, weight_decay=0.0)
 SCALES = dict.fromkeys(NAMES, 3.0)

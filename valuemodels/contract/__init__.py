@@ -1,1 +1,1 @@
-"""What the HTTP process, the workers and training agree on. No torch."""
+"""What the HTTP process, the workers and training agree on: guidance, policy, changes, configs, errors. No torch."""

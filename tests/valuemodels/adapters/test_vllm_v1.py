@@ -1,0 +1,268 @@
+"""The V1 adapter against vLLM's own interface types, driven by scripted batch events on a tiny model."""
+
+import inspect
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from vllm.v1.worker.gpu_input_batch import InputBatch
+
+from tests.conftest import TINY_VOCAB
+from valuemodels.adapters.requests import next_tokens
+from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
+from valuemodels.contract.changes import Change
+from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guide_config import GuideConfig
+
+
+class Batch:
+    """A V1 batch in miniature: rows with ids, prompts and live outputs, and the events that reach processors."""
+
+    def __init__(self, processor: ValueLogitsProcessor) -> None:
+        self.processor = processor
+        self.ids: list[str] = []
+        self.requests: dict[str, tuple[SamplingParams, list[int], list[int]]] = {}
+
+    def update(self, *, add=(), remove=(), move=()) -> None:
+        """add: (row, id, params, prompt, output); remove: rows; move: (source, target, direction)."""
+        for index, request_id, params, prompt, output in add:
+            self.ids += [""] * (index + 1 - len(self.ids))
+            self.ids[index] = request_id
+            self.requests[request_id] = (params, prompt, output)
+        for source, target, direction in move:
+            if direction == MoveDirectionality.SWAP:
+                self.ids[source], self.ids[target] = self.ids[target], self.ids[source]
+            else:
+                self.ids[target] = self.ids[source]
+        added = [(index, params, prompt, output) for index, _, params, prompt, output in add]
+        self.processor.update_state(
+            BatchUpdate(batch_size=len(self.ids), removed=list(remove), added=added, moved=list(move))
+        )
+
+    def step(self, seed: int = 0) -> torch.Tensor:
+        """Logits that depend on the request's id alone, so that a row's place cannot matter."""
+        self.processor.attach(lambda: self.ids)
+        rows = [
+            torch.randn(TINY_VOCAB, generator=torch.Generator().manual_seed(zlib.crc32(f"{name}{seed}".encode())))
+            for name in self.ids
+        ]
+        return self.processor.apply(torch.stack(rows))
+
+
+@pytest.fixture
+def processor(tiny_base: str, tiny_checkpoint: Path) -> ValueLogitsProcessor:
+    config = GuideConfig(checkpoints=(str(tiny_checkpoint),), base_model=tiny_base, value_dtype="float32")
+    vllm_config = SimpleNamespace(
+        additional_config={"mavis": config.to_wire()}, model_config=SimpleNamespace(dtype=torch.float32)
+    )
+    return ValueLogitsProcessor(vllm_config, torch.device("cpu"), False)  # type: ignore[arg-type]
+
+
+def params(generation: str = "g", **guidance: object) -> SamplingParams:
+    wire = Guidance(generation_id=generation, **guidance).to_wire()  # type: ignore[arg-type]
+    return SamplingParams(temperature=1.0, extra_args={"mavis": wire})
+
+
+GUIDED = {"weights": {"warmth": 1.0, "brevity": -0.5}}
+
+
+def test_the_interface_is_the_one_we_were_written_for():
+    """Fails loudly when vLLM moves a seam: names, arguments and order of V1's logits-processor interface."""
+    assert list(inspect.signature(LogitsProcessor.__init__).parameters)[1:] == [
+        "vllm_config",
+        "device",
+        "is_pin_memory",
+    ]
+    assert LogitsProcessor.__abstractmethods__ == {"__init__", "apply", "is_argmax_invariant", "update_state"}
+    assert list(BatchUpdate.__dataclass_fields__) == ["batch_size", "removed", "added", "moved"]
+    assert isinstance(inspect.getattr_static(InputBatch, "req_ids"), property)
+    assert "validate_params" in vars(LogitsProcessor)
+
+
+def test_rows_that_move_swap_and_leave_keep_their_own_guidance(processor):
+    batch = Batch(processor)
+    outputs: dict[str, list[int]] = {name: [] for name in "abcd"}
+    alone: dict[str, torch.Tensor] = {}
+    for weight, name in enumerate("abcd"):
+        single = Batch(processor)
+        single.update(add=[(0, f"{name}-x", params(name, weights={"warmth": weight / 4}), [3, 4, weight], [])])
+        alone[name] = single.step()[0]
+        single.update(remove=[0])
+    batch.update(
+        add=[
+            (i, f"{name}-x", params(name, weights={"warmth": i / 4}), [3, 4, i], outputs[name])
+            for i, name in enumerate("abcd")
+        ]
+    )
+    torch.testing.assert_close(batch.step(), torch.stack([alone[name] for name in "abcd"]))
+    batch.update(move=[(0, 2, MoveDirectionality.SWAP)])
+    torch.testing.assert_close(batch.step(), torch.stack([alone[name] for name in "cbad"]))
+    batch.update(remove=[1], move=[(3, 1, MoveDirectionality.UNIDIRECTIONAL)])
+    batch.ids.pop()
+    torch.testing.assert_close(batch.step(), torch.stack([alone[name] for name in "cda"]))
+
+
+def test_a_request_that_leaves_and_comes_back_goes_on_as_if_it_had_stayed(processor):
+    stayed, left = Batch(processor), Batch(processor)
+    output: list[int] = []
+    add = (0, "same-id", params(**GUIDED), [3, 4, 5], output)
+    stayed.update(add=[add])
+    for token in (7, 9):
+        stayed.step(token)
+        output.append(token)
+    expected = stayed.step(11)
+    left.update(remove=[0])
+    left.update(add=[(0, "same-id", params(**GUIDED), [3, 4, 5], [7, 9])])
+    torch.testing.assert_close(left.step(11), expected)
+
+
+def test_a_slot_taken_without_a_removal_belongs_to_the_newcomer(processor):
+    batch = Batch(processor)
+    batch.update(add=[(0, "first", params("first", **GUIDED), [3, 4], [])])
+    batch.step()
+    batch.update(add=[(0, "second", SamplingParams(), [5, 6], [])])
+    before = batch.step()
+    assert (before > float("-inf")).all(), "a plain request in a reused slot is not truncated to the candidates"
+
+
+def test_plain_and_zero_weight_requests_are_not_scored(processor):
+    batch = Batch(processor)
+    batch.update(
+        add=[
+            (0, "plain", SamplingParams(), [3], []),
+            (1, "zero", params("zero", weights={"warmth": 0.0}), [3], []),
+            (2, "still", params("still", weights={"warmth": 1.0}, beta=0.0), [3], []),
+        ]
+    )
+    processor.attach(lambda: batch.ids)
+    logits = torch.randn(3, TINY_VOCAB)
+    assert torch.equal(processor.apply(logits.clone()), logits)
+    assert processor.guide.guided_rows == 0
+
+
+def test_children_of_one_request_have_their_own_traces(processor):
+    batch = Batch(processor)
+    shared, outputs = params("g", **GUIDED), [[], []]
+    batch.update(add=[(i, f"{i}_g-0a1b", shared, [3, 4], outputs[i]) for i in range(2)])
+    tilted = batch.step()
+    for i, output in enumerate(outputs):
+        output.append(int(tilted[i].argmax()))
+    traces = processor.guide.traces.read({"g": {}})["g"]
+    assert traces.keys() == {"0:0", "0:1"}
+    assert [traces[f"0:{i}"]["token_ids"] for i in range(2)] == outputs
+
+
+def test_guided_requests_before_attach_are_an_error_that_says_what_to_call(processor):
+    processor.update_state(BatchUpdate(1, removed=[], added=[(0, params(**GUIDED), [3], [])], moved=[]))
+    with pytest.raises(RuntimeError, match="mavis_attach"):
+        processor.apply(torch.randn(1, TINY_VOCAB))
+
+
+def test_guidance_that_is_not_ours_is_refused_at_admission():
+    forged = SamplingParams(extra_args={"mavis": {"generation_id": "x", "weights": {"warmth": 99}}})
+    with pytest.raises(ValueError, match=r"vllm_xargs\.mavis is reserved"):
+        ValueLogitsProcessor.validate_params(forged)
+    ValueLogitsProcessor.validate_params(SamplingParams(extra_args={"mavis": Guidance("x")}))
+    ValueLogitsProcessor.validate_params(SamplingParams())
+
+
+def steer(processor: ValueLogitsProcessor, fields: dict[str, float | None], choice: str | None = None) -> None:
+    processor.guide.steered.take([Change("g", fields, choice)])
+
+
+WARMTH, BREVITY = "objective_weights.warmth", "objective_weights.brevity"
+
+
+def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(processor):
+    batch, output = Batch(processor), []
+    batch.update(add=[(0, "x", params(weights={"warmth": -1.0, "brevity": 0.25}, beta=0.5), [3, 4, 5], output)])
+    expected = batch.step(3)
+    batch.update(remove=[0])
+    batch.update(add=[(0, "y", params(**GUIDED), [3, 4, 5], output)])
+    batch.ids[0] = "x"  # the same logits
+    before = batch.step(3)
+    steer(processor, {WARMTH: -1.0, BREVITY: 0.25, "beta": 0.5})
+    after = batch.step(3)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, expected)
+
+
+def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor):
+    batch = Batch(processor)
+    batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
+    before = batch.step()
+    steer(processor, {WARMTH: 1.0, BREVITY: -0.5, "beta": None, "kl_budget": None})
+    assert torch.equal(batch.step(), before)
+
+
+def test_a_change_outlives_removal_and_readding_with_the_original_parameters(processor):
+    """A preemption must not bring the old weights back."""
+    batch, output = Batch(processor), [7]
+    add = (0, "x", params(**GUIDED), [3, 4, 5], output)
+    batch.update(add=[add])
+    batch.step()
+    steer(processor, {WARMTH: -2.0})
+    steered = batch.step(1)
+    batch.update(remove=[0])
+    steer(processor, {BREVITY: 0.0})
+    steer(processor, {BREVITY: -0.5})
+    batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], list(output))])
+    assert torch.equal(batch.step(1), steered)
+    processor.guide.steered.drop(["g"])
+    batch.update(remove=[0])
+    batch.update(add=[add])
+    assert not torch.equal(batch.step(1), steered), "the next generation of this id inherits nothing"
+
+
+def test_a_change_that_comes_before_its_request_holds_from_its_first_token(processor):
+    steer(processor, {WARMTH: -2.0})
+    batch = Batch(processor)
+    batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
+    batch.step()
+    trace = processor.guide.traces.read({"g": {}})["g"]["0:0"]
+    assert trace["settings"] == [[0, [-2.0, -0.5], 1.0, None]]
+
+
+def test_one_choice_is_steered_and_the_other_is_not(processor):
+    batch, shared = Batch(processor), params(**GUIDED)
+    batch.update(add=[(i, f"{i}_g-0a1b", shared, [3, 4], []) for i in range(2)])
+    before = batch.step()
+    steer(processor, {WARMTH: -2.0}, choice="0:1")
+    after = batch.step()
+    assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
+
+
+def test_a_plain_request_can_be_steered_and_calmed_again(processor):
+    batch, output = Batch(processor), []
+    batch.update(add=[(0, "x", params(weights={"warmth": 0.0}), [3, 4, 5], output)])
+    plain = batch.step()
+    output += [7, 9]
+    steer(processor, {WARMTH: 1.0})
+    assert not torch.equal(batch.step(), plain)
+    output.append(11)
+    steer(processor, {WARMTH: 0.0})
+    assert torch.equal(batch.step(), plain)
+    output.append(13)
+    trace = processor.guide.traces.read({"g": {}})["g"]["0:0"]
+    assert trace["token_ids"] == [7, 9, 11, 13]
+    assert trace["settings"] == [[2, [1.0, 0.0], 1.0, None], [3, [0.0, 0.0], 1.0, None]]
+    assert trace["kl"][:2] == [0.0, 0.0] and trace["kl"][2] > 0 and trace["kl"][3] == 0.0
+
+
+def test_the_worker_says_which_tokens_come_next_also_of_preempted_requests():
+    def known(output: list[int], parameters: SamplingParams) -> SimpleNamespace:
+        return SimpleNamespace(sampling_params=parameters, output_token_ids=output)
+
+    second = SamplingParams(extra_args={"mavis": Guidance("g", prompt_index=1)})
+    requests = {
+        "0_g-aa": known([1, 2], params()),
+        "1_g-aa": known([], params()),
+        "g-bb": known([5], second),
+        "other": known([1], params("h")),
+        "plain": known([1], SamplingParams()),
+    }
+    assert next_tokens(requests, {"g", "gone"}) == {"g": {"0:0": 2, "0:1": 0, "1:0": 1}}

@@ -1,0 +1,108 @@
+"""Requests are checked against the operator's policy, and resolved the same way on both sides of the engine."""
+
+import dataclasses
+import math
+
+import msgspec
+import pytest
+
+from valuemodels.contract.errors import GuidanceError
+from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.policy import Bounds, GuidancePolicy
+
+POLICY = GuidancePolicy(
+    objectives=("warmth", "brevity"),
+    default_weights={"brevity": 0.5},
+    bounds={"warmth": Bounds(-1.0, 1.5)},
+    default_candidates=20,
+    max_candidates=32,
+)
+
+
+def ask(**fields: object) -> Guidance:
+    return Guidance(generation_id="g", **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "field", "allowed"),
+    [
+        (ask(weights={"humour": 1.0}), "objective_weights.humour", "one of warmth, brevity"),
+        (ask(weights={"warmth": 1.6}), "objective_weights.warmth", "a number from -1 to 1.5"),
+        (ask(weights={"brevity": -2.01}), "objective_weights.brevity", "a number from -2 to 2"),
+        (ask(weights={"warmth": "1"}), "objective_weights.warmth", "a number"),
+        (ask(weights={"warmth": None}), "objective_weights.warmth", "a number"),
+        (ask(weights={"warmth": True}), "objective_weights.warmth", "a number"),
+        (ask(weights={"warmth": math.nan}), "objective_weights.warmth", "a number"),
+        (ask(weights={"warmth": math.inf}), "objective_weights.warmth", "a number"),
+        (ask(beta=-0.1), "beta", "a number from 0"),
+        (ask(beta=math.inf), "beta", "a number from 0"),
+        (ask(candidates=0), "candidates", "an integer from 1 to 32"),
+        (ask(candidates=33), "candidates", "an integer from 1 to 32"),
+        (ask(candidates=2.0), "candidates", "an integer"),
+        (ask(kl_budget=0), "kl_budget", "above 0"),
+        (ask(kl_budget=math.nan), "kl_budget", "above 0"),
+        (ask(scoring="fast"), "scoring", "one of exact"),
+        (ask(trace="all"), "return_values", "candidates"),
+    ],
+)
+def test_a_refusal_names_field_value_and_what_is_allowed(guidance, field, allowed):
+    with pytest.raises(GuidanceError) as refused:
+        POLICY.check(guidance)
+    assert refused.value.field == field
+    assert allowed in refused.value.allowed
+    assert field in str(refused.value) and "allowed is" in str(refused.value)
+
+
+def test_bounds_are_inclusive():
+    POLICY.check(ask(weights={"warmth": 1.5, "brevity": -2}, beta=0, candidates=32, kl_budget=1e-9))
+
+
+def test_names_left_out_keep_the_operators_default_and_named_ones_win():
+    assert POLICY.resolve(None).weights == (0.0, 0.5)
+    assert POLICY.resolve(ask(weights={"warmth": 1})).weights == (1.0, 0.5)
+    assert POLICY.resolve(ask(weights={"brevity": 0})).weights == (0.0, 0.0)
+
+
+def test_a_request_is_plain_exactly_when_no_value_can_change_it():
+    assert POLICY.resolve(ask(weights={"brevity": 0})).is_plain
+    assert POLICY.resolve(ask(weights={"warmth": 1}, beta=0)).is_plain
+    assert not POLICY.resolve(None).is_plain
+    assert not POLICY.resolve(ask(weights={"brevity": -1e-9})).is_plain
+
+
+def test_an_operators_bad_defaults_are_refused_by_name():
+    with pytest.raises(GuidanceError, match=r"default_weights\.humour"):
+        GuidancePolicy(objectives=("warmth",), default_weights={"humour": 1.0})
+    with pytest.raises(GuidanceError, match=r"default_weights\.warmth"):
+        GuidancePolicy(objectives=("warmth",), default_weights={"warmth": 1.0}, bounds={"warmth": Bounds(-0.5, 0.5)})
+    with pytest.raises(GuidanceError, match=r"bounds\.warmth"):
+        GuidancePolicy(objectives=("warmth",), bounds={"warmth": Bounds(1.0, -1.0)})
+    with pytest.raises(GuidanceError, match="candidates"):
+        GuidancePolicy(objectives=("warmth",), default_candidates=65, max_candidates=64)
+
+
+def test_guidance_survives_the_engines_own_serialisation():
+    guidance = ask(weights={"warmth": 0.25}, kl_budget=0.5, trace="candidates", prompt_index=3)
+    wire = msgspec.msgpack.decode(msgspec.msgpack.encode({"mavis": guidance}))["mavis"]
+    assert isinstance(wire, dict)
+    assert Guidance.from_wire(wire) == guidance
+    assert Guidance.from_wire(guidance) is guidance
+    with pytest.raises(TypeError):
+        Guidance.from_wire({**wire, "unknown": 1})
+
+
+def test_the_workers_config_survives_json():
+    config = GuideConfig(
+        checkpoints=("a", "b"), base_model="base", default_weights={"warmth": 0.5}, bounds={"warmth": Bounds(0, 1)}
+    )
+    wire = msgspec.json.decode(msgspec.json.encode(config.to_wire()))
+    assert GuideConfig.from_wire(wire) == config
+    policy = config.policy(("warmth",))
+    assert policy.bounds_of("warmth") == Bounds(0, 1) and policy.resolve(None).weights == (0.5,)
+
+
+def test_records_are_frozen():
+    for record in (ask(), POLICY, POLICY.resolve(None)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record, dataclasses.fields(record)[0].name, None)

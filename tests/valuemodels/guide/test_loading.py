@@ -1,0 +1,55 @@
+"""From folders to scorers: which ways of scoring are loaded, in which arithmetic, and what is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from valuemodels.contract.errors import CheckpointError, GuidanceError
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide import loading
+from valuemodels.guide.loading import load_guide, resolve_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tiny_base, tiny_probed_checkpoint) -> GuideConfig:
+    return GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base)
+
+
+def test_a_checkpoint_with_a_probe_offers_both_and_fast_is_the_default(config):
+    guide = load_guide(config, CPU, torch.float32)
+    assert set(guide.scorers) == {"exact", "fast"} and guide.policy.default_scoring == "fast"
+
+
+def test_the_operator_chooses_the_default_and_what_is_loaded(config):
+    exact = load_guide(dataclasses.replace(config, default_scoring="exact"), CPU, torch.float32)
+    assert exact.policy.default_scoring == "exact" and set(exact.scorers) == {"exact", "fast"}
+    fast = load_guide(dataclasses.replace(config, scorings=("fast",)), CPU, torch.float32)
+    assert set(fast.scorers) == {"fast"}, "no trunk is loaded where nobody may ask for exact scoring"
+    assert fast.stats()["cache_capacity_bytes"] == 0
+
+
+def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base, tiny_checkpoint):
+    config = GuideConfig(checkpoints=(str(tiny_checkpoint),), base_model=tiny_base)
+    assert load_guide(config, CPU, torch.float32).policy.scorings == ("exact",)
+    with pytest.raises(GuidanceError, match=r"scorings: got .*fast.*, allowed is some of exact"):
+        load_guide(dataclasses.replace(config, scorings=("fast",)), CPU, torch.float32)
+    with pytest.raises(GuidanceError, match="scoring: got 'fast', allowed is one of exact"):
+        load_guide(dataclasses.replace(config, default_scoring="fast"), CPU, torch.float32)
+
+
+def test_two_checkpoints_with_one_name_are_refused(tiny_base, tiny_checkpoint):
+    config = GuideConfig(checkpoints=(str(tiny_checkpoint),) * 2, base_model=tiny_base)
+    with pytest.raises(CheckpointError, match="objective warmth is in both value checkpoints"):
+        load_guide(config, CPU, torch.float32)
+
+
+def test_auto_dtype_is_float32_on_cpus_without_bfloat16(monkeypatch):
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: False)
+    assert resolve_dtype("auto", CPU, torch.bfloat16) == torch.float32
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: True)
+    assert resolve_dtype("auto", CPU, torch.bfloat16) == torch.bfloat16
+    assert resolve_dtype("auto", torch.device("cuda"), torch.float16) == torch.float16
+    assert resolve_dtype("float32", torch.device("cuda"), torch.bfloat16) == torch.float32

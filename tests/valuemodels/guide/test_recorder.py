@@ -1,0 +1,56 @@
+"""What is recorded is what was scored, and comes back as it was."""
+
+import dataclasses
+
+import pytest
+import torch
+from tests.valuemodels.guide.test_traces import record, row
+
+from valuemodels.guide.recorder import PositionRecorder, read_positions
+from valuemodels.scoring.scorer import ScoringBatch
+from valuemodels.tilting import Candidates
+
+
+def batch(step, hidden) -> ScoringBatch:
+    rows = [row([], f"g{i}", index=i) for i in range(len(step.kl))]
+    return ScoringBatch(rows, Candidates(step.token_ids, step.base_logprobs), hidden)
+
+
+def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path):
+    recorder = PositionRecorder(tmp_path)
+    first, second = record([5, 7]), record([9, 3, 6], [4])
+    hidden = torch.randn(3, 8, dtype=torch.bfloat16)
+    recorder.note(batch(first, hidden[:1]), first)
+    recorder.flush()
+    recorder.note(batch(second, hidden[1:]), second)
+    recorder.flush()
+    recorder.flush()
+    found = read_positions(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and len(found) == 3
+    assert torch.equal(found.hidden, hidden)
+    assert found.token_ids.tolist() == [[5, 7, 0], [9, 3, 6], [4, 0, 0]]
+    assert found.values[..., 0].tolist() == [[5, 7, 0], [9, 3, 6], [4, 0, 0]]
+    assert (found.base_logprobs > float("-inf")).sum(1).tolist() == [2, 3, 1]
+
+
+def test_only_rows_that_were_scored_exactly_are_kept(tmp_path):
+    recorder = PositionRecorder(tmp_path)
+    step = dataclasses.replace(
+        record([5], [6], [7]),
+        is_scored=torch.tensor([True, False, True]),
+        gives_levels=torch.tensor([True, True, False]),
+    )
+    recorder.note(batch(step, torch.randn(3, 2)), step)
+    recorder.flush()
+    assert read_positions(tmp_path).token_ids.tolist() == [[5]]
+
+
+def test_recording_without_hidden_states_says_so(tmp_path):
+    step = record([5])
+    with pytest.raises(RuntimeError, match="hidden states"):
+        PositionRecorder(tmp_path).note(batch(step, None), step)
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no recorded positions"):
+        read_positions(tmp_path)

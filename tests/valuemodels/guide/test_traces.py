@@ -1,0 +1,159 @@
+"""Traces hold one entry a sampled token, whatever order steps, samples and reads come in."""
+
+import math
+
+import pytest
+import torch
+
+from valuemodels.contract.guidance import ResolvedGuidance, TraceDetail
+from valuemodels.guide.traces import StepRecord, TraceStore
+from valuemodels.scoring.rows import Row
+
+
+def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool = True) -> StepRecord:
+    """Per row the candidates, equally likely; a token's value is its id."""
+    k = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (k - len(row))] for row in rows])
+    base = torch.tensor([[-math.log(len(row))] * len(row) + [-math.inf] * (k - len(row)) for row in rows])
+    return StepRecord(
+        token_ids=ids,
+        values=ids[..., None].float(),
+        base_logprobs=base,
+        logprobs=base - 1,
+        kl=torch.full((len(rows),), kl),
+        is_scored=torch.full((len(rows),), scored),
+        gives_levels=torch.full((len(rows),), levels),
+        means=torch.tensor([5.0]),
+        stds=torch.tensor([10.0]),
+    )
+
+
+def row(output: list[int], name: str = "g", detail: TraceDetail = "values", index: int = 0) -> Row:
+    guidance = ResolvedGuidance((1.0,), 1.0, 4, None, "exact", detail)
+    return Row(index, name, name, "0:0", guidance, 1.0, [1], output)
+
+
+def read(store: TraceStore, start: int = 0) -> dict:
+    return store.read({"g": {"0:0": start}})["g"]["0:0"]
+
+
+def test_a_token_is_entered_once_it_has_been_sampled():
+    store, output = TraceStore(4), []
+    store.record(record([5, 7]), [row(output)])
+    assert read(store)["kl"] == []
+    output.append(7)
+    found = read(store)
+    assert found["token_ids"] == [7] and found["kl"] == [pytest.approx(0.1)]
+    assert found["values"] == [[1.0]], "centred: 7 minus the mean of 5 and 7"
+    assert found["levels"] == [[75.0]], "mean + std * value"
+
+
+def test_the_last_token_of_a_generation_is_read_without_another_step():
+    store, output = TraceStore(4), []
+    for token in (5, 6, 7):
+        store.record(record([5, 6, 7]), [row(output)])
+        output.append(token)
+    assert read(store, 1)["token_ids"] == [6, 7] and read(store, 1)["values"] == [[0.0], [1.0]]
+
+
+def test_rows_of_one_step_are_settled_together_and_never_crossed():
+    store, outputs = TraceStore(4), {name: [] for name in "abc"}
+    rows = [row(output, name, index=i) for i, (name, output) in enumerate(outputs.items())]
+    store.record(record([5, 7], [9, 3, 6], [4]), rows)
+    for name, token in zip("abc", (7, 3, 4), strict=True):
+        outputs[name].append(token)
+    store.record(record([1], [2]), rows[:2])
+    found = {name: store.read({name: {}})[name]["0:0"] for name in "abc"}
+    assert [found[name]["values"] for name in "abc"] == [[[pytest.approx(v)]] for v in (1.0, -3.0, 0.0)]
+
+
+def test_a_token_that_async_scheduling_has_not_repaired_yet_waits():
+    store, output = TraceStore(4), []
+    store.record(record([5]), [row(output)])
+    output.append(-1)
+    assert read(store)["kl"] == []
+    output[0] = 5
+    assert read(store)["token_ids"] == [5]
+
+
+def test_scoring_a_position_again_replaces_it():
+    store, output = TraceStore(4), []
+    store.record(record([5], kl=0.25), [row(output)])
+    store.record(record([5], kl=0.5), [row(output)])
+    output.append(5)
+    assert read(store)["kl"] == [0.5]
+
+
+def test_a_resumed_request_goes_on_in_a_new_list():
+    store, output = TraceStore(4), []
+    store.record(record([5], kl=0.25), [row(output)])
+    output.append(5)
+    store.record(record([6]), [row(output)])
+    resumed = [5]
+    store.record(record([6], kl=0.5), [row(resumed)])
+    resumed.append(6)
+    assert read(store)["token_ids"] == [5, 6] and read(store)["kl"] == [0.25, 0.5]
+
+
+def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values():
+    store, output = TraceStore(4), []
+    store.record(record([3], scored=False), [row(output)])
+    output.append(3)
+    store.record(record([5], kl=0.5), [row(output)])
+    output.append(0)
+    found = read(store)
+    assert found["values"] == [None, None] and found["levels"] == [None, None] and found["kl"] == [0.0, 0.5]
+
+
+def test_scoring_without_levels_leaves_them_out():
+    store, output = TraceStore(4), []
+    store.record(record([5, 7], levels=False), [row(output)])
+    output.append(5)
+    assert read(store)["values"] == [[-1.0]] and read(store)["levels"] == [None]
+
+
+def test_candidates_are_kept_only_when_asked_for():
+    store, output = TraceStore(4), []
+    store.record(record([5, 6], [1, 2, 3]), [row(output, detail="candidates"), row([], "h", index=1)])
+    output.append(6)
+    (table,) = read(store)["candidates"]
+    assert [c["token_id"] for c in table] == [5, 6] and [c["values"] for c in table] == [[-0.5], [0.5]]
+    assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
+
+
+def test_the_store_is_bounded_and_drops_on_request():
+    store = TraceStore(2)
+    for name in "abc":
+        store.record(record([1]), [row([], name)])
+    assert store.read({"a": {}, "b": {}, "c": {}}).keys() == {"b", "c"}
+    store.drop(["b", "unknown"])
+    assert store.read({"b": {}}) == {}
+
+
+def test_rows_of_no_generation_leave_nothing():
+    store = TraceStore(2)
+    store.record(record([1]), [row([], "")])
+    assert store.read({"": {}}) == {}
+
+
+def weighted(output: list[int], weight: float) -> Row:
+    guidance = ResolvedGuidance((weight,), 1.0, 4, None, "exact", "values")
+    return Row(0, "g", "g", "0:0", guidance, 1.0, [1], output)
+
+
+def test_every_token_knows_the_weights_it_was_sampled_with():
+    store, output = TraceStore(4), []
+    for token, weight in enumerate((1.0, 1.0, -1.0, 0.5, 0.5)):
+        store.record(record([token]), [weighted(output, weight)])
+        output.append(token)
+    assert read(store)["settings"] == [[0, [1.0], 1.0, None], [2, [-1.0], 1.0, None], [3, [0.5], 1.0, None]]
+    assert read(store, 2)["settings"] == [[2, [-1.0], 1.0, None], [3, [0.5], 1.0, None]]
+    assert read(store, 4)["settings"] == [[3, [0.5], 1.0, None]]
+
+
+def test_a_position_that_is_scored_again_was_sampled_with_the_newer_weights():
+    store, output = TraceStore(4), []
+    for weight in (1.0, -1.0, 0.5):
+        store.record(record([5]), [weighted(output, weight)])
+    output.append(5)
+    assert read(store)["settings"] == [[0, [0.5], 1.0, None]]

@@ -1,0 +1,149 @@
+"""Cached scoring equals an uncached forward of prefix + candidate, whatever the cache went through."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2Model, MistralConfig, MistralModel
+
+from tests.conftest import TINY_VOCAB
+from valuemodels.contract.errors import CheckpointError
+from valuemodels.contract.value_config import BackboneConfig
+from valuemodels.models.checkpoint import load_value_model
+from valuemodels.models.trunk import ValueModel
+from valuemodels.scoring.exact import PREFILL_CHUNK, ExactScorer, Query
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def scorer(tiny_base: str, tiny_checkpoint: Path) -> ExactScorer:
+    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+    return ExactScorer(model, cache_bytes=1 << 24)
+
+
+@pytest.fixture(scope="module")
+def uncached(tiny_base: str, tiny_checkpoint: Path) -> ValueModel:
+    return load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return torch.randint(TINY_VOCAB, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def query(name: str, prefix: list[int], candidates: list[int]) -> Query:
+    return Query(name, prefix, torch.tensor(candidates, dtype=torch.int64))
+
+
+def assert_exact(model: ValueModel, queries: list[Query], values: list[torch.Tensor]) -> None:
+    for asked, found in zip(queries, values, strict=True):
+        rows = torch.tensor([[*asked.prefix, candidate] for candidate in asked.candidates.tolist()])
+        expected = model(rows)[:, -1] if len(rows) else torch.empty(0, 2)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_ragged_batches_over_many_steps_score_as_if_uncached(scorer, uncached):
+    prefixes = {f"s{i}": tokens(1 + 7 * i, i) for i in range(6)}
+    for step in range(5):
+        queries = [query(name, list(p), tokens(1 + (len(p) + step) % 5, step)) for name, p in prefixes.items()]
+        assert_exact(uncached, queries, scorer.score_queries(queries))
+        for i, prefix in enumerate(prefixes.values()):
+            prefix.extend(tokens(1 + (i + step) % 3, 99 + step))
+
+
+def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(scorer, uncached):
+    prompt = tokens(50)
+    for stop in (1, 2, 17, 18, 50):
+        queries = [query("a", prompt[:stop], [3, 4, 5])]
+        assert_exact(uncached, queries, scorer.score_queries(queries))
+
+
+def test_a_prompt_longer_than_the_prefill_chunk_is_exact(scorer, uncached):
+    queries = [query("long", tokens(2 * PREFILL_CHUNK + 70), [1, 2]), query("short", tokens(4), [5])]
+    assert_exact(uncached, queries, scorer.score_queries(queries))
+
+
+def test_scoring_the_same_prefix_again_is_idempotent(scorer, uncached):
+    asked = [query("a", tokens(20), [7, 8])]
+    first = scorer.score_queries(asked)
+    again = scorer.score_queries(asked)
+    torch.testing.assert_close(first[0], again[0], atol=1e-5, rtol=1e-5)
+    assert_exact(uncached, asked, again)
+
+
+def test_a_reused_name_with_other_tokens_never_sees_the_old_ones(scorer, uncached):
+    scorer.score_queries([query("a", tokens(30, 1), [3])])
+    asked = [query("a", tokens(30, 1)[:10] + tokens(12, 2), [3, 9])]
+    assert_exact(uncached, asked, scorer.score_queries(asked))
+    shorter = [query("a", tokens(30, 1)[:6], [3, 9])]
+    assert_exact(uncached, shorter, scorer.score_queries(shorter))
+
+
+def test_a_forgotten_sequence_is_read_again_and_exact(scorer, uncached):
+    scorer.score_queries([query("a", tokens(12), [3])])
+    scorer.cache.forget("a")
+    asked = [query("a", [*tokens(12), 5], [3, 4])]
+    assert_exact(uncached, asked, scorer.score_queries(asked))
+
+
+def test_rows_without_candidates_only_fill_the_cache(scorer):
+    values = scorer.score_queries([query("a", tokens(9), []), query("b", tokens(5), [1])])
+    assert values[0].shape == (0, 2) and values[1].shape == (1, 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 25), st.integers(0, 4)), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=25)
+def test_any_history_of_prefixes_leaves_values_exact(tiny_base, tiny_checkpoint, history):
+    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+    reference = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+    scorer = ExactScorer(model, cache_bytes=1 << 24)
+    for name, length, seed in history:
+        asked = [query(name, tokens(length, seed), tokens(3, seed + 7))]
+        assert_exact(reference, asked, scorer.score_queries(asked))
+
+
+def test_the_budget_forgets_idle_sequences_first_and_running_ones_never(tiny_base, tiny_checkpoint):
+    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+    scorer = ExactScorer(model, cache_bytes=1)
+    scorer.score_queries([query("old", tokens(9), [1])])
+    scorer.score_queries([query("new", tokens(9), [1])])
+    assert len(scorer.cache) == 1 and scorer.cache.evictions == 1
+    scorer.cache.forget("new")
+    assert scorer.cache.bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mistral"])
+def test_other_decoders_score_exactly_too(kind, tiny_config, tmp_path):
+    """Catches attention details that only Llama happens to share: learned positions, biases, fused projections."""
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        GPT2Model(GPT2Config(vocab_size=TINY_VOCAB, n_embd=32, n_layer=3, n_head=4)).save_pretrained(tmp_path)
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 1}
+        config = MistralConfig(vocab_size=TINY_VOCAB, num_hidden_layers=3, sliding_window=None, **sizes)
+        MistralModel(config).save_pretrained(tmp_path)
+    config = tiny_config(backbone=BackboneConfig(kind="model", model=str(tmp_path), layers=2))
+    model, reference = (ValueModel.build(config, "unused") for _ in range(2))
+    reference.load_state_dict(model.state_dict())
+    scorer = ExactScorer(model, cache_bytes=1 << 24)
+    asked = [query("a", tokens(11), [3, 4]), query("b", tokens(3), [9])]
+    assert_exact(reference, asked, scorer.score_queries(asked))
+
+
+def test_a_sliding_window_backbone_is_refused_in_one_sentence(tiny_config, tmp_path):
+    config = MistralConfig(
+        vocab_size=TINY_VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+    )
+    MistralModel(config).save_pretrained(tmp_path)
+    own = tiny_config(backbone=BackboneConfig(kind="model", model=str(tmp_path)))
+    with pytest.raises(CheckpointError, match="sliding_attention"):
+        ValueModel.build(own, "unused")

@@ -1,0 +1,67 @@
+"""What both of vLLM's runners know of a request: its guidance, its choice, the place of its next token. No vLLM."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance, ResolvedGuidance
+
+_CHILD_INDEX = re.compile(r"^(\d+)_")
+
+
+@dataclass(slots=True)
+class RunningRequest:
+    """What V1 said of a request when it was added, and what holds for it now.
+
+    Attributes:
+        asked: the guidance that the request began with; None where only the operator's defaults guide it.
+        version: of the generation's overrides that `guidance` includes; 0 is none.
+    """
+
+    asked: Guidance | None
+    guidance: ResolvedGuidance
+    temperature: float
+    prompt: list[int]
+    output: list[int]
+    version: int = 0
+
+
+class EngineParams(Protocol):
+    """What we need of vLLM's `SamplingParams`."""
+
+    extra_args: dict[str, Any] | None
+
+
+class EngineRequest(Protocol):
+    """What we need of the runner's record of a request, which it keeps while the request is preempted, too."""
+
+    sampling_params: EngineParams | None
+    output_token_ids: list[int]
+
+
+def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """Which of these generations the worker knows: generation id -> choice -> index of its next token to be sampled.
+
+    Args:
+        requests: all unfinished ones that the runner has ever scheduled, by the engine's request id.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for request_id, request in requests.items():
+        guidance = None if request.sampling_params is None else guidance_of(request.sampling_params)
+        if guidance is not None and guidance.generation_id in generation_ids:
+            position = len(request.output_token_ids)
+            found.setdefault(guidance.generation_id, {})[choice_name(guidance, request_id)] = position
+    return found
+
+
+def guidance_of(params: EngineParams) -> Guidance | None:
+    """The guidance that a request's parameters carry; None where they carry none."""
+    wire: Any = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
+    return None if wire is None else Guidance.from_wire(wire)
+
+
+def choice_name(guidance: Guidance | None, request_id: str) -> str:
+    """The choice that a request of the engine's computes: vLLM puts "<child>_" before the ids of n > 1."""
+    child = _CHILD_INDEX.match(request_id)
+    return f"{guidance.prompt_index if guidance else 0}:{child[1] if child else 0}"

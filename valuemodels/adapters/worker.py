@@ -1,0 +1,89 @@
+"""Methods added to vLLM's workers (`worker_extension_cls`), called through `collective_rpc` between two steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valuemodels.adapters.hidden_states import HiddenStates
+from valuemodels.adapters.requests import next_tokens
+from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
+from valuemodels.contract.changes import Change
+from valuemodels.guide.recorder import PositionRecorder
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+
+class ValueWorkerExtension:
+    """Names start with `mavis_`, so that they cannot clash with vLLM's own."""
+
+    model_runner: "GPUModelRunner"
+
+    def mavis_attach(self) -> dict[str, Any] | None:
+        """Connect the guide to the runner's request ids. Must be called once before the first guided request.
+
+        Returns:
+            What this worker serves, or None on ranks that do not sample.
+        """
+        processor = self._mavis_processor()
+        if processor is None:
+            return None
+        runner, guide = self.model_runner, processor.guide
+        # Models without the seam can still be guided by exact scoring.
+        hidden = HiddenStates(runner.get_model()) if "fast" in guide.policy.scorings else None
+        processor.attach(lambda: runner.input_batch.req_ids, hidden)
+        return {"objectives": list(guide.policy.objectives), "scorings": list(guide.policy.scorings)}
+
+    def mavis_record(self, folder: str | None) -> None:
+        """Write every position that is scored exactly from now on into a folder; None: finish and stop."""
+        if (processor := self._mavis_processor()) is None:
+            return
+        processor.hidden = processor.hidden or HiddenStates(self.model_runner.get_model())
+        if processor.guide.recorder is not None:
+            processor.guide.recorder.flush()
+        processor.guide.recorder = None if folder is None else PositionRecorder(Path(folder))
+
+    def mavis_traces(self, read: Mapping[str, Mapping[str, int]], drop: Sequence[str]) -> dict[str, Any] | None:
+        """Read traces, then forget the generations in `drop`, with what was changed in them.
+
+        Args:
+            read: generation id -> choice -> first token wanted; no choices = all of them, from token 0.
+
+        Returns:
+            {"traces": generation id -> choice -> columns (see `SequenceTrace.read`), "stats": counters}
+        """
+        processor = self._mavis_processor()
+        if processor is None:
+            return None
+        traces = processor.guide.traces.read(read)
+        processor.guide.traces.drop(drop)
+        processor.guide.steered.drop(drop)
+        return {"traces": traces, "stats": processor.guide.stats()}
+
+    def mavis_steer(self, changes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]] | None:
+        """Take over changes to running generations, in order; they hold from the next sampled token on.
+
+        A generation that this worker has not seen yet takes them up when its requests arrive.
+
+        Args:
+            changes: `Change.to_wire` of each.
+
+        Returns:
+            Of the changed generations, those that this worker holds: generation id -> choice -> index of the next
+            token to be sampled.
+        """
+        processor = self._mavis_processor()
+        if processor is None:
+            return None
+        processor.guide.steered.take(Change(**change) for change in changes)
+        return next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
+
+    def mavis_stats(self) -> dict[str, int] | None:
+        """Counters since the start and the cache's present size."""
+        processor = self._mavis_processor()
+        return None if processor is None else processor.guide.stats()
+
+    def _mavis_processor(self) -> ValueLogitsProcessor | None:
+        processors = self.model_runner.input_batch.logitsprocs.all
+        found = [p for p in processors if isinstance(p, ValueLogitsProcessor)]
+        return found[0] if found else None

@@ -1,0 +1,1 @@
+"""One decoding step: score, tilt, record. Knows nothing of vLLM."""

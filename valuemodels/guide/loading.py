@@ -1,0 +1,62 @@
+"""From what a worker is told to a guide that works: loads every value checkpoint in every scoring that is wanted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.guide_config import DType, GuideConfig
+from valuemodels.contract.value_config import objective_owners, offered_scorings, read_value_config
+from valuemodels.guide.value_guide import ValueGuide
+from valuemodels.models.checkpoint import load_probe, load_value_model
+from valuemodels.scoring.exact import ExactScorer
+from valuemodels.scoring.fast import FastScorer
+from valuemodels.scoring.scorer import Scorer
+from valuemodels.sources.cpu import has_fast_bfloat16
+
+
+def load_guide(config: GuideConfig, device: torch.device, base_dtype: torch.dtype) -> ValueGuide:
+    """Load every checkpoint of a config.
+
+    Raises:
+        CheckpointError: a checkpoint is broken or does not fit the base, or two name the same objective.
+        GuidanceError: the operator's defaults do not fit the objectives.
+    """
+    checkpoints = [read_value_config(folder) for folder in config.checkpoints]
+    policy = config.policy(tuple(objective_owners(checkpoints)), offered_scorings(checkpoints))
+    scorers: dict[Scoring, Sequence[Scorer]] = {}
+    if "exact" in policy.scorings:
+        scorers["exact"] = _exact_scorers(config, device, base_dtype)
+    if "fast" in policy.scorings:
+        scorers["fast"] = [_fast_scorer(folder, config, device) for folder in config.checkpoints]
+    return ValueGuide(scorers, policy, device, config.max_traces)
+
+
+def _exact_scorers(config: GuideConfig, device: torch.device, base_dtype: torch.dtype) -> list[ExactScorer]:
+    dtype = resolve_dtype(config.value_dtype, device, base_dtype)
+    cache_bytes = int(config.cache_gib * 2**30 / len(config.checkpoints))
+    models = (
+        load_value_model(folder, config.base_model, dtype=dtype, device=device, base_revision=config.base_revision)
+        for folder in config.checkpoints
+    )
+    return [ExactScorer(model, cache_bytes) for model in models]
+
+
+def _fast_scorer(folder: str | Path, config: GuideConfig, device: torch.device) -> FastScorer:
+    checkpoint = read_value_config(folder)
+    probe, embeddings = load_probe(folder, config.base_model, device=device, base_revision=config.base_revision)
+    assert checkpoint.probe is not None, "load_probe refuses checkpoints without one"
+    return FastScorer(checkpoint, checkpoint.probe, probe, embeddings)
+
+
+def resolve_dtype(name: DType, device: torch.device, base_dtype: torch.dtype) -> torch.dtype:
+    """The dtype exact value models run in.
+
+    "auto" is the base's own; on a CPU it is float32, except where the base is in bfloat16 and that is fast.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type != "cpu":
+        return base_dtype
+    return torch.bfloat16 if base_dtype == torch.bfloat16 and has_fast_bfloat16() else torch.float32

@@ -1,0 +1,186 @@
+"""The value guide: logits in, tilted logits out, for every row that asked. Lives in the worker and in training.
+
+Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
+works on whole batches and asks the device for nothing it would have to wait for.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.policy import GuidancePolicy
+from valuemodels.guide.changed import SteeredGenerations
+from valuemodels.guide.fallbacks import Fallbacks
+from valuemodels.guide.recorder import PositionRecorder
+from valuemodels.guide.traces import StepRecord, TraceStore
+from valuemodels.scoring.exact import ExactScorer
+from valuemodels.scoring.rows import Row
+from valuemodels.scoring.scorer import Scorer, ScoringBatch
+from valuemodels.tilting import Candidates, Tilt, select_candidates, tilt, weighted_advantage, write_tilted
+
+logger = logging.getLogger("vllm.mavis")
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What the rows of a step ask for, as tensors in the rows' order.
+
+    Attributes:
+        index: [rows] the rows' places in the batch.
+        coefficients: [rows, objectives] weight times scale.
+        tilts: [rows] bool, False where a row only watches.
+        kl_budget: [rows] nats, inf = none; None where no row has one.
+    """
+
+    index: Tensor
+    coefficients: Tensor
+    tilts: Tensor
+    beta: Tensor
+    temperature: Tensor
+    kl_budget: Tensor | None
+
+
+class ValueGuide:
+    """Scores candidates and tilts logits towards the objectives each row weighs."""
+
+    def __init__(
+        self,
+        scorers: Mapping[Scoring, Sequence[Scorer]],
+        policy: GuidancePolicy,
+        device: torch.device,
+        max_traces: int,
+    ) -> None:
+        """Args: `scorers`: of every scoring, those whose objectives together are `policy.objectives`, in its order."""
+        self.scorers = {scoring: list(some) for scoring, some in scorers.items()}
+        self.policy = policy
+        self.device = device
+        self.traces = TraceStore(max_traces)
+        self.steered = SteeredGenerations()
+        self.recorder: PositionRecorder | None = None
+        self.guided_rows = 0
+        self._fallbacks = Fallbacks(policy.objectives, device)
+        for some in self.scorers.values():
+            names = tuple(objective.name for scorer in some for objective in scorer.objectives)
+            assert names == policy.objectives, (names, policy.objectives)
+        self._scales = {scoring: [s for scorer in some for s in scorer.scales] for scoring, some in scorers.items()}
+        objectives = [o for scorer in next(iter(self.scorers.values())) for o in scorer.objectives]
+        self._means = torch.tensor([o.mean for o in objectives], device=device)
+        self._stds = torch.tensor([o.std for o in objectives], device=device)
+
+    @torch.inference_mode()
+    def step(self, logits: Tensor, rows: Sequence[Row], hidden: Tensor | None = None) -> Tensor:
+        """Tilt, in place, the logits of the rows that ask for it; all others stay as they are, bit for bit.
+
+        Args:
+            logits: [batch, vocab] float32.
+            rows: the rows that `needs_values`.
+            hidden: [batch, hidden] the base's final hidden states, from which `logits` were made; fast scoring needs
+                them.
+        """
+        if not rows:
+            return logits
+        knobs = self._knobs(rows)
+        batch = self._batch(logits, rows, knobs, hidden)
+        values = self._score(batch)
+        usable = self._usable(values, batch.candidates, knobs)
+        tilted = self._tilt(batch.candidates, values, knobs)
+        write_tilted(logits, knobs.index, batch.candidates, tilted.logits, usable & knobs.tilts)
+        self._record(batch, values, tilted, usable)
+        self.guided_rows += len(rows)
+        return logits
+
+    def _knobs(self, rows: Sequence[Row]) -> Knobs:
+        asked = [row.guidance for row in rows]
+        budgets = [torch.inf if g.kl_budget is None else g.kl_budget for g in asked]
+
+        def as_tensor(numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.float32, device=self.device)
+
+        scales = as_tensor([self._scales[g.scoring] for g in asked])
+        return Knobs(
+            index=torch.tensor([row.index for row in rows], device=self.device),
+            coefficients=as_tensor([g.weights for g in asked]) * scales,
+            tilts=torch.tensor([not g.is_plain for g in asked], device=self.device),
+            beta=as_tensor([g.beta for g in asked]),
+            temperature=as_tensor([row.temperature for row in rows]),
+            kl_budget=as_tensor(budgets) if any(g.kl_budget is not None for g in asked) else None,
+        )
+
+    def _batch(self, logits: Tensor, rows: Sequence[Row], knobs: Knobs, hidden: Tensor | None) -> ScoringBatch:
+        if len(rows) < logits.shape[0]:
+            logits, hidden = logits[knobs.index], None if hidden is None else hidden[knobs.index]
+        counts = [row.guidance.candidates for row in rows]
+        candidates = select_candidates(logits, torch.tensor(counts, device=self.device), max(counts))
+        return ScoringBatch(rows, candidates, hidden)
+
+    def _score(self, batch: ScoringBatch) -> Tensor:
+        """Values [rows, k, objectives]; NaN where a scorer failed."""
+        scorings = {row.guidance.scoring for row in batch.rows}
+        if len(scorings) == 1:
+            return self._score_by(scorings.pop(), batch)
+        shape = (*batch.candidates.logits.shape, len(self.policy.objectives))
+        values = torch.zeros(shape, device=self.device)
+        for scoring in sorted(scorings):
+            places = [place for place, row in enumerate(batch.rows) if row.guidance.scoring == scoring]
+            index = torch.tensor(places, device=self.device)
+            values[index] = self._score_by(scoring, batch.select(places))
+        return values
+
+    def _score_by(self, scoring: Scoring, batch: ScoringBatch) -> Tensor:
+        return torch.cat([self._score_with(scorer, batch) for scorer in self.scorers[scoring]], dim=-1)
+
+    def _score_with(self, scorer: Scorer, batch: ScoringBatch) -> Tensor:
+        try:
+            return scorer.score(batch)
+        except Exception:  # it would end the engine and every other request with it
+            logger.exception("value model %s failed; its rows fall back to the base model", scorer.checkpoint_id)
+            shape = (*batch.candidates.logits.shape, len(scorer.objectives))
+            return torch.full(shape, torch.nan, device=self.device)
+
+    def _usable(self, values: Tensor, candidates: Candidates, knobs: Knobs) -> Tensor:
+        """[rows] bool: every value that the row needs is finite, and there is a candidate at all."""
+        valid = candidates.valid
+        needed = (knobs.coefficients != 0) | ~knobs.tilts[:, None]
+        broken = (~values.isfinite() & valid[..., None]).any(1) & needed
+        usable = ~broken.any(1) & valid.any(1)
+        self._fallbacks.note(~usable, broken)
+        return usable
+
+    def _tilt(self, candidates: Candidates, values: Tensor, knobs: Knobs) -> Tilt:
+        # Rows that fall back are not written; here their numbers must only be harmless.
+        advantage = weighted_advantage(values, knobs.coefficients).nan_to_num(0.0, 0.0, 0.0)
+        return tilt(candidates, advantage, knobs.temperature, knobs.beta, knobs.kl_budget)
+
+    def _record(self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor) -> None:
+        gives_levels = [self.scorers[row.guidance.scoring][0].gives_levels for row in batch.rows]
+        step = StepRecord(
+            token_ids=batch.candidates.token_ids,
+            values=values,
+            base_logprobs=tilted.base_logprobs,
+            logprobs=tilted.logprobs,
+            kl=tilted.kl,
+            is_scored=usable,
+            gives_levels=torch.tensor(gives_levels, device=self.device),
+            means=self._means,
+            stds=self._stds,
+        )
+        self.traces.record(step, batch.rows)
+        if self.recorder is not None:
+            self.recorder.note(batch, step)
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the start and the cache's present size."""
+        scorers = [scorer for some in self.scorers.values() for scorer in some]
+        caches = [scorer.cache for scorer in scorers if isinstance(scorer, ExactScorer)]
+        return {
+            "guided_rows": self.guided_rows,
+            "value_fallback_rows": self._fallbacks.count(),
+            "cache_bytes": sum(cache.bytes for cache in caches),
+            "cache_capacity_bytes": sum(cache.budget_bytes for cache in caches),
+            "cached_sequences": sum(len(cache) for cache in caches),
+            "cache_evictions": sum(cache.evictions for cache in caches),
+        }

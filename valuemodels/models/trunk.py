@@ -1,0 +1,134 @@
+"""The value model: a transformers decoder and value heads on its last hidden states.
+
+Training and serving build the same module; serving replaces only its attention (`valuemodels.attention`).
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from valuemodels.contract.errors import CheckpointError, first_line
+from valuemodels.contract.value_config import BackboneConfig, HeadConfig, ValueConfig
+
+
+class ValueHead(nn.Module):
+    """Maps hidden states [..., hidden] to values [..., objectives], in float32 whatever the backbone's dtype."""
+
+    def __init__(self, hidden_size: int, objectives: int, config: HeadConfig) -> None:
+        super().__init__()
+        if config.kind == "linear":
+            self.layers = nn.Sequential(nn.Linear(hidden_size, objectives))
+        else:
+            units = cast(int, config.hidden)
+            self.layers = nn.Sequential(nn.Linear(hidden_size, units), nn.SiLU(), nn.Linear(units, objectives))
+        self.float()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(hidden.float()))
+
+
+class ValueModel(nn.Module):
+    """Predicts every objective's final reward, in standard deviations of the base's reward, after each token."""
+
+    def __init__(self, config: ValueConfig, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.head = ValueHead(backbone.config.hidden_size, len(config.objectives), config.head)
+
+    @classmethod
+    def build(
+        cls,
+        config: ValueConfig,
+        base_model: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        base_revision: str | None = None,
+    ) -> "ValueModel":
+        """A model with the backbone's pretrained weights, fresh heads and no adapter.
+
+        Raises:
+            CheckpointError: the backbone cannot be loaded or is of a kind we cannot score with.
+        """
+        backbone = load_backbone(config.backbone, base_model, dtype=dtype, base_revision=base_revision)
+        return cls(config, backbone).to(device)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Values after every token.
+
+        Args:
+            input_ids: [batch, tokens], right-padded.
+            attention_mask: [batch, tokens], 1 = a real token.
+
+        Returns:
+            [batch, tokens, objectives]
+        """
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return cast(Tensor, self.head(output.last_hidden_state))
+
+
+def load_backbone(
+    config: BackboneConfig, base_model: str, *, dtype: torch.dtype, base_revision: str | None = None
+) -> PreTrainedModel:
+    """Load the decoder a `BackboneConfig` names: the base's first layers as their own copy, or a model of its own.
+
+    Only safetensors are read and no remote code runs.
+
+    Raises:
+        CheckpointError: it cannot be found, has too few layers, or uses sliding-window attention.
+    """
+    source = base_model if config.kind == "base" else cast(str, config.model)
+    revision = base_revision if config.kind == "base" else config.revision
+    try:
+        model_config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"backbone {source} cannot be loaded: {first_line(error)}") from None
+    _check_architecture(model_config, config, source)
+    if config.layers is not None:
+        _keep_layers(model_config, config.layers)
+    return _load_quietly(source, revision, model_config, dtype)
+
+
+def _check_architecture(model_config: PretrainedConfig, config: BackboneConfig, source: str) -> None:
+    available = model_config.num_hidden_layers
+    if config.layers is not None and config.layers > available:
+        raise CheckpointError(f"the value model takes {config.layers} layers of {source}, which has {available}")
+    layer_types = set(getattr(model_config, "layer_types", None) or ["full_attention"])
+    # Qwen's configs name a window and switch it off; Mistral's have no switch.
+    if getattr(model_config, "sliding_window", None) and getattr(model_config, "use_sliding_window", True):
+        layer_types.add("sliding_attention")
+    if layer_types != {"full_attention"}:
+        raise CheckpointError(
+            f"backbone {source} uses {', '.join(sorted(layer_types))}; only full_attention is supported"
+        )
+
+
+def _keep_layers(model_config: PretrainedConfig, layers: int) -> None:
+    model_config.num_hidden_layers = layers
+    # transformers checks that this list is as long as the model is deep.
+    if getattr(model_config, "layer_types", None):
+        model_config.layer_types = model_config.layer_types[:layers]
+
+
+def _load_quietly(
+    source: str, revision: str | None, model_config: PretrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    """`from_pretrained` without its list of the layers that we leave out on purpose."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": "sdpa"}
+    try:
+        model = AutoModel.from_pretrained(source, revision=revision, config=model_config, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"backbone {source} cannot be loaded: {first_line(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    return cast(PreTrainedModel, model.eval())

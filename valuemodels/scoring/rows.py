@@ -1,0 +1,28 @@
+"""One row of a step's logits, as an adapter tells the guide of it. No vLLM."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from valuemodels.contract.guidance import ResolvedGuidance
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of this step's logits.
+
+    Attributes:
+        index: the row's place in the logits.
+        sequence_id: the engine's id of the request behind it.
+        generation_id: empty where nobody will ask for a trace.
+        choice: "<prompt index>:<index within n>"; temperature: 0 = greedy.
+        prompt, output: token ids; `output` is the engine's live list.
+    """
+
+    index: int
+    sequence_id: str
+    generation_id: str
+    choice: str
+    guidance: ResolvedGuidance
+    temperature: float
+    prompt: Sequence[int]
+    output: Sequence[int]
