@@ -17,8 +17,8 @@ from rich.table import Table
 
 from training.bench_worker import BenchWorker, Job, Timing, WorkerDiedError
 from training.bootstrap import Estimate, ratio_estimate
-from training.expected_errors import EXPECTED_ERRORS, fail
-from training.measurement import BaseFolderOption, OutOption, ValuesOption, find_subject, write_report
+from training.errors import EXPECTED_ERRORS, fail
+from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_subject, write_report
 from training.progress import Advance, console, progress
 from training.recipe import EngineRecipe
 from valuemodels.contract.guidance import Guidance

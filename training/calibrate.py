@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from training.collect import PROMPTS_FILE
 from training.distill_run import DistillRun
 from training.progress import Advance, progress
 from training.prompt_set import ChatPrompt, read_prompt_set
 from training.rollout import Limits, Request, RolloutEngine, request_seed
+from training.rollouts.stage import PROMPTS_FILE
 from training.run import VALUES_FOLDER, Run
 from training.scale_search import best_trial, find_scale
 from valuemodels.contract.guidance import Guidance, Scoring

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from training.distill_run import DistillRun, Teacher, open_distillation, read_teacher
-from training.expected_errors import EXPECTED_ERRORS, fail
+from training.errors import EXPECTED_ERRORS, fail
 from training.progress import console
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.run import Run, find_base, open_run

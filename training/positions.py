@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from training.collect import PROMPTS_FILE
 from training.distill_run import DistillRun
 from training.progress import progress
 from training.prompt_set import SPLITS, ChatPrompt, SplitName, read_prompt_set
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed
+from training.rollouts.stage import PROMPTS_FILE
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from training.prompts import Fractions, Prompt, PromptError, split
+from training.prompts.files import Fractions, Prompt, PromptError, split
 from training.run_dir import replacing
 
 SplitName = Literal["train", "validation", "test"]

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.collect import PROMPTS_FILE
 from training.progress import progress
 from training.prompt_set import read_prompt_set
 from training.rewards import load_reward, score
+from training.rollouts.stage import PROMPTS_FILE
 from training.run import Run
 from training.run_dir import replacing
 from training.shards import read_rollouts

@@ -19,8 +19,8 @@ StageFunction = Callable[[Any], Mapping[str, Any]]
 
 # By name, so that a process imports only what its own stage needs.
 _FUNCTIONS: dict[StageName, str] = {
-    "prompts": "training.collect:prepare_prompts",
-    "rollouts": "training.collect:sample_rollouts",
+    "prompts": "training.rollouts.stage:prepare_prompts",
+    "rollouts": "training.rollouts.stage:sample_rollouts",
     "rewards": "training.scoring:score_rollouts",
     "fit": "training.fit:fit_values",
     "calibrate": "training.calibrate:calibrate_scales",

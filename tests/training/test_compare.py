@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import TINY_PROBE
 from tests.training.kit import FakeEngine
-from training import compare
+from training.evaluate import fast_vs_exact as compare
 from training.rollout import Reply, Request
 from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
 

@@ -9,8 +9,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.training.kit import FakeEngine
-from training import evaluate
-from training.prompts import load_prompts, split
+from training.evaluate import sliders as evaluate
+from training.prompts.files import load_prompts, split
 from training.rollout import Reply, Request
 from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
 

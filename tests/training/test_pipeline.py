@@ -7,13 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.training.kit import FakeEngine
-from training import collect
 from training.calibrate import calibrate_scales
 from training.cli import app
-from training.collect import PROMPTS_FILE, prepare_prompts, sample_rollouts
 from training.prompt_set import read_prompt_set
 from training.recipe import Recipe, read_recipe
 from training.rollout import Reply, Request, request_seed
+from training.rollouts import stage as collect
+from training.rollouts.stage import PROMPTS_FILE, prepare_prompts, sample_rollouts
 from training.run import DistillationStage, Run, StageName, TrainingStage, open_run, write_recipe
 from training.run_dir import RunDir, RunDirError
 from training.scoring import read_rewards, score_rollouts

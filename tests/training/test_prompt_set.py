@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from training.prompt_set import ChatPrompt, chat_prompts, read_prompt_set, read_texts, render_chat, write_prompt_set
-from training.prompts import Fractions, Prompt, PromptError
+from training.prompts.files import Fractions, Prompt, PromptError
 
 
 def test_chat_is_rendered_up_to_where_the_reply_begins(chat_base: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.prompts import (
+from training.prompts.files import (
     EMBEDDED_FRACTIONS,
     EMBEDDED_PROMPTS,
     KINDS,

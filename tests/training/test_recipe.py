@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from training.prompts import load_prompts
+from training.prompts.files import load_prompts
 from training.recipe import RECIPES, RecipeError, parse_recipe, read_recipe
 from training.rewards import REWARDS
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from tests.valuemodels.guide.test_traces import record, row
 
+from tests.valuemodels.guide.test_traces import record, row
 from valuemodels.guide.recorder import PositionRecorder, read_positions
 from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.tilting import Candidates

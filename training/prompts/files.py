@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 KINDS = ("question", "task", "chat", "opinion", "story", "advice", "explanation", "provocation")
-EMBEDDED_PROMPTS = Path(__file__).parent / "prompts" / "embedded.jsonl"
+EMBEDDED_PROMPTS = Path(__file__).parent / "embedded.jsonl"
 SPLIT_SALT = "value-prompts-1"
 _KEYS = frozenset({"prompt", "kind"})
 

@@ -16,11 +16,11 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from training.expected_errors import EXPECTED_ERRORS, fail
-from training.measurement import BaseFolderOption, OutOption, Subject, ValuesOption, find_subject, write_report
+from training.errors import EXPECTED_ERRORS, fail
+from training.evaluate.checkpoint import BaseFolderOption, OutOption, Subject, ValuesOption, find_subject, write_report
 from training.progress import console, progress
 from training.prompt_set import read_texts, render_chat
-from training.prompts import Fractions, Prompt, load_prompts, split
+from training.prompts.files import Fractions, Prompt, load_prompts, split
 from training.recipe import EngineRecipe, RecipeError, read_recipe
 from training.rewards import load_reward
 from training.rollout import Limits, Reply, Request, RolloutEngine, request_seed

@@ -19,17 +19,17 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
-from training.arms import Arm, Sampler
 from training.bootstrap import Estimate, mean_estimate
 from training.comparison import kept_gain, matching_strength
-from training.expected_errors import EXPECTED_ERRORS, fail
-from training.measurement import BaseFolderOption, OutOption, Subject, ValuesOption, find_subject, write_report
+from training.errors import EXPECTED_ERRORS, fail
+from training.evaluate.checkpoint import BaseFolderOption, OutOption, Subject, ValuesOption, find_subject, write_report
 from training.progress import Advance, console, progress
 from training.prompt_set import chat_prompts
-from training.prompts import Fractions, load_prompts
+from training.prompts.files import Fractions, load_prompts
 from training.recipe import EngineRecipe, RecipeError, read_recipe
 from training.rewards import load_reward
 from training.rollout import Limits, RolloutEngine
+from training.rollouts.sampler import Arm, Sampler
 from training.shards import Rollout
 from training.slider_table import Setting
 from valuemodels.contract.guidance import Guidance, Scoring

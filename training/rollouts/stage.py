@@ -11,7 +11,7 @@ from typing import Any
 
 from training.progress import progress
 from training.prompt_set import ChatPrompt, chat_prompts, read_prompt_set, write_prompt_set
-from training.prompts import Fractions, load_prompts
+from training.prompts.files import Fractions, load_prompts
 from training.rollout import Limits, Request, RolloutEngine, request_seed
 from training.run import Run
 from training.shards import shard_path, write_shard

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from training.progress import console
-from training.prompts import PromptError
+from training.prompts.files import PromptError
 from training.recipe import RecipeError
 from training.rewards import RewardError
 from training.run_dir import RunDirError

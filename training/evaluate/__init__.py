@@ -1,0 +1,1 @@
+"""Measuring a finished checkpoint on prompts that nothing was trained on."""

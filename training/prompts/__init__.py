@@ -1,0 +1,1 @@
+"""Prompts: reading and splitting. The shipped ones lie here, too."""

@@ -1,0 +1,1 @@
+"""Replies to prompts, and how they are sampled."""
