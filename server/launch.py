@@ -13,8 +13,8 @@ from valuemodels.contract.engine_arguments import WORKER_EXTENSION, engine_argum
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.sources.cpu import base_dtype, serves_on_cpu
+from valuemodels.sources.embedded import EMBEDDED
 
-EMBEDDED = "embedded"
 PLUGIN = "mavis"
 VALUE_FLAGS = ("--host", "--port", "--uds", "--revision", "--config")
 """Flags of vLLM that are looked at before vLLM is imported; each takes one value."""

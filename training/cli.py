@@ -11,14 +11,17 @@ from typing import Annotated
 
 import typer
 
-from training.distill_run import DistillRun, Teacher, open_distillation, read_teacher
-from training.errors import EXPECTED_ERRORS, fail
-from training.progress import console
-from training.recipe import Recipe, RecipeError, read_recipe
-from training.run import Run, find_base, open_run
-from training.run_dir import RunDir, RunDirError
-from training.stages import STAGE_NAMES, run_stage, run_stages
-from training.summary import copy_checkpoint, print_distillation, print_summary
+from training.distill.run import DistillRun, Teacher, open_distillation, read_teacher
+from training.errors import RecipeError
+from training.recipe import Recipe
+from training.recipe_file import read_recipe
+from training.report import copy_checkpoint, print_distillation, print_summary
+from training.rounds import run_round
+from training.runs.command import errors_in_one_sentence
+from training.runs.progress import console
+from training.runs.run import Run, find_base, open_run
+from training.runs.run_dir import RunDir
+from training.stages import STAGES, run_stage, stage_name
 from valuemodels.sources.hub import resolve_folder
 
 app = typer.Typer(
@@ -41,16 +44,14 @@ def run(
     base_folder: BaseFolder = None,
 ) -> None:
     """Sample, score, fit, calibrate and export; what an earlier run finished is not done again."""
-    try:
-        settings = read_recipe(recipe).model_copy(update={"limit": limit})
+    with errors_in_one_sentence():
+        settings = _limited(read_recipe(recipe), limit)
         path = run_dir or Path("runs") / settings.name
         training = Run(settings, RunDir(path), find_base(settings, base_folder))
-        run_stages(training)
+        run_round(training)
         print_summary(training)
         if export is not None:
             copy_checkpoint(training, "export", export)
-    except EXPECTED_ERRORS as error:
-        fail(error)
 
 
 @app.command()
@@ -67,35 +68,35 @@ def distill(
     base_folder: BaseFolder = None,
 ) -> None:
     """Give a checkpoint a probe, for fast scoring: sample, fit, calibrate; resumes as `run` does."""
-    try:
+    with errors_in_one_sentence():
         teacher = read_teacher(resolve_folder(checkpoint))
         if teacher.had_probe:
             console.print(f"{checkpoint} has a probe already: it is replaced by a new one", soft_wrap=True)
-        settings = _recipe_for(teacher, recipe).model_copy(update={"limit": limit})
+        settings = _limited(_recipe_for(teacher, recipe), limit)
         path = run_dir or Path("runs") / f"distill-{settings.name}"
         distillation = DistillRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)
-        run_stages(distillation)
+        run_round(distillation)
         print_distillation(distillation)
         if export is not None:
             copy_checkpoint(distillation, "distilled", export)
-    except EXPECTED_ERRORS as error:
-        fail(error)
 
 
-@app.command()
-def stage(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGE_NAMES)}.")],
+@app.command("stage")
+def carry_out_stage(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
     run_dir: Annotated[Path, typer.Argument(help="The run's folder.")],
     base_folder: BaseFolder = None,
 ) -> None:
     """Carry out one stage of a run that `run` or `distill` has begun."""
-    try:
-        if name not in STAGE_NAMES:
-            raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(STAGE_NAMES)}")
+    with errors_in_one_sentence():
+        stage = stage_name(name)
         is_distillation = RunDir(run_dir).teacher_path.is_file()
-        run_stage((open_distillation if is_distillation else open_run)(run_dir, base_folder), name)
-    except EXPECTED_ERRORS as error:
-        fail(error)
+        run_stage((open_distillation if is_distillation else open_run)(run_dir, base_folder), stage)
+
+
+def _limited(recipe: Recipe, limit: int | None) -> Recipe:
+    """The recipe with the command line's limit, where that gives one."""
+    return recipe if limit is None else recipe.model_copy(update={"limit": limit})
 
 
 def _recipe_for(teacher: Teacher, asked: str | None) -> Recipe:

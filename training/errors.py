@@ -1,32 +1,43 @@
-"""The errors that a command of ours answers with one sentence instead of a traceback."""
+"""What can go wrong in training, on top of `valuemodels.contract.errors`. Imports nothing else of ours.
 
-from typing import NoReturn
+    MavisError
+    ├── RecipeError        a recipe cannot be used
+    ├── PromptError        prompts cannot be used
+    ├── RewardError        a reward is unknown, cannot be loaded, or returned scores nothing can be learned from
+    ├── RunDirError        a run's folder cannot be used as asked
+    ├── CalibrationError   no scale costs what it should
+    ├── MeasurementError   what was sampled does not answer what was asked
+    └── WorkerDiedError    an engine's process ended
 
-import typer
-from rich.markup import escape
+A command ends with such an error's message and exit status 2: see `training.runs.command`.
+"""
 
-from training.progress import console
-from training.prompts.files import PromptError
-from training.recipe import RecipeError
-from training.rewards import RewardError
-from training.run_dir import RunDirError
-from training.scale_search import CalibrationError
-from valuemodels.contract.errors import CheckpointError, EmbeddedModelError, GuidanceError, HubError
-
-EXPECTED_ERRORS = (
-    CalibrationError,
-    CheckpointError,
-    EmbeddedModelError,
-    GuidanceError,
-    HubError,
-    PromptError,
-    RecipeError,
-    RewardError,
-    RunDirError,
-)
+from valuemodels.contract.errors import MavisError
 
 
-def fail(error: Exception) -> NoReturn:
-    """End the command with one sentence and exit status 2."""
-    console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-    raise typer.Exit(2)
+class RecipeError(MavisError):
+    """A recipe cannot be used; the message names file, key, what was given, and what is allowed."""
+
+
+class PromptError(MavisError):
+    """Prompts cannot be used; the message names the file, the line and the reason."""
+
+
+class RewardError(MavisError):
+    """A reward is unknown, cannot be loaded, or returned scores nothing can be learned from."""
+
+
+class RunDirError(MavisError):
+    """The run's folder cannot be used as asked; the message says what to do instead."""
+
+
+class CalibrationError(MavisError):
+    """No scale costs the target KL; the message says what was tried."""
+
+
+class MeasurementError(MavisError):
+    """What was sampled does not answer what was asked."""
+
+
+class WorkerDiedError(MavisError):
+    """An engine's process ended; what it printed says why."""

@@ -4,16 +4,15 @@ Runs in any training process. Must not import torch or vllm. Recipes that ship l
 named by that file name (`embedded`) or given as a path.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from valuemodels.contract.guide_config import DType
 from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
 
-RECIPES = Path(__file__).parent / "recipes"
 PROMPTS = Path(__file__).parent / "prompts"
 
 Count = Annotated[int, Field(ge=1)]
@@ -22,20 +21,29 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class RecipeError(ValueError):
-    """A recipe cannot be used; the message names file, key, what was given, and what is allowed."""
-
-
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ObjectiveRecipe(_Strict):
-    """One objective: its name for clients, what it means, and the id of the reward in `training/rewards.py`."""
+    """One objective and the reward it is trained on.
+
+    Attributes:
+        name: what clients call it; description: what it means, one sentence.
+        reward: id of a shipped reward, or `module:Class`; see `training.rewards.reward`.
+        reward_parameters: keyword arguments of the reward's class.
+    """
 
     name: Annotated[str, Field(pattern=OBJECTIVE_NAME)]
     description: str
     reward: str
+    reward_parameters: dict[str, Any] = {}
+
+    @property
+    def reward_id(self) -> str:
+        """The reward and its parameters in one text, which checkpoints keep and `load_reward` reads."""
+        parameters = self.reward_parameters
+        return f"{self.reward} {json.dumps(parameters, sort_keys=True)}" if parameters else self.reward
 
 
 class EngineRecipe(_Strict):
@@ -52,32 +60,39 @@ class EngineRecipe(_Strict):
     block_size: Count = 32
 
 
-class SplitRecipe(_Strict):
-    """Shares of the prompts, together 1."""
+class Fractions(_Strict):
+    """Shares of the prompts that are trained on, validated on and tested on: together 1."""
 
     train: Share
     validation: Share
     test: Share
 
     @model_validator(mode="after")
-    def _together_1(self) -> "SplitRecipe":
+    def _together_1(self) -> "Fractions":
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(f"the shares sum to {total:g}, allowed is 1")
         return self
 
 
-class RolloutRecipe(_Strict):
-    """How replies are sampled.
-
-    Attributes:
-        samples: replies to each training prompt.
-        held_out_samples: replies to each validation and test prompt.
-        shard_prompts: how many prompts' replies are written at once; an interrupted run repeats one shard at most.
-    """
+class _Samples(_Strict):
+    """How many replies each prompt gets: `samples` on training prompts, `held_out_samples` on all others."""
 
     samples: Count
     held_out_samples: Count
+
+    def of(self, split: str) -> int:
+        """Replies to each prompt of a split."""
+        return self.samples if split == "train" else self.held_out_samples
+
+
+class RolloutRecipe(_Samples):
+    """How replies are sampled.
+
+    Attributes:
+        shard_prompts: how many prompts' replies are written at once; an interrupted run repeats one shard at most.
+    """
+
     max_tokens: Count
     temperature: Positive
     shard_prompts: Count = 64
@@ -106,7 +121,7 @@ class CalibrateRecipe(_Strict):
 
     Attributes:
         target_kl: nats a reply of `rollout.max_tokens` tokens that weight 1 at beta 1 shall cost.
-        tolerance: nats; near enough.
+        tolerance: nats; a run in which no trial comes this near fails.
         start: the first scale tried.
         max_evaluations: how many scales are tried at most, for each objective.
         prompts: how many validation prompts are used at most.
@@ -115,12 +130,12 @@ class CalibrateRecipe(_Strict):
     target_kl: Positive
     tolerance: Positive
     start: Positive = 4.0
-    max_evaluations: Annotated[int, Field(ge=2)] = 4
+    max_evaluations: Annotated[int, Field(ge=2)] = 6
     prompts: Count = 64
     candidates: Count = 40
 
 
-class DistillRecipe(_Strict):
+class DistillRecipe(_Samples):
     """How a probe is distilled from exact values, for fast scoring.
 
     Attributes:
@@ -165,7 +180,7 @@ class Recipe(_Strict):
     base_revision: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     prompts: str
-    split: SplitRecipe
+    split: Fractions
     limit: Count | None = None
     objectives: Annotated[tuple[ObjectiveRecipe, ...], Field(min_length=1)]
     engine: EngineRecipe = EngineRecipe()
@@ -187,52 +202,3 @@ class Recipe(_Strict):
     def prompts_path(self) -> Path:
         shipped = PROMPTS / self.prompts
         return shipped if shipped.is_file() else Path(self.prompts)
-
-
-def read_recipe(name_or_path: str) -> Recipe:
-    """Read a shipped recipe by its name, or any recipe by its path.
-
-    Raises:
-        RecipeError: it is missing, not YAML, or a key is unknown, missing or out of range.
-    """
-    shipped = RECIPES / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"recipe: got {name_or_path!r}, allowed is {names}, or the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read as YAML: {error}") from None
-    return parse_recipe(content, str(path))
-
-
-def parse_recipe(content: Any, source: str) -> Recipe:
-    """Validate a recipe's content.
-
-    Raises:
-        RecipeError: naming the key, what was given, and what is allowed.
-    """
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        if first["type"] == "extra_forbidden":
-            raise RecipeError(f"{source}: {where}: unknown key, allowed is {_known_keys(first['loc'])}") from None
-        raise RecipeError(f"{source}: {where}: {first['msg']} (got {str(first.get('input'))[:80]})") from None
-
-
-def _known_keys(location: tuple[int | str, ...]) -> str:
-    model: Any = Recipe
-    for part in location[:-1]:
-        if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            model = next(inner for inner in _models_in(annotation))
-    return "one of " + ", ".join(model.model_fields)
-
-
-def _models_in(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

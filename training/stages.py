@@ -1,56 +1,115 @@
-"""The order of a run's stages, and how each gets a process of its own.
+"""The stages of a round: what each does, and how one is carried out in this process.
 
-vLLM binds threads and memory to its process for good, so a stage that samples cannot share one with a stage that fits.
-`run_stages` runs in the process of the command; `run_stage` in the stage's own. Must not import torch or vllm.
+Each function imports what it needs, so that a stage's process loads no more than that. Which stages a round has, and in
+what order, is `Run.own_inputs`' to say. Must not import torch or vllm at its top.
 """
 
-import importlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from training.progress import console
-from training.run import Run, StageName
-from training.run_dir import RunDirError
+from training.distill.run import DistillRun
+from training.errors import RunDirError
+from training.runs.progress import console
+from training.runs.run import Run, StageName
 
-StageFunction = Callable[[Any], Mapping[str, Any]]
+Summary = Mapping[str, Any]
 
-# By name, so that a process imports only what its own stage needs.
-_FUNCTIONS: dict[StageName, str] = {
-    "prompts": "training.rollouts.stage:prepare_prompts",
-    "rollouts": "training.rollouts.stage:sample_rollouts",
-    "rewards": "training.scoring:score_rollouts",
-    "fit": "training.fit:fit_values",
-    "calibrate": "training.calibrate:calibrate_scales",
-    "export": "training.export:export_checkpoint",
-    "positions": "training.positions:record_positions",
-    "probe": "training.probe_fit:fit_probe",
-    "probe_scales": "training.calibrate:calibrate_probe",
-    "distilled": "training.distilled:export_distilled",
+
+def prompts(run: Run) -> Summary:
+    """Read, split and render the recipe's prompts."""
+    from training.prompts.stage import prepare_prompts
+
+    return prepare_prompts(run)
+
+
+def rollouts(run: Run) -> Summary:
+    """Sample replies to them."""
+    from training.rollouts.stage import sample_rollouts
+
+    return sample_rollouts(run)
+
+
+def rewards(run: Run) -> Summary:
+    """Score every reply by every objective's reward."""
+    from training.rollouts.scores import score_rollouts
+
+    return score_rollouts(run)
+
+
+def fit(run: Run) -> Summary:
+    """Regress the rewards on every position of the replies."""
+    from training.fit.stage import fit_values
+
+    return fit_values(run)
+
+
+def calibrate(run: Run) -> Summary:
+    """Find the scales at which weight 1 costs what it should."""
+    from training.calibrate.stage import calibrate_scales
+
+    return calibrate_scales(run)
+
+
+def export(run: Run) -> Summary:
+    """Write the checkpoint."""
+    from training.fit.checkpoint import export_checkpoint
+
+    return export_checkpoint(run)
+
+
+def positions(run: DistillRun) -> Summary:
+    """Sample replies through the exact guide, and record what it saw."""
+    from training.distill.record import record_positions
+
+    return record_positions(run)
+
+
+def probe(run: DistillRun) -> Summary:
+    """Fit the probe to the exact values."""
+    from training.distill.fit import fit_probe
+
+    return fit_probe(run)
+
+
+def probe_scales(run: DistillRun) -> Summary:
+    """Find the scales of fast scoring."""
+    from training.distill.calibrate import calibrate_probe
+
+    return calibrate_probe(run)
+
+
+def distilled(run: DistillRun) -> Summary:
+    """Write the checkpoint with its probe."""
+    from training.distill.checkpoint import export_distilled
+
+    return export_distilled(run)
+
+
+STAGES: Mapping[StageName, Callable[[Any], Summary]] = {
+    "prompts": prompts,
+    "rollouts": rollouts,
+    "rewards": rewards,
+    "fit": fit,
+    "calibrate": calibrate,
+    "export": export,
+    "positions": positions,
+    "probe": probe,
+    "probe_scales": probe_scales,
+    "distilled": distilled,
 }
 
-STAGE_NAMES: tuple[StageName, ...] = tuple(_FUNCTIONS)
 
-
-def run_stages(run: Run) -> None:
-    """Carry out what is not done yet, each stage in its own process.
+def stage_name(name: str) -> StageName:
+    """A stage's name as the command line gave it.
 
     Raises:
-        RunDirError: a stage's folder was made with other settings, or a stage failed.
+        RunDirError: there is no such stage.
     """
-    for name in run.stages:
-        run.stage(name).check()
-    run.write()
-    for name in run.stages:
-        if run.stage(name).is_done:
-            console.print(f"{name}: done before")
-            continue
-        command = [sys.executable, "-m", "training.cli", "stage", name, str(run.run_dir.path)]
-        status = subprocess.run([*command, "--base-folder", run.base_folder], check=False).returncode
-        if status != 0 or not run.stage(name).is_done:
-            raise RunDirError(f"stage {name} failed with exit status {status}; run the same command again to go on")
+    for known in STAGES:
+        if known == name:
+            return known
+    raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(STAGES)}")
 
 
 def run_stage(run: Run, name: StageName) -> None:
@@ -58,17 +117,11 @@ def run_stage(run: Run, name: StageName) -> None:
     stage = run.stage(name)
     stage.start()
     started = time.monotonic()
-    summary = _function(name)(run)
+    summary = STAGES[name](run)
     seconds = round(time.monotonic() - started, 1)
     stage.finish({**summary, "seconds": seconds})
     console.print(f"{name}: {_in_words(summary)} ({seconds:.0f} s)")
 
 
-def _function(name: StageName) -> StageFunction:
-    module, function = _FUNCTIONS[name].split(":")
-    found: StageFunction = getattr(importlib.import_module(module), function)
-    return found
-
-
-def _in_words(summary: Mapping[str, Any]) -> str:
+def _in_words(summary: Summary) -> str:
     return ", ".join(f"{key} {value}" for key, value in summary.items() if not isinstance(value, Mapping)) or "done"

@@ -29,6 +29,10 @@ ARROWS = {
 
 ROOMS = {
     "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "sources", "contract"),
+    "training": (
+        *("cli", "bench", "evaluate", "report", "rounds", "stages", "distill", "calibrate", "fit", "rollouts"),
+        *("prompts", "runs", "rewards", "recipe_file", "recipe", "errors"),
+    ),
 }
 """Package -> its rooms, folders or files, from the top down: each may import itself and those below it."""
 

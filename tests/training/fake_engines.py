@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.training.recorded import new_probe, random_embeddings, random_positions, write_shard
-from training.rollout import Limits, Reply, Request
+from training.rollouts.engine import Limits, Reply
+from training.rollouts.requests import Request
 
 REPLY_TOKENS = 3
 

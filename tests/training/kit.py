@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from training.rollout import Limits, Reply, Request
+from training.rollouts.engine import Limits, Reply
+from training.rollouts.requests import Request
 
 
 class FakeEngine(ABC):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.position_data import PositionData
+from training.distill.positions import PositionData
 from valuemodels.contract.value_config import ProbeConfig
 from valuemodels.models.probe import Probe, unit_rms
 from valuemodels.tilting import centred_values

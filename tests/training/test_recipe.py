@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from training.errors import RecipeError
 from training.prompts.files import load_prompts
-from training.recipe import RECIPES, RecipeError, parse_recipe, read_recipe
-from training.rewards import REWARDS
+from training.recipe_file import RECIPES, parse_recipe, read_recipe
+from training.rewards.reward import REWARDS
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Runs in the command's process. Must not import torch or vllm.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from training.base import base_folder as look_up_base
-from training.progress import console
-from training.run_dir import write_json
+from training.errors import RecipeError
+from training.prompts.chat import ChatPrompt, chat_prompts, render_chat
+from training.prompts.files import load_prompts
+from training.recipe_file import read_recipe
+from training.runs.progress import console
+from training.runs.run import look_up_base
+from training.runs.run_dir import folder_hash, write_json
 from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.value_config import ValueConfig, read_value_config
@@ -25,15 +30,16 @@ BaseFolderOption = Annotated[Path | None, typer.Option(help="Where the base mode
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EvaluatedCheckpoint:
     """What is measured.
 
     Attributes:
-        config: of the value checkpoint.
+        folder: of the value checkpoint; config: its own words.
         base: folder of the base model.
         guide: the checkpoint on this base, for an engine.
     """
 
+    folder: Path
     config: ValueConfig
     base: str
     guide: GuideConfig
@@ -48,8 +54,36 @@ class Subject:
         policy.check(Guidance("", scoring=asked))
         return asked or policy.default_scoring
 
+    def prompts(self, path: Path | None, limit: int) -> list[ChatPrompt]:
+        """The first prompts of a file, or of those that the checkpoint's recipe kept for testing.
 
-def find_subject(values: str | None, base_folder: Path | None) -> Subject:
+        Raises:
+            PromptError: the file cannot be used.
+            RecipeError: the checkpoint's recipe is not known here.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.base, trust_remote_code=False)
+        if path is not None:
+            chosen = load_prompts(path)[:limit]
+            return [ChatPrompt(each.id, "test", each.text, render_chat(tokenizer, each.text)) for each in chosen]
+        try:
+            recipe = read_recipe(self.config.training.recipe)
+        except RecipeError as error:
+            raise RecipeError(f"{error}; or give --prompts FILE") from None
+        rendered = chat_prompts(tokenizer, load_prompts(recipe.prompts_path), recipe.split)
+        return [prompt for prompt in rendered if prompt.split == "test"][:limit]
+
+    def inputs(self) -> dict[str, Any]:
+        """What its replies depend on, for `inputs.json`."""
+        return {
+            "checkpoint": self.config.id,
+            "values_content": folder_hash(self.folder),
+            "base_content": folder_hash(self.base),
+        }
+
+
+def find_checkpoint(values: str | None, base_folder: Path | None) -> EvaluatedCheckpoint:
     """The checkpoint and its base on this machine; None is the shipped checkpoint, and the base that it names.
 
     Raises:
@@ -60,12 +94,20 @@ def find_subject(values: str | None, base_folder: Path | None) -> Subject:
     folder = resolve_folder(values or str(EMBEDDED_VALUES))
     config = read_value_config(folder)
     base = str(base_folder) if base_folder else look_up_base(config.base_model)
-    return Subject(config, base, GuideConfig(checkpoints=(str(folder),), base_model=base))
+    return EvaluatedCheckpoint(folder, config, base, GuideConfig(checkpoints=(str(folder),), base_model=base))
 
 
 def write_report(out: Path | None, figures: Mapping[str, Any]) -> None:
-    """Write the figures and say where they are; nothing without `out`."""
+    """Write the figures and say where they are; nothing without `out`. A figure that is no number becomes null."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, figures)
+        write_json(out, _json_ready(figures))
         console.print(f"written to {out}", soft_wrap=True)
+
+
+def _json_ready(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _json_ready(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_json_ready(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,1 +1,1 @@
-"""Prompts: reading and splitting. The shipped ones lie here, too."""
+"""Prompts: reading, splitting, rendering. The shipped ones lie here, too."""

@@ -1,28 +1,21 @@
-"""Prompts to train and measure on: a strict reader of JSONL files and a split by prompt that never shifts.
+"""Prompts to train and measure on: a reader of JSON lines, and a split by prompt that never shifts.
 
-Runs in the training process. Imports the standard library only: no torch, no vllm.
-
-One JSON object a line, with exactly the keys "prompt" and "kind". Whatever deviates from that is an error that names
-the line.
+One JSON object a line, with the user's message as its "prompt"; other keys are the file's own business. Must not import
+torch or vllm.
 """
 
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-KINDS = ("question", "task", "chat", "opinion", "story", "advice", "explanation", "provocation")
-EMBEDDED_PROMPTS = Path(__file__).parent / "embedded.jsonl"
+from training.errors import PromptError
+from training.recipe import Fractions
+
 SPLIT_SALT = "value-prompts-1"
-_KEYS = frozenset({"prompt", "kind"})
-
-
-class PromptError(ValueError):
-    """Prompts cannot be used; the message names the file, the line and the reason."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +24,11 @@ class Prompt:
 
     id: str
     text: str
-    kind: str
 
     @classmethod
-    def of(cls, text: str, kind: str) -> "Prompt":
+    def of(cls, text: str) -> "Prompt":
         """The prompt with this text; its id is the first 12 hex digits of the text's sha256."""
-        return cls(id=_digest(text)[:12], text=text, kind=kind)
-
-
-class Fractions(NamedTuple):
-    """Target shares of the three parts, each in 0 .. 1, together 1."""
-
-    train: float
-    validation: float
-    test: float
-
-
-EMBEDDED_FRACTIONS = Fractions(train=0.70, validation=0.15, test=0.15)
+        return cls(id=_digest(text)[:12], text=text)
 
 
 class Split(NamedTuple):
@@ -58,8 +39,8 @@ class Split(NamedTuple):
     test: tuple[Prompt, ...]
 
 
-def load_prompts(path: Path | str = EMBEDDED_PROMPTS) -> tuple[Prompt, ...]:
-    """The prompts of one JSONL file, in file order.
+def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
+    """The prompts of one file, in file order.
 
     Raises:
         PromptError: the file is missing, unreadable or empty, or a line is malformed or repeats an earlier prompt.
@@ -71,29 +52,29 @@ def load_prompts(path: Path | str = EMBEDDED_PROMPTS) -> tuple[Prompt, ...]:
         raise PromptError(f"prompt file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"prompt file {path} cannot be read: {error}") from error
-    # Not str.splitlines(): JSON strings may hold U+2028 and its like unescaped, and those end no JSONL line.
-    lines = content.removesuffix("\n").split("\n") if content.strip() else []
-    if not lines:
-        raise PromptError(f"prompt file {path} is empty; it needs at least one line")
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(lines, start=1):
-        prompt = _parse_line(line, f"{path}, line {number}")
+    # Not str.splitlines(): JSON strings may hold U+2028 and its like unescaped, and those end no line of such a file.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        prompt = Prompt.of(_text_of(line, f"{path}, line {number}"))
         if prompt.text in prompts:
             raise PromptError(f"{path}, line {number}: an earlier line has the same prompt: {prompt.text!r}")
         prompts[prompt.text] = prompt
+    if not prompts:
+        raise PromptError(f"prompt file {path} is empty; it needs at least one line")
     return tuple(prompts.values())
 
 
-def split(prompts: Sequence[Prompt], fractions: Fractions = EMBEDDED_FRACTIONS, salt: str = SPLIT_SALT) -> Split:
+def split(prompts: Sequence[Prompt], fractions: Fractions, salt: str = SPLIT_SALT) -> Split:
     """Train, validation and test parts by prompt.
 
     Each prompt's part follows from its text, the salt and the fractions alone: adding, removing or reordering prompts
     moves no other prompt. The shares are therefore met in expectation, not exactly.
 
     Raises:
-        PromptError: the fractions do not sum to 1 or one lies outside 0 .. 1, or two prompts have the same text.
+        PromptError: two prompts have the same text.
     """
-    _check_fractions(fractions)
     if len({prompt.text for prompt in prompts}) != len(prompts):
         raise PromptError("prompts to split must be unique; a repeated prompt would weigh double")
     borders = (fractions.train, fractions.train + fractions.validation)
@@ -104,32 +85,17 @@ def split(prompts: Sequence[Prompt], fractions: Fractions = EMBEDDED_FRACTIONS, 
     return Split(train, validation, test)
 
 
-def data_hash(prompts: Iterable[Prompt]) -> str:
-    """64 hex digits that identify these prompts, kinds and their order; for manifests and for resuming a run."""
-    return _digest("\n".join(json.dumps([prompt.text, prompt.kind]) for prompt in prompts))
-
-
-def _parse_line(line: str, where: str) -> Prompt:
+def _text_of(line: str, where: str) -> str:
     try:
         entry = json.loads(line, object_pairs_hook=_unique_keys)
     except ValueError as error:
         raise PromptError(f"{where}: not a JSON object ({error})") from error
-    if not isinstance(entry, dict):
-        raise PromptError(f"{where}: expected a JSON object, found {type(entry).__name__}")
-    if unknown := sorted(entry.keys() - _KEYS):
-        raise PromptError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(_KEYS))}")
-    if missing := sorted(_KEYS - entry.keys()):
-        raise PromptError(f"{where}: key {missing[0]!r} is missing")
-    text, kind = entry["prompt"], entry["kind"]
+    text = entry.get("prompt") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text.strip():
-        raise PromptError(f"{where}: prompt must be a string with visible text, found {text!r}")
-    if text != text.strip():
-        raise PromptError(f"{where}: prompt has whitespace at its start or end: {text!r}")
+        raise PromptError(f'{where}: got {line[:80]!r}, allowed is an object with a text as its "prompt"')
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise PromptError(f"{where}: prompt holds half of a surrogate pair: {text!r}")
-    if kind not in KINDS:
-        raise PromptError(f"{where}: kind {kind!r} is unknown; allowed: {', '.join(KINDS)}")
-    return Prompt.of(text, kind)
+    return text
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -137,14 +103,6 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(entry) != len(pairs):
         raise ValueError("a key appears twice")
     return entry
-
-
-def _check_fractions(fractions: Fractions) -> None:
-    for name, value in fractions._asdict().items():
-        if not (isfinite(value) and 0 <= value <= 1):
-            raise PromptError(f"split fraction {name} is {value}; allowed: 0 .. 1")
-    if abs(sum(fractions) - 1) > 1e-9:
-        raise PromptError(f"split fractions {tuple(fractions)} sum to {sum(fractions)}; they must sum to 1")
 
 
 def _position(text: str, salt: str) -> float:

@@ -1,1 +1,1 @@
-"""Replies to prompts, and how they are sampled."""
+"""Replies: the requests, the engine that samples them, and their shards on disk."""

@@ -1,27 +1,30 @@
-"""Replies of one setting, sampled once and kept: a comparison that takes hours goes on where it was.
+"""Replies under one condition, sampled once and kept: a comparison that takes hours goes on where it was.
 
-    <folder>/<arm>/inputs.json           what the replies depend on
-    <folder>/<arm>/shard_0000.parquet    the replies to so many prompts, all samples of each
+    <folder>/<condition>/inputs.json           what the replies depend on
+    <folder>/<condition>/shard_0000.parquet    the replies to so many prompts, all samples of each
 
 Runs in the process of a measuring command, with the engine in it. Must not import torch or vllm.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from training.progress import Advance
-from training.prompt_set import ChatPrompt
-from training.rollout import Limits, Request, RolloutEngine, request_seed
-from training.run_dir import Stage
-from training.shards import Rollout, read_rollouts, shard_path, write_shard
+from training.prompts.chat import ChatPrompt
+from training.rollouts.engine import Limits, RolloutEngine
+from training.rollouts.requests import requests_to_sample
+from training.rollouts.shards import Rollout, parts_of, read_rollouts, shard_path, write_shard
+from training.runs.progress import Advance
+from training.runs.run_dir import Stage
 from valuemodels.contract.guidance import Guidance
 
-SHARD_PROMPTS = 8
+SHARD_REPLIES = 256
+"""Sampled at once: enough to fill a batch, few enough to lose in an interruption."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class Condition:
     """One way of sampling.
 
     Attributes:
@@ -37,59 +40,46 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Samples arms with seeds that depend on prompt and sample alone, so that arms are paired.
+    """Samples conditions with seeds that depend on prompt and sample alone, so that their replies are paired.
 
     Attributes:
         engine: made when the first reply is missing.
-        subject: names the checkpoint and base, for `inputs.json`.
+        sampled_from: names checkpoint and base, for `inputs.json`.
     """
 
     folder: Path
     engine: Callable[[], RolloutEngine]
-    subject: str
+    sampled_from: Mapping[str, Any]
     prompts: Sequence[ChatPrompt]
     limits: Limits
     seed: int
 
-    def replies(self, arm: Arm, advance: Advance) -> list[Rollout]:
-        """All replies of an arm, prompt by prompt, sampled first where they are missing.
+    def replies(self, condition: Condition, advance: Advance) -> list[Rollout]:
+        """All replies under a condition, prompt by prompt, sampled first where they are missing.
 
         Raises:
             RunDirError: the folder holds replies made with other settings.
         """
-        stage = Stage(self.folder / arm.name, self._inputs(arm))
+        stage = Stage(self.folder / condition.name, self._inputs(condition))
         folder = stage.start()
-        for index, part in enumerate(self._parts()):
+        shard_prompts = max(1, SHARD_REPLIES // condition.samples)
+        for index, part in enumerate(parts_of(self.prompts, shard_prompts)):
             path = shard_path(folder, index)
             if not path.is_file():
-                write_shard(path, part, self.engine().sample(self._requests(arm, part), self.limits))
-            advance(len(part) * arm.samples, arm.name)
+                requests = requests_to_sample(
+                    part, condition.samples, self.seed, condition.guidance, label=condition.name
+                )
+                write_shard(path, part, self.engine().sample(requests, self.limits))
+            advance(len(part) * condition.samples, condition.name)
         return read_rollouts(folder)
 
-    def _parts(self) -> list[Sequence[ChatPrompt]]:
-        return [self.prompts[at : at + SHARD_PROMPTS] for at in range(0, len(self.prompts), SHARD_PROMPTS)]
-
-    def _requests(self, arm: Arm, prompts: Sequence[ChatPrompt]) -> list[Request]:
-        return [
-            Request(
-                prompt_id=prompt.prompt_id,
-                prompt_token_ids=prompt.token_ids,
-                sample=sample,
-                seed=request_seed(self.seed, prompt.prompt_id, sample),
-                guidance=arm.guidance
-                and replace(arm.guidance, generation_id=f"{arm.name}-{prompt.prompt_id}-{sample}"),
-            )
-            for prompt in prompts
-            for sample in range(arm.samples)
-        ]
-
-    def _inputs(self, arm: Arm) -> dict[str, object]:
+    def _inputs(self, condition: Condition) -> dict[str, object]:
         return {
-            "subject": self.subject,
+            **self.sampled_from,
             "prompts": [prompt.prompt_id for prompt in self.prompts],
-            "samples": arm.samples,
+            "samples": condition.samples,
             "seed": self.seed,
             "max_tokens": self.limits.max_tokens,
             "temperature": self.limits.temperature,
-            "guidance": None if arm.guidance is None else arm.guidance.to_wire(),
+            "guidance": None if condition.guidance is None else condition.guidance.to_wire(),
         }

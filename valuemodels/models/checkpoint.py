@@ -6,8 +6,6 @@ LoRA adapter where the backbone has one, and the probe where there is one. Tenso
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -23,6 +21,7 @@ from valuemodels.models.base import base_hidden_size, load_token_embeddings
 from valuemodels.models.fingerprint import tokenizer_fingerprint
 from valuemodels.models.probe import Probe
 from valuemodels.models.trunk import ValueModel
+from valuemodels.sources.folders import replacing_folder
 
 _DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 
@@ -83,20 +82,10 @@ def save_checkpoint(folder: str | Path, config: ValueConfig, tensors: Mapping[st
     Args:
         tensors: named as the module docstring says.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with replacing_folder(Path(folder)) as partial:
         save_file({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}, partial / TENSORS_FILE)
         text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (partial / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_tensors(folder: str | Path, part: Literal["all", "exact", "probe"] = "all") -> dict[str, Tensor]:

@@ -24,6 +24,9 @@ from rich.console import Console
 
 from valuemodels.contract.errors import EmbeddedModelError
 
+EMBEDDED = "embedded"
+"""How command lines, recipes and checkpoints call the embedded base model."""
+
 EMBEDDED_VALUES = Path(__file__).parents[1] / "checkpoints" / "embedded"
 """The value checkpoint that this repository ships for the embedded base model."""
 

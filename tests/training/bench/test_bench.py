@@ -1,0 +1,100 @@
+"""`mavis bench` around fake engines: pairs alternate, a slowing machine cancels out, tokens are compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from training.bench import bench
+from training.bench.worker import BenchWorker, Job, Timing, WorkerDiedError, job_requests
+from training.recipe import EngineRecipe
+from valuemodels.contract.guidance import Guidance
+
+
+class FakeWorker:
+    """An engine whose machine slows down with every job; guided jobs take four times as long."""
+
+    jobs: ClassVar[list[tuple[str, Job]]] = []
+    differs = False
+
+    def __init__(self, base: str, engine: EngineRecipe, guide: object) -> None:
+        self._name = "ours" if guide else "plain"
+
+    def __enter__(self) -> "FakeWorker":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def wait_until_ready(self) -> None: ...
+
+    def time(self, job: Job) -> Timing:
+        FakeWorker.jobs.append((self._name, job))
+        speed = 100.0 * job.rows * 0.999 ** len(FakeWorker.jobs) / (4 if job.guidance else 1)
+        other = FakeWorker.differs and self._name == "ours"
+        return Timing(speed, ((job.seed, int(other)),) * job.rows)
+
+
+@pytest.fixture
+def call(tiny_probed_checkpoint: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setattr(bench, "BenchWorker", FakeWorker)
+    monkeypatch.setattr(FakeWorker, "jobs", [])
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(
+            bench.app, ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, *arguments]
+        )
+
+    return invoke
+
+
+def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    result = call("--out", str(out))
+    assert result.exit_code == 0, result.output
+    comparisons = json.loads(out.read_text())["comparisons"]
+    assert [(c["rows"], c["what"]) for c in comparisons] == [
+        (rows, what)
+        for rows in (1, 8, 32)
+        for what in ("no weights / plain vLLM", "weights, exact / no weights", "weights, fast / no weights")
+    ]
+    for comparison in comparisons:
+        expected = 1.0 if "plain" in comparison["what"] else 0.25
+        assert comparison["ratio"]["value"] == pytest.approx(expected, rel=0.01)
+    assert [c["same_tokens"] for c in comparisons] == [True, None, None] * 3
+
+
+def test_pairs_share_their_job_and_take_turns_in_going_first(call: Callable[..., Result]) -> None:
+    call("--pairs", "4", "--guided-pairs", "2")
+    batch_of_1 = [(name, job) for name, job in FakeWorker.jobs if job.rows == 1 and job.max_tokens == 64]
+    against_plain = batch_of_1[:8]
+    assert [name for name, _ in against_plain] == ["ours", "plain", "plain", "ours"] * 2
+    assert all(against_plain[i][1] == against_plain[i + 1][1] for i in range(0, 8, 2))
+    seeds = [job.seed for _, job in batch_of_1[8:]]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_tokens_that_differ_from_plain_vllm_are_shown(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(FakeWorker, "differs", True)
+    out = tmp_path / "bench.json"
+    assert call("--out", str(out), "--pairs", "2").exit_code == 0
+    assert json.loads(out.read_text())["comparisons"][0]["same_tokens"] is False
+
+
+def test_jobs_are_made_of_distinct_prompts_and_generations_and_are_repeatable() -> None:
+    job = Job(8, 4, seed=3, guidance=Guidance("bench", weights={"a": 1.0}))
+    requests = job_requests(job)
+    assert requests == job_requests(job)
+    assert len({request.prompt_token_ids for request in requests}) == 8
+    assert len({request.guidance.generation_id for request in requests if request.guidance}) == 8
+
+
+def test_engine_that_dies_at_its_start_is_an_error_and_not_a_hang(tmp_path: Path, capfd: Any) -> None:
+    worker = BenchWorker(str(tmp_path / "no-model"), EngineRecipe(), None)
+    with worker, pytest.raises(WorkerDiedError, match="process ended"):
+        worker.wait_until_ready()

@@ -1,0 +1,107 @@
+"""`mavis compare` around a fake engine: which arms it samples, that it goes on where it was, what it writes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tests.conftest import TINY_PROBE
+from tests.training.kit import FakeEngine
+from training.evaluate import fast_vs_exact as compare
+from training.rollouts.engine import Reply
+from training.rollouts.requests import Request
+from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
+
+NAMES = ("positivity", "simplicity")
+
+
+class TwoWays(FakeEngine):
+    """Exact tilts make warm replies for 5 nats, fast ones nearly as warm for 4 nats times the square of beta."""
+
+    def reply(self, request: Request) -> Reply:
+        asked = request.guidance
+        word, kl_nats = "plain", 0.0
+        if asked is not None and "positivity" in asked.weights:
+            word, kl_nats = ("wonderful", 5.0) if asked.scoring == "exact" else ("nice", 4.0 * (asked.beta or 1) ** 2)
+        elif asked is not None:
+            word, kl_nats = "good", 5.0
+        text = f"The bread was {word} on day {request.seed % 97}."
+        return Reply(request.prompt_id, request.prompt_token_ids, request.sample, (1,) * 8, text, "stop", kl_nats)
+
+
+@pytest.fixture
+def values(tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> Path:
+    objectives = tuple(
+        ObjectiveConfig(name=name, description=name, reward=name, mean=0.0, std=0.25, scale=1.0) for name in NAMES
+    )
+    folder = tmp_path / "values"
+    folder.mkdir()
+    config = tiny_config(
+        objectives=objectives,
+        probe=TINY_PROBE.model_copy(update={"scales": dict.fromkeys(NAMES, 1.0)}),
+        training={"recipe": "embedded", "iteration": 0, "data_hash": "none"},
+    )
+    (folder / CONFIG_FILE).write_text(config.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def call(values: Path, chat_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setattr(compare, "RolloutEngine", TwoWays)
+
+    def invoke(*arguments: str) -> Result:
+        fixed = ["--values", str(values), "--base-folder", chat_base, "--limit", "10", "--samples", "6"]
+        return CliRunner().invoke(compare.app, [*fixed, "--run-dir", str(tmp_path / "run"), *arguments])
+
+    return invoke
+
+
+def test_every_setting_is_sampled_both_ways_at_equal_cost(call, tmp_path):
+    result = call("--out", str(tmp_path / "compare.json"))
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["setting"]["weights"] for row in report["rows"]] == [
+        {"positivity": 1.0},
+        {"simplicity": 1.0},
+        {"positivity": 0.5, "simplicity": 0.5},
+    ]
+    warm = report["rows"][0]
+    assert warm["exact_kl_nats"]["value"] == pytest.approx(5.0)
+    assert warm["beta"] == pytest.approx(1.25 ** (1 / 1.7), abs=1e-3)
+    assert warm["fast_kl_nats"]["value"] == pytest.approx(4.0 * warm["beta"] ** 2, rel=1e-3)
+    assert 0.3 < warm["kept"]["value"] < 0.95
+
+
+def test_arms_share_prompts_and_seeds(call):
+    assert call().exit_code == 0
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for request in TwoWays.asked:
+        seeds.setdefault((request.prompt_id, request.sample), set()).add(request.seed)
+    assert len(seeds) == 60 and all(len(shared) == 1 for shared in seeds.values())
+    ids = [request.guidance.generation_id for request in TwoWays.asked if request.guidance]
+    assert len(ids) == len(set(ids)) == 3 * 10 * (6 + 4 + 6)
+
+
+def test_what_was_sampled_before_is_not_sampled_again(call, tmp_path):
+    assert call().exit_code == 0
+    asked = len(TwoWays.asked)
+    (tmp_path / "run" / "base" / "shard_0000.parquet").unlink()
+    TwoWays.asked.clear()
+    assert call().exit_code == 0
+    assert len(TwoWays.asked) == 10 * 6 < asked, "the base's only shard"
+
+
+def test_other_settings_refuse_to_mix(call):
+    assert call().exit_code == 0
+    result = call("--max-tokens", "8")
+    assert result.exit_code == 2 and "was made with max_tokens = 64, but it is 8 now" in result.output
+
+
+def test_a_checkpoint_without_fast_scoring_says_how_to_make_it(call, values):
+    config = json.loads((values / CONFIG_FILE).read_text())
+    (values / CONFIG_FILE).write_text(json.dumps({**config, "probe": None}))
+    result = call()
+    assert result.exit_code == 2 and "offers no fast scoring; make it with" in result.output

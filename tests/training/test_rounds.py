@@ -1,0 +1,199 @@
+"""The stages around a fake engine: what they hand on, and what an interruption leaves."""
+
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.training.kit import FakeEngine
+from training.calibrate.stage import calibrate_scales
+from training.cli import app
+from training.errors import RunDirError
+from training.fit.dataset import load_training_data
+from training.prompts.chat import read_prompt_set
+from training.prompts.stage import PROMPTS_FILE
+from training.recipe import Recipe
+from training.recipe_file import read_recipe
+from training.rollouts import stage as collect
+from training.rollouts.engine import Reply
+from training.rollouts.requests import Request, request_seed
+from training.rollouts.scores import read_rewards
+from training.rollouts.shards import read_rollouts
+from training.runs.run import DistillationStage, Run, StageName, TrainingStage, open_run, write_recipe
+from training.runs.run_dir import RunDir
+from training.stages import STAGES, run_stage
+
+WORDS = ("good", "awful", "happy", "sad", "bread", "photosynthesis", "love", "hate")
+
+
+class WordsEngine(FakeEngine):
+    """Replies with words that follow from the seed."""
+
+    def reply(self, request: Request) -> Reply:
+        text = " ".join(WORDS[(request.seed >> shift) % len(WORDS)] for shift in range(0, 12, 2))
+        kl_nats = 0.3 * (request.guidance.beta or 0.0) ** 1.8 if request.guidance else 0.0
+        return Reply(request.prompt_id, request.prompt_token_ids, request.sample, (5, 6, 7), text, "length", kl_nats)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    recipe = read_recipe("embedded")
+    small = recipe.rollout.model_copy(update={"shard_prompts": 4, "samples": 3, "held_out_samples": 2})
+    return recipe.model_copy(update={"limit": 6, "rollout": small})
+
+
+@pytest.fixture
+def run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_base: str) -> Run:
+    monkeypatch.setattr(collect, "RolloutEngine", WordsEngine)
+    monkeypatch.setattr("training.calibrate.stage.RolloutEngine", WordsEngine)
+    run_dir = RunDir(tmp_path / "run")
+    write_recipe(run_dir, recipe)
+    return Run(recipe, run_dir, chat_base)
+
+
+def _carry_out(run: Run, *names: StageName) -> None:
+    for name in names:
+        run_stage(run, name)
+
+
+def test_data_stages_hand_on_every_reply_with_its_rewards(run: Run) -> None:
+    _carry_out(run, "prompts", "rollouts", "rewards")
+    rollouts = read_rollouts(run.finished("rollouts"))
+    assert len(rollouts) == 6 * 3 + 12 * 2
+    rewards = read_rewards(run.finished("rewards"), ("positivity", "simplicity"))
+    assert rewards.keys() == {(rollout.prompt_id, rollout.sample) for rollout in rollouts}
+    data = load_training_data(run)
+    assert {name: len(examples) for name, examples in data.examples.items()} == {
+        "train": 18, "validation": 12, "test": 12,
+    }  # fmt: skip
+
+
+def test_training_rewards_are_standardised_by_the_training_replies_alone(run: Run) -> None:
+    _carry_out(run, "prompts", "rollouts", "rewards")
+    trained_on = [example.rewards for example in load_training_data(run).examples["train"]]
+    for column in zip(*trained_on, strict=True):
+        assert sum(column) / len(column) == pytest.approx(0, abs=1e-5)
+
+
+def test_no_prompt_is_in_two_splits(run: Run) -> None:
+    _carry_out(run, "prompts")
+    prompts = read_prompt_set(run.finished("prompts") / PROMPTS_FILE)
+    assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == 18
+
+
+def test_interrupted_rollouts_go_on_at_the_missing_shard(run: Run) -> None:
+    _carry_out(run, "prompts", "rollouts")
+    folder = run.stage("rollouts").folder
+    whole = read_rollouts(folder)
+    (folder / "done.json").unlink()
+    (folder / "shard_0002.parquet").unlink()
+    (folder / ".shard_0002.parquet.17.partial").write_bytes(b"half")
+    _carry_out(run, "rollouts")
+    assert len({request.prompt_id for request in WordsEngine.asked}) == 4
+    assert read_rollouts(folder) == whole
+
+
+def test_seed_of_a_request_does_not_depend_on_its_neighbours() -> None:
+    assert request_seed(1, "a", 0) == request_seed(1, "a", 0)
+    assert len({request_seed(run, prompt, sample) for run in (1, 2) for prompt in "ab" for sample in (0, 1)}) == 8
+
+
+def test_stage_refuses_to_run_before_those_it_needs(run: Run) -> None:
+    with pytest.raises(RunDirError, match="prompts is not done"):
+        _carry_out(run, "rollouts")
+
+
+def test_changed_setting_refuses_later_stages_but_keeps_earlier_ones(run: Run, recipe: Recipe) -> None:
+    _carry_out(run, "prompts", "rollouts", "rewards")
+    fit = recipe.fit.model_copy(update={"epochs": 9})
+    Run(recipe.model_copy(update={"fit": fit}), run.run_dir, run.base_folder).finished("rewards")
+    rollout = recipe.rollout.model_copy(update={"samples": 4})
+    changed = Run(recipe.model_copy(update={"rollout": rollout}), run.run_dir, run.base_folder)
+    changed.finished("prompts")
+    with pytest.raises(RunDirError, match=r"rollouts\.rollout\.samples = 3, but it is 4 now"):
+        changed.finished("rewards")
+
+
+def test_calibration_finds_a_scale_for_each_objective_with_common_seeds(run: Run) -> None:
+    _carry_out(run, "prompts", "rollouts", "rewards")
+    fit = run.stage("fit")
+    fit.start()
+    fit.finish({})
+    summary = calibrate_scales(run)
+    for name in ("positivity", "simplicity"):
+        costs = {trial["scale"]: trial["kl_nats"] for trial in summary["trials"][name]}
+        assert costs[summary["scales"][name]] == pytest.approx(4.8, abs=0.2)
+    seeds: dict[str, set[int]] = {}
+    for request in WordsEngine.asked:
+        seeds.setdefault(request.prompt_id, set()).add(request.seed)
+    assert all(len(of_prompt) == 1 for of_prompt in seeds.values())
+    generations = [request.guidance.generation_id for request in WordsEngine.asked if request.guidance]
+    assert len(set(generations)) == len(WordsEngine.asked)
+
+
+def test_stages_processes_read_the_recipe_from_the_runs_folder(run: Run, recipe: Recipe) -> None:
+    assert open_run(run.run_dir.path, Path(run.base_folder)).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "recipe: got 'nothing'"),
+        (["stage", "fit", "no-such-folder"], "holds no training run"),
+        (["stage", "sleep", "no-such-folder"], "stage: got 'sleep', allowed is one of prompts"),
+    ],
+)
+def test_command_ends_with_one_sentence_and_status_2(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in result.output and "Traceback" not in result.output
+
+
+def test_every_stage_of_every_round_can_be_carried_out() -> None:
+    assert set(STAGES) == {*get_args(TrainingStage), *get_args(DistillationStage)}
+
+
+def test_a_recipes_own_limit_holds_where_the_command_gives_none(
+    recipe: Recipe, tmp_path: Path, chat_base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a flag's None written over what the recipe says."""
+    seen: list[int | None] = []
+    monkeypatch.setattr("training.cli.run_round", lambda run: seen.append(run.recipe.limit))
+    monkeypatch.setattr("training.cli.print_summary", lambda run: None)
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    arguments = ["run", str(path), "--run-dir", str(tmp_path / "own"), "--base-folder", chat_base]
+    for more in ([], ["--limit", "2"]):
+        result = CliRunner().invoke(app, [*arguments, *more])
+        assert result.exit_code == 0, result.output
+    assert seen == [6, 2]
+
+
+def test_a_base_of_other_content_is_refused(run: Run, tmp_path: Path) -> None:
+    """Would catch a run that goes on with another base model under the same name, or from `--base-folder`."""
+    _carry_out(run, "prompts")
+    other = tmp_path / "other-base"
+    shutil.copytree(run.base_folder, other)
+    Run(run.recipe, run.run_dir, str(other)).finished("prompts")
+    (other / "config.json").write_text("{}")
+    with pytest.raises(RunDirError, match=r"prompts\.base_content"):
+        Run(run.recipe, run.run_dir, str(other)).finished("prompts")
+
+
+def test_a_reward_whose_code_changed_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch rewards of an earlier version mixed into a run that goes on."""
+    code = tmp_path / "resumed_reward.py"
+    code.write_text(
+        "class Length:\n    def __call__(self, prompts, replies):\n        return [len(r) for r in replies]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = run.recipe.objectives[0].model_copy(update={"reward": "resumed_reward:Length"})
+    changed = Run(run.recipe.model_copy(update={"objectives": (own,)}), run.run_dir, run.base_folder)
+    _carry_out(changed, "prompts", "rollouts", "rewards")
+    changed.finished("rewards")
+    code.write_text(code.read_text() + "\n")
+    with pytest.raises(RunDirError, match=r"rewards\.positivity\.code"):
+        changed.finished("rewards")

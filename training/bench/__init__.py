@@ -1,0 +1,1 @@
+"""Speed: interleaved pairs of engines, each in a process of its own."""

@@ -1,0 +1,1 @@
+"""The value model: targets, data, fit, held-out figures, checkpoint."""

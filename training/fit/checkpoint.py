@@ -1,0 +1,94 @@
+"""A run's value model in the checkpoint format: its config and its tensors.
+
+Runs in any training process. Imports torch, never vllm.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from training.rollouts.scores import REWARDS_FILE
+from training.runs.run import CHECKPOINT_FOLDER, VALUES_FOLDER, Run
+from training.runs.run_dir import content_hash, file_hash
+from valuemodels.contract.value_config import (
+    FORMAT_VERSION,
+    TENSORS_FILE,
+    ObjectiveConfig,
+    TrainingConfig,
+    ValueConfig,
+    read_value_config,
+)
+from valuemodels.models.checkpoint import peft_adapter_tensors, read_tensors, save_checkpoint
+from valuemodels.models.fingerprint import tokenizer_fingerprint
+from valuemodels.models.trunk import ValueModel
+
+
+def value_config(
+    run: Run,
+    metrics: Mapping[str, Mapping[str, float]] | None = None,
+    scales: Mapping[str, float] | None = None,
+) -> ValueConfig:
+    """The config of a run's checkpoint.
+
+    Args:
+        metrics: objective -> its held-out figures.
+        scales: objective -> s_i; 1 where they have not been calibrated yet.
+    """
+    recipe = run.recipe
+    return ValueConfig(
+        format_version=FORMAT_VERSION,
+        id=f"{recipe.name}-{content_hash(run.stage('calibrate').inputs)[:8]}",
+        base_model=recipe.base,
+        tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
+        objectives=_objectives(run, metrics or {}, scales or {}),
+        backbone=recipe.backbone,
+        head=recipe.head,
+        training=_training(run),
+    )
+
+
+def _objectives(
+    run: Run, metrics: Mapping[str, Mapping[str, float]], scales: Mapping[str, float]
+) -> tuple[ObjectiveConfig, ...]:
+    base = run.stage("rewards").summary()["base"]
+    clip = run.recipe.fit.clip
+    return tuple(
+        ObjectiveConfig(
+            name=objective.name,
+            description=objective.description,
+            reward=objective.reward_id,
+            mean=base[objective.name]["mean"],
+            std=base[objective.name]["std"],
+            clip=(-clip, clip),
+            scale=scales.get(objective.name, 1.0),
+            metrics=dict(metrics.get(objective.name, {})),
+        )
+        for objective in run.recipe.objectives
+    )
+
+
+def _training(run: Run) -> TrainingConfig:
+    return TrainingConfig(
+        recipe=run.recipe.name,
+        iteration=run.iteration,
+        data_hash=file_hash(run.stage("rewards").folder / REWARDS_FILE),
+        prompts=run.stage("prompts").summary()["prompts"],
+    )
+
+
+def value_tensors(model: ValueModel) -> dict[str, Tensor]:
+    """What training changed, under the checkpoint format's names."""
+    head = {f"head.{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
+    return {**head, **peft_adapter_tensors(model.backbone)}
+
+
+def export_checkpoint(run: Run) -> dict[str, Any]:
+    """Write the finished checkpoint."""
+    fitted = run.finished("fit") / VALUES_FOLDER
+    run.finished("calibrate")
+    metrics = {objective.name: objective.metrics for objective in read_value_config(fitted).objectives}
+    calibrated = run.stage("calibrate").summary()
+    folder = run.stage("export").folder / CHECKPOINT_FOLDER
+    save_checkpoint(folder, value_config(run, metrics, calibrated["scales"]), read_tensors(fitted))
+    return {"megabytes": round((folder / TENSORS_FILE).stat().st_size / 1e6, 1)}

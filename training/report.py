@@ -1,0 +1,79 @@
+"""What a finished run says at its end: where its results lie and how good they are.
+
+Runs in the process of `mavis train`. Must not import torch or vllm.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from training.distill.run import DistillRun
+from training.runs.progress import console
+from training.runs.run import CHECKPOINT_FOLDER, Run, StageName
+from valuemodels.contract.value_config import read_value_config
+from valuemodels.sources.folders import replacing_folder
+
+
+def print_summary(run: Run) -> None:
+    """Print the finished checkpoint's figures and the time each stage took."""
+    folder = run.finished("export") / CHECKPOINT_FOLDER
+    trials = run.stage("calibrate").summary()["trials"]
+    config = read_value_config(folder)
+    table = Table("objective", "base mean", "base std", "explained, test", "at 16", "at end", "scale", "KL, nats")
+    for objective in config.objectives:
+        metrics = objective.metrics
+        table.add_row(
+            objective.name,
+            f"{objective.mean:.3f}",
+            f"{objective.std:.3f}",
+            *(f"{metrics.get(f'test_explained_variance{at}', float('nan')):.2f}" for at in ("", "_at_16", "_at_end")),
+            f"{objective.scale:.3g}",
+            f"{_cost(trials[objective.name], objective.scale):.2f}",
+        )
+    console.print(table)
+    _print_times(run, folder)
+
+
+def print_distillation(run: DistillRun) -> None:
+    """Print how well the probe stands in for exact values, and the time each stage took."""
+    folder = run.finished("distilled") / CHECKPOINT_FOLDER
+    trials = run.stage("probe_scales").summary()["trials"]
+    config = read_value_config(folder)
+    assert config.probe is not None, folder
+    table = Table(
+        "objective", "explained, test", "tilt KL, test", "gain kept, test", "exact scale", "scale", "KL, nats"
+    )
+    for objective in config.objectives:
+        metrics, scale = config.probe.metrics[objective.name], config.probe.scales[objective.name]
+        table.add_row(
+            objective.name,
+            f"{metrics.get('test_explained_variance', float('nan')):.2f}",
+            f"{metrics.get('test_tilt_kl', float('nan')):.4f}",
+            f"{metrics.get('test_gain_kept', float('nan')):.2f}",
+            f"{objective.scale:.3g}",
+            f"{scale:.3g}",
+            f"{_cost(trials[objective.name], scale):.2f}",
+        )
+    console.print(table)
+    _print_times(run, folder)
+
+
+def copy_checkpoint(run: Run, stage: StageName, target: Path) -> None:
+    """Put a copy of the checkpoint that a run's last stage left in `target`'s place, whole or not at all."""
+    source = run.finished(stage) / CHECKPOINT_FOLDER
+    with replacing_folder(target) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+    console.print(f"copied to {target}", soft_wrap=True)
+
+
+def _cost(trials: Sequence[Mapping[str, float]], scale: float) -> float:
+    """The KL, nats a reply, that the trial of this scale was measured to cost."""
+    return min(trials, key=lambda trial: abs(trial["scale"] - scale))["kl_nats"]
+
+
+def _print_times(run: Run, folder: Path) -> None:
+    minutes = {name: run.stage(name).summary()["seconds"] / 60 for name in run.stages}
+    console.print(", ".join(f"{name} {spent:.1f} min" for name, spent in minutes.items()))
+    console.print(f"{sum(minutes.values()):.1f} min in all; the checkpoint is in {folder}", soft_wrap=True)

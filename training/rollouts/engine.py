@@ -1,0 +1,139 @@
+"""Sampling replies through vLLM's offline engine, with or without the very guide that serves.
+
+Runs in a training stage's own process, with the engine inside it. The only file of `training` that imports vllm.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.recipe import EngineRecipe
+from training.rollouts.requests import Request
+from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.sources.cpu import base_dtype
+
+_TRACE_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One sampled reply.
+
+    Attributes:
+        token_ids: with the end-of-sequence token, where the reply ended by itself.
+        finish_reason: "stop" or "length".
+        kl_nats: sum over the tokens of KL(tilted, base on the candidates); 0 for an unguided reply.
+    """
+
+    prompt_id: str
+    prompt_token_ids: tuple[int, ...]
+    sample: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str
+    kl_nats: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a reply ends. `ignore_eos` makes every reply exactly `max_tokens` long, for timing."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    ignore_eos: bool = field(default=False)
+
+
+class RolloutEngine:
+    """vLLM's offline engine, in this process."""
+
+    def __init__(
+        self, base_folder: str, recipe: EngineRecipe, guide: GuideConfig | None = None, revision: str | None = None
+    ) -> None:
+        _set_environment()
+        from vllm import LLM
+
+        self._llm = LLM(
+            model=base_folder,
+            revision=revision,
+            dtype=base_dtype() if recipe.dtype == "auto" else recipe.dtype,
+            block_size=recipe.block_size,
+            max_num_seqs=recipe.max_num_seqs,
+            max_model_len=recipe.max_model_len,
+            enforce_eager=True,
+            # A chunk's row would pass for a position of the reply, and on a CPU vLLM 0.32 dies of a seeded request
+            # whose prompt comes in chunks. Without chunks vLLM's own token budget of a step is at least max_model_len.
+            enable_chunked_prefill=False,
+            **({} if guide is None else engine_arguments(guide)),
+        )
+        if guide is not None:
+            self._llm.collective_rpc("mavis_attach")
+
+    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        """Sample one reply a request, in the requests' order. Equal requests with equal seeds give equal replies."""
+        replies: list[Reply] = []
+        for start in range(0, len(requests), _TRACE_BATCH):
+            replies += self._sample_batch(requests[start : start + _TRACE_BATCH], limits)
+        return replies
+
+    def record(self, folder: Path | None) -> None:
+        """Write every position that is scored exactly from now on into a folder; None: finish and stop."""
+        self._llm.collective_rpc("mavis_record", args=(None if folder is None else str(folder),))
+
+    def _sample_batch(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(request.prompt_token_ids)} for request in requests],
+            [_sampling_params(request, limits) for request in requests],
+            use_tqdm=False,
+        )
+        kl = self._kl_nats([request.guidance.generation_id for request in requests if request.guidance is not None])
+        return [
+            Reply(
+                prompt_id=request.prompt_id,
+                prompt_token_ids=request.prompt_token_ids,
+                sample=request.sample,
+                token_ids=tuple(output.outputs[0].token_ids),
+                text=output.outputs[0].text,
+                finish_reason=output.outputs[0].finish_reason or "length",
+                kl_nats=kl.get(request.guidance.generation_id, 0.0) if request.guidance is not None else 0.0,
+            )
+            for request, output in zip(requests, outputs, strict=True)
+        ]
+
+    def _kl_nats(self, generation_ids: list[str]) -> dict[str, float]:
+        """The KL of each generation that left a trace; reading forgets the traces."""
+        if not generation_ids:
+            return {}
+        wanted: dict[str, dict[str, int]] = {generation_id: {} for generation_id in generation_ids}
+        answers = self._llm.collective_rpc("mavis_traces", args=(wanted, generation_ids))
+        traces: dict[str, Any] = next(answer for answer in answers if answer is not None)["traces"]
+        return {
+            generation_id: sum(sum(trace["kl"]) for trace in choices.values())
+            for generation_id, choices in traces.items()
+        }
+
+
+def _sampling_params(request: Request, limits: Limits) -> Any:
+    from vllm import SamplingParams
+
+    extra = {} if request.guidance is None else {"extra_args": {EXTRA_ARGS_KEY: request.guidance}}
+    return SamplingParams(
+        temperature=limits.temperature,
+        max_tokens=limits.max_tokens,
+        ignore_eos=limits.ignore_eos,
+        seed=request.seed,
+        **extra,
+    )
+
+
+def _set_environment() -> None:
+    """What vLLM reads from the environment, where the operator has not said otherwise."""
+    prepare_environment()
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # Otherwise vLLM lowers torch to one thread in an engine that has no process of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))

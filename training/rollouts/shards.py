@@ -1,0 +1,89 @@
+"""Rollouts on disk: parquet shards, each written whole or not at all.
+
+Runs in any training process. Must not import torch or vllm.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.prompts.chat import ChatPrompt, SplitName
+from training.rollouts.engine import Reply
+from training.runs.run_dir import replacing
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("split", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("output_token_ids", pa.list_(pa.int32())),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("kl_nats", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled reply, as training reads it.
+
+    Attributes:
+        output_token_ids: with the end-of-sequence token, where the reply ended by itself.
+    """
+
+    prompt_id: str
+    split: SplitName
+    sample: int
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str
+    kl_nats: float
+
+
+def parts_of(prompts: Sequence[ChatPrompt], size: int) -> list[Sequence[ChatPrompt]]:
+    """The prompts in parts of `size`, one a shard."""
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard_{index:04d}.parquet"
+
+
+def write_shard(path: Path, prompts: Sequence[ChatPrompt], replies: Sequence[Reply]) -> None:
+    """Write the replies to these prompts."""
+    splits = {prompt.prompt_id: prompt.split for prompt in prompts}
+    rows = [
+        {
+            "prompt_id": reply.prompt_id,
+            "split": splits[reply.prompt_id],
+            "sample": reply.sample,
+            "prompt_token_ids": reply.prompt_token_ids,
+            "output_token_ids": reply.token_ids,
+            "text": reply.text,
+            "finish_reason": reply.finish_reason,
+            "kl_nats": reply.kl_nats,
+        }
+        for reply in replies
+    ]
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
+
+
+def read_rollouts(folder: Path) -> list[Rollout]:
+    """Every rollout of a folder, in the order of the shards."""
+    return [rollout for path in sorted(folder.glob("shard_*.parquet")) for rollout in _read_shard(path)]
+
+
+def _read_shard(path: Path) -> Iterator[Rollout]:
+    rows: list[dict[str, Any]] = pq.read_table(path, schema=_SCHEMA).to_pylist()
+    for row in rows:
+        for key in ("prompt_token_ids", "output_token_ids"):
+            row[key] = tuple(row[key])
+        yield Rollout(**row)

@@ -1,0 +1,150 @@
+"""One training run: its recipe, its folder, its stages in order, and what each of them depends on.
+
+Runs in any training process. Must not import torch or vllm.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from training.errors import RunDirError
+from training.recipe import ObjectiveRecipe, Recipe
+from training.recipe_file import parse_recipe
+from training.rewards.reward import reward_source
+from training.runs.run_dir import RunDir, Stage, file_hash, folder_hash, read_json, write_json
+from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
+from valuemodels.sources.hub import resolve_folder
+
+VALUES_FOLDER = "values"
+"""The fitted checkpoint's folder in the fit stage's; its scales are all 1."""
+
+CHECKPOINT_FOLDER = "checkpoint"
+"""The finished checkpoint's folder in the export stage's."""
+
+TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "export"]
+DistillationStage = Literal["prompts", "positions", "probe", "probe_scales", "distilled"]
+StageName = TrainingStage | DistillationStage
+StageInputs = dict[StageName, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A recipe being carried out in a folder.
+
+    Attributes:
+        iteration: iteration 0 samples from the base; a later one would sample through the guide of the one before.
+        base_folder: where the base model lies on this machine.
+    """
+
+    recipe: Recipe
+    run_dir: RunDir
+    base_folder: str
+    iteration: int = 0
+
+    def own_inputs(self) -> StageInputs:
+        """The stages in their order, each with the settings that it adds to those of the stages before it."""
+        recipe = self.recipe
+        return {
+            "prompts": self.prompt_inputs(),
+            "rollouts": pick(recipe, "seed", "engine", "rollout"),
+            "rewards": {objective.name: _reward_inputs(objective) for objective in recipe.objectives},
+            "fit": pick(recipe, "backbone", "head", "fit"),
+            "calibrate": pick(recipe, "calibrate"),
+            "export": {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}},
+        }
+
+    def prompt_inputs(self) -> dict[str, Any]:
+        """What the prompts, their split and their tokens depend on."""
+        return {
+            **pick(self.recipe, "base", "base_revision", "split", "limit"),
+            "file": file_hash(self.recipe.prompts_path),
+            "base_content": folder_hash(self.base_folder),
+        }
+
+    @property
+    def stages(self) -> tuple[StageName, ...]:
+        """In the order in which they are carried out."""
+        return tuple(self.own_inputs())
+
+    def stage(self, name: StageName) -> Stage:
+        """A stage's folder, with the settings that its result depends on: its own and those of the stages before.
+
+        Raises:
+            RunDirError: this run has no such stage.
+        """
+        own = self.own_inputs()
+        stages = tuple(own)
+        if name not in stages:
+            raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(stages)}")
+        return self.run_dir.stage(
+            self.iteration, name, {stage: own[stage] for stage in stages[: stages.index(name) + 1]}
+        )
+
+    def write(self) -> None:
+        """Put what the stages' processes need where they read it.
+
+        Raises:
+            RunDirError: the folder holds a distillation.
+        """
+        if self.run_dir.teacher_path.is_file():
+            raise RunDirError(f"{self.run_dir.path} holds a distillation: give another --run-dir")
+        write_recipe(self.run_dir, self.recipe)
+
+    def finished(self, name: StageName) -> Path:
+        """The folder of a stage whose files are complete.
+
+        Raises:
+            RunDirError: it is not done, or was done with other settings.
+        """
+        stage = self.stage(name)
+        stage.check()
+        stage.summary()
+        return stage.folder
+
+
+def write_recipe(run_dir: RunDir, recipe: Recipe) -> None:
+    """Put the recipe where the stages' processes read it."""
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir.recipe_path, recipe.model_dump(mode="json"))
+
+
+def open_run(path: Path, base_folder: Path | None = None) -> Run:
+    """The run in a folder.
+
+    Args:
+        base_folder: where its base model lies, if not where it is looked for.
+
+    Raises:
+        RunDirError: there is none.
+        RecipeError: its recipe has been tampered with.
+    """
+    run_dir = RunDir(path)
+    if not run_dir.recipe_path.is_file():
+        raise RunDirError(f"{path} holds no training run: it has no {run_dir.recipe_path.name}")
+    recipe = parse_recipe(read_json(run_dir.recipe_path), str(run_dir.recipe_path))
+    return Run(recipe, run_dir, find_base(recipe, base_folder))
+
+
+def find_base(recipe: Recipe, base_folder: Path | None = None) -> str:
+    """The folder of a recipe's base model, which is converted or fetched first where that is still to be done."""
+    if base_folder is not None:
+        return str(base_folder)
+    return look_up_base(recipe.base, recipe.base_revision)
+
+
+def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
+    """Some of a recipe's settings, as JSON content."""
+    return recipe.model_dump(mode="json", include=set(keys))
+
+
+def _reward_inputs(objective: ObjectiveRecipe) -> dict[str, str]:
+    return {"reward": objective.reward_id, "code": file_hash(reward_source(objective.reward_id))}
+
+
+def look_up_base(base: str, revision: str | None = None) -> str:
+    """A folder with a base model's weights and tokenizer, which is converted or fetched first where it is not there.
+
+    Args:
+        base: "embedded", or a folder or hub id.
+    """
+    return str(prepare_embedded_base() if base == EMBEDDED else resolve_folder(base, revision))
