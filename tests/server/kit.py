@@ -13,7 +13,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.completion.protocol import CompletionResponse
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
-from server.app import MavisEndpoints
+from server.api.plugin import MavisEndpoints
 from server.live import LiveGeneration, LiveGenerations
 from server.objectives import Asked, Catalogue
 from server.ownership import Owner, Ownership

@@ -14,7 +14,7 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.envs import disable_envs_cache
 
-from server import app as ours
+from server.api import plugin as ours
 from server.cli import _parse_for_vllm
 from server.errors import StartupError
 from server.launch import ServeOptions, vllm_defaults

@@ -1,0 +1,1 @@
+"""The routes, and the plugin that puts them into vLLM's own app."""
