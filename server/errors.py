@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the HTTP process, in one tree, and the one table from exception to HTTP.
+"""What can go wrong in the HTTP process, on top of `valuemodels.contract.errors`, and the table from it to HTTP.
 
     MavisError
     ├── StartupError            the server cannot start; one sentence for the operator, exit code 2
@@ -12,15 +12,13 @@
         ├── TracesLostError     the engine died, or the worker failed, before the values could be read
         └── EngineLostError     the engine died, or the worker failed, before it had answered
 
-Standard library only. None of these is a `ValueError`: pydantic would swallow it into its own report.
+No torch, no vLLM.
 """
 
 from http import HTTPStatus
 from typing import Any
 
-
-class MavisError(Exception):
-    """Root of our exceptions."""
+from valuemodels.contract.errors import MavisError, shown
 
 
 class StartupError(MavisError):
@@ -111,9 +109,3 @@ def envelope(error: RequestError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body, in the shape that vLLM's own errors have."""
     status, kind = _HTTP[type(error)]
     return status.value, {"error": {"message": str(error), "type": kind, "param": error.param, "code": status.value}}
-
-
-def shown(value: object) -> str:
-    """A client's value as error messages quote it: never longer than 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -171,7 +171,7 @@ def centred_values(values: Tensor, base_logprobs: Tensor) -> Tensor:
     return values - (weights * safe).sum(dim=1, keepdim=True)
 
 
-def weighted_advantage(values: Tensor, coefficients: Tensor) -> Tensor:
+def weighted_values(values: Tensor, coefficients: Tensor) -> Tensor:
     """v = sum_i w_i s_i V_i, where an objective of weight 0 has no say, not even by a NaN.
 
     Args:

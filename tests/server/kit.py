@@ -14,18 +14,19 @@ from vllm.entrypoints.openai.completion.protocol import CompletionResponse
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
 from server.api.plugin import MavisEndpoints
-from server.live import LiveGeneration, LiveGenerations
-from server.objectives import Asked, Catalogue
-from server.ownership import Owner, Ownership
-from server.service import GuidedService
-from server.tap import TokenTap
-from server.traces import TraceReader
+from server.generations.generation import Generation
+from server.generations.ownership import Owner, Ownership
+from server.generations.registry import Registry
+from server.generations.service import GuidedService
+from server.generations.token_counter import TokenCounter
+from server.generations.trace_reader import TraceReader
+from server.requests.catalogue import Catalogue, CheckedRequest
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.policy import Bounds
 from valuemodels.contract.value_config import ValueConfig
-from valuemodels.guide.changed import SteeredGenerations
+from valuemodels.guide.changed import ChangedGenerations
 
 STEP_S = 0.005
 OWNER: Owner = Ownership(by_api_key=False).claim({"X-Generation-Token": "t" * 16})
@@ -64,12 +65,12 @@ def catalogue(**operator: Any) -> Catalogue:
     return Catalogue(config, [value_config("positivity", "simplicity")])
 
 
-def asked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> Asked:
+def asked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> CheckedRequest:
     return catalogue().guidance(fields or {"objective_weights": {"positivity": 1}}, generation_id)
 
 
-def generation(fields: Mapping[str, Any] | None = None, n: int = 1, prompts: int = 1) -> LiveGeneration:
-    made = LiveGeneration(asked(fields), n, OWNER, expected_prompts=prompts)
+def generation(fields: Mapping[str, Any] | None = None, n: int = 1, prompts: int = 1) -> Generation:
+    made = Generation(asked(fields), n, OWNER, expected_prompts=prompts)
     made.prompts = prompts
     return made
 
@@ -105,7 +106,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.known: dict[str, int] = {}
         self.policy = catalogue().policy
-        self.steered = SteeredGenerations()
+        self.steered = ChangedGenerations()
         self.settings: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
         self.failure: Exception | None = None
         self.hangs = False
@@ -245,11 +246,11 @@ def make_app(engine: FakeEngine, offered: Catalogue | None = None, *, has_api_ke
     MavisEndpoints().attach_router(app)
     init_exception_handler(app)
     engine.policy = (offered or catalogue()).policy
-    live = LiveGenerations()
+    live = Registry()
     app.state.args = Namespace(log_error_stack=False, sse_keep_alive_interval=0)
     app.state.engine_client = engine
-    app.state.openai_serving_chat = FakeServing(TokenTap(engine, live), "chatcmpl-")
-    app.state.openai_serving_completion = FakeServing(TokenTap(engine, live), "cmpl-")
+    app.state.openai_serving_chat = FakeServing(TokenCounter(engine, live), "chatcmpl-")
+    app.state.openai_serving_completion = FakeServing(TokenCounter(engine, live), "cmpl-")
     reader = TraceReader(engine, live, interval_s=0.01, liveness_s=0.05)
     app.state.mavis = GuidedService(offered or catalogue(), live, reader, engine, has_api_keys=has_api_keys)
     return app

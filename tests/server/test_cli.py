@@ -4,16 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import typer
-from pydantic import BaseModel, ValidationError, model_validator
 from typer.testing import CliRunner
 
 from server import cli
-from server.errors import StartupError
 from tests.server.kit import value_config
 
 RUN = [sys.executable, "-m", "server.cli", "serve"]
@@ -71,34 +68,6 @@ def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.M
     assert options.compiles
     assert options.settings == {"value_cache_gib": 2.0}
     assert options.vllm_args == ("-tp", "2", "--max-model-len", "4096", "--seed=1")
-
-
-def refused_by_vllm(**flags: object) -> ValidationError:
-    """What a configuration of vLLM's raises."""
-
-    class Config(BaseModel):
-        max_model_len: int
-
-        @model_validator(mode="after")
-        def _fits(self) -> "Config":
-            raise ValueError(
-                f"max_model_len ({self.max_model_len}) is above 8192.0 (e.g. of config.json). Set A=1. Or B."
-            )
-
-    with pytest.raises(ValidationError) as refused:
-        Config.model_validate(flags)
-    return refused.value
-
-
-def test_a_flag_that_vllm_refuses_late_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def listen(args: Namespace) -> None:
-        raise refused_by_vllm(max_model_len=99999)
-
-    monkeypatch.setattr(cli, "_listen", listen)
-    with pytest.raises(StartupError) as refused:
-        cli._run(Namespace(), cli.Stop())
-    reason = "max_model_len (99999) is above 8192.0 (e.g. of config.json)."
-    assert str(refused.value) == f"vLLM refuses its flags: {reason}"
 
 
 class Entry:

@@ -15,7 +15,7 @@ from valuemodels.tilting import (
     kl_divergence,
     select_candidates,
     tilt,
-    weighted_advantage,
+    weighted_values,
     write_tilted,
 )
 
@@ -137,8 +137,8 @@ def test_centred_values_average_to_zero_under_the_base_and_ignore_padding():
 
 def test_an_objective_of_weight_zero_has_no_say_even_when_it_is_nan():
     values = torch.tensor([[[1.0, float("nan")], [2.0, float("inf")]]])
-    assert weighted_advantage(values, torch.tensor([[2.0, 0.0]])).tolist() == [[2.0, 4.0]]
-    assert weighted_advantage(values, torch.tensor([[2.0, 1.0]])).isfinite().any().item() is False
+    assert weighted_values(values, torch.tensor([[2.0, 0.0]])).tolist() == [[2.0, 4.0]]
+    assert weighted_values(values, torch.tensor([[2.0, 1.0]])).isfinite().any().item() is False
 
 
 def test_extreme_strengths_stay_finite_and_pick_the_best_candidate():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from valuemodels.contract.changes import Change, Overrides
 
 
-class SteeredGenerations:
+class ChangedGenerations:
     """The overrides of a worker's generations, from the first change until the generation is dropped.
 
     Not bounded: a change is only taken for a generation that runs, and every one of those is dropped in the end.

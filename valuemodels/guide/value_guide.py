@@ -13,20 +13,20 @@ from torch import Tensor
 
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.policy import GuidancePolicy
-from valuemodels.guide.changed import SteeredGenerations
+from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.fallbacks import Fallbacks
 from valuemodels.guide.recorder import PositionRecorder
 from valuemodels.guide.traces import StepRecord, TraceStore
 from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.rows import Row
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
-from valuemodels.tilting import Candidates, Tilt, select_candidates, tilt, weighted_advantage, write_tilted
+from valuemodels.tilting import Candidates, Tilt, select_candidates, tilt, weighted_values, write_tilted
 
 logger = logging.getLogger("vllm.mavis")
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class RowSettings:
     """What the rows of a step ask for, as tensors in the rows' order.
 
     Attributes:
@@ -59,7 +59,7 @@ class ValueGuide:
         self.policy = policy
         self.device = device
         self.traces = TraceStore(max_traces)
-        self.steered = SteeredGenerations()
+        self.steered = ChangedGenerations()
         self.recorder: PositionRecorder | None = None
         self.guided_rows = 0
         self._fallbacks = Fallbacks(policy.objectives, device)
@@ -93,7 +93,7 @@ class ValueGuide:
         self.guided_rows += len(rows)
         return logits
 
-    def _knobs(self, rows: Sequence[Row]) -> Knobs:
+    def _knobs(self, rows: Sequence[Row]) -> RowSettings:
         asked = [row.guidance for row in rows]
         budgets = [torch.inf if g.kl_budget is None else g.kl_budget for g in asked]
 
@@ -101,7 +101,7 @@ class ValueGuide:
             return torch.tensor(numbers, dtype=torch.float32, device=self.device)
 
         scales = as_tensor([self._scales[g.scoring] for g in asked])
-        return Knobs(
+        return RowSettings(
             index=torch.tensor([row.index for row in rows], device=self.device),
             coefficients=as_tensor([g.weights for g in asked]) * scales,
             tilts=torch.tensor([not g.is_plain for g in asked], device=self.device),
@@ -110,7 +110,7 @@ class ValueGuide:
             kl_budget=as_tensor(budgets) if any(g.kl_budget is not None for g in asked) else None,
         )
 
-    def _batch(self, logits: Tensor, rows: Sequence[Row], knobs: Knobs, hidden: Tensor | None) -> ScoringBatch:
+    def _batch(self, logits: Tensor, rows: Sequence[Row], knobs: RowSettings, hidden: Tensor | None) -> ScoringBatch:
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[knobs.index], None if hidden is None else hidden[knobs.index]
         counts = [row.guidance.candidates for row in rows]
@@ -141,7 +141,7 @@ class ValueGuide:
             shape = (*batch.candidates.logits.shape, len(scorer.objectives))
             return torch.full(shape, torch.nan, device=self.device)
 
-    def _usable(self, values: Tensor, candidates: Candidates, knobs: Knobs) -> Tensor:
+    def _usable(self, values: Tensor, candidates: Candidates, knobs: RowSettings) -> Tensor:
         """[rows] bool: every value that the row needs is finite, and there is a candidate at all."""
         valid = candidates.valid
         needed = (knobs.coefficients != 0) | ~knobs.tilts[:, None]
@@ -150,9 +150,9 @@ class ValueGuide:
         self._fallbacks.note(~usable, broken)
         return usable
 
-    def _tilt(self, candidates: Candidates, values: Tensor, knobs: Knobs) -> Tilt:
+    def _tilt(self, candidates: Candidates, values: Tensor, knobs: RowSettings) -> Tilt:
         # Rows that fall back are not written; here their numbers must only be harmless.
-        advantage = weighted_advantage(values, knobs.coefficients).nan_to_num(0.0, 0.0, 0.0)
+        advantage = weighted_values(values, knobs.coefficients).nan_to_num(0.0, 0.0, 0.0)
         return tilt(candidates, advantage, knobs.temperature, knobs.beta, knobs.kl_budget)
 
     def _record(self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from valuemodels.contract.changes import Change, Overrides
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.policy import GuidancePolicy
-from valuemodels.guide.changed import SteeredGenerations
+from valuemodels.guide.changed import ChangedGenerations
 
 POLICY = GuidancePolicy(objectives=("warmth", "brevity"), default_weights={"brevity": 0.5}, default_beta=2.0)
 CHOICES = ("0:0", "0:1", "1:0")
@@ -56,7 +56,7 @@ def test_a_change_survives_the_wire(wanted: list[Change]) -> None:
 
 
 def test_generations_are_steered_apart_and_forgotten_apart() -> None:
-    steered = SteeredGenerations()
+    steered = ChangedGenerations()
     steered.take([Change("a", {"beta": 1.0}), Change("b", {"beta": 2.0}), Change("a", {"beta": 3.0})])
     betas = {name: overrides.over(ASKED, "0:0").beta for name in "ab" if (overrides := steered.get(name))}
     assert betas == {"a": 3.0, "b": 2.0}

@@ -1,0 +1,54 @@
+"""`PATCH` and `GET /v1/generations/{id}`: the routes of live control.
+
+Every generation can be steered that was started with a field of ours (whatever its value), with a token of the
+client's choice, or that the operator's defaults guide. All others are vLLM's alone, and unknown here: a client that
+sent nothing of ours has no use for a token, and pays nothing for the possibility. One that is steerable but plain
+costs an entry here and in the worker; nothing is scored, read or dropped for it until its first change. From then on
+its tokens are valued, also where a later change sets all weights to 0.
+
+Runs in the HTTP process. No torch, no vLLM.
+"""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from server.errors import BodyError
+from server.generations.control import Caller, GenerationControl
+from server.requests.change import MAX_BODY_BYTES
+
+# An id is what the client chose with `X-Request-Id`; that may hold slashes.
+PATH = "/v1/generations/{generation_id:path}"
+
+router = APIRouter()
+
+
+@router.patch(PATH)
+async def change_generation(generation_id: str, raw_request: Request) -> JSONResponse:
+    """Change the weights, the strength or the KL budget of a running generation."""
+    body = await _bounded_body(raw_request)
+    return JSONResponse(await _control(raw_request).patch(generation_id, body, _caller(raw_request)))
+
+
+@router.get(PATH)
+async def read_generation(generation_id: str, raw_request: Request) -> JSONResponse:
+    """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
+    return JSONResponse(await _control(raw_request).describe(generation_id, _caller(raw_request)))
+
+
+async def _bounded_body(raw_request: Request) -> bytes:
+    body = b""
+    async for piece in raw_request.stream():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyError(f"the body has more than {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def _caller(raw_request: Request) -> Caller:
+    client = raw_request.client
+    return Caller(raw_request.headers, "-" if client is None else f"{client.host}:{client.port}")
+
+
+def _control(raw_request: Request) -> GenerationControl:
+    control: GenerationControl = raw_request.app.state.mavis.control
+    return control

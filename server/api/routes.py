@@ -1,0 +1,156 @@
+"""The generating routes and what belongs to them: vLLM's serving classes, guided.
+
+    POST /v1/chat/completions  POST /v1/completions
+    GET  /v1/objectives        GET  /ready
+
+Runs in the HTTP process. Does not import torch itself.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
+from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
+from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
+
+from server.generations.service import GuidedService
+from server.requests.models import GuidedChatCompletionRequest, GuidedCompletionRequest
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+LOAD_FORMAT_HEADER = "endpoint-load-metrics-format"
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status.value: {"model": ErrorResponse}
+    for status in (
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.NOT_IMPLEMENTED,
+    )
+}
+_RESPONSES = {HTTPStatus.OK.value: {"content": {"text/event-stream": {}}}, **_ERRORS}
+Generate = Callable[[Any, Request], Awaitable[Any]]
+Route = TypeVar("Route", bound=Callable[..., Awaitable[Response]])
+router = APIRouter()
+
+
+def _as_vllm_serves(route: Route) -> Route:
+    """The decorators of vLLM's own generating routes: cancelled with the client, counted in the server's load."""
+    served: Route = with_cancellation(load_aware_call(route))
+    return served
+
+
+@router.post(CHAT_PATH, dependencies=[Depends(validate_json_request)], responses=_RESPONSES)
+@_as_vllm_serves
+async def create_chat_completion(request: GuidedChatCompletionRequest, raw_request: Request) -> Response:
+    """OpenAI's chat completions, guided by `objective_weights`."""
+    if (handler := raw_request.app.state.openai_serving_chat) is None:
+        raise NotImplementedError("The model does not support Chat Completions API")
+    return await _answer(handler.create_chat_completion, request, raw_request, "chatcmpl-")
+
+
+@router.post(COMPLETIONS_PATH, dependencies=[Depends(validate_json_request)], responses=_RESPONSES)
+@_as_vllm_serves
+async def create_completion(request: GuidedCompletionRequest, raw_request: Request) -> Response:
+    """OpenAI's completions, guided by `objective_weights`."""
+    if (handler := raw_request.app.state.openai_serving_completion) is None:
+        raise NotImplementedError("The model does not support Completions API")
+    return await _answer(handler.create_completion, request, raw_request, "cmpl-")
+
+
+@router.get("/v1/objectives")
+async def list_objectives(raw_request: Request) -> JSONResponse:
+    """The objectives that `objective_weights` may name, their bounds and where they come from."""
+    return JSONResponse(_service(raw_request).catalogue.listing())
+
+
+@router.get("/ready")
+async def ready(raw_request: Request) -> JSONResponse:
+    """200 once the engine is healthy and the value models are loaded, else 503."""
+    state = raw_request.app.state
+    try:
+        await state.engine_client.check_health()
+    except Exception as error:  # whatever it is, it means no
+        return JSONResponse({"status": "unavailable", "reason": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+    if getattr(state, "mavis", None) is None:
+        return JSONResponse(
+            {"status": "unavailable", "reason": "value models are not loaded"}, HTTPStatus.SERVICE_UNAVAILABLE
+        )
+    return JSONResponse({"status": "ready"})
+
+
+async def _answer(generate: Generate, request: Any, raw_request: Request, id_prefix: str) -> Response:
+    """Admit, generate, add token and values. The same for both routes, streamed and not."""
+    service = _service(raw_request)
+    asked = service.admit(request, raw_request.headers, id_prefix)
+    if asked.sent:
+        request.guide(asked.guidance)
+    generation = service.open(request, raw_request.headers, asked) if asked.sent else None
+    service.count(raw_request.url.path, asked)
+    if generation is None:
+        return _as_vllm_answers(await generate(request, raw_request), raw_request)
+
+    response: Response | None = None
+    try:
+        result = await generate(request, raw_request)
+        if isinstance(result, ErrorResponse):
+            return _as_vllm_answers(result, raw_request)
+        if isinstance(result, BaseModel):
+            body = result.model_dump()
+            await service.complete(generation, body)
+            return _json(body, raw_request)
+        events = _kept_alive(service.stream(generation).rewrite(result), raw_request)
+        response = _ClosingStream(events, on_end=lambda: service.reader.drop(generation))
+        return response
+    finally:
+        if response is None:
+            service.reader.drop(generation)
+
+
+def _as_vllm_answers(result: Any, raw_request: Request) -> Response:
+    """What vLLM's own route makes of its serving class's result."""
+    if isinstance(result, ErrorResponse):
+        return JSONResponse(content=result.model_dump(), status_code=result.error.code)
+    if isinstance(result, BaseModel):
+        return _json(result.model_dump(), raw_request)
+    return StreamingResponse(content=_kept_alive(result, raw_request), media_type="text/event-stream")
+
+
+def _json(body: dict[str, Any], raw_request: Request) -> JSONResponse:
+    return JSONResponse(content=body, headers=metrics_header(raw_request.headers.get(LOAD_FORMAT_HEADER, "")))
+
+
+def _kept_alive(events: AsyncGenerator[str, None], raw_request: Request) -> AsyncGenerator[str, None]:
+    interval_s = getattr(raw_request.app.state.args, "sse_keep_alive_interval", 0)
+    kept: AsyncGenerator[str, None] = with_sse_keep_alive(events, float(interval_s))
+    return kept
+
+
+class _ClosingStream(StreamingResponse):
+    """A stream that is closed when the client goes, not when the garbage collector comes: closing aborts."""
+
+    def __init__(self, events: AsyncGenerator[str, None], on_end: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._events = events
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            try:
+                await self._events.aclose()
+            finally:
+                self._on_end()
+
+
+def _service(raw_request: Request) -> GuidedService:
+    service: GuidedService = raw_request.app.state.mavis
+    return service

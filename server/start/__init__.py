@@ -1,0 +1,1 @@
+"""From a command line and an environment to a server that listens, and to its end."""

@@ -1,0 +1,118 @@
+"""What the operator sets through the environment: `MAVIS_*`, read here and nowhere else, once, at start.
+
+    MAVIS_DEFAULT_WEIGHTS='{"positivity": 0.5}'  MAVIS_BOUNDS='{"positivity": [0, 1]}'  mavis serve
+
+Runs in the process that starts the server. No torch, no vLLM.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from server.errors import StartupError
+from valuemodels.contract.errors import GuidanceError, MavisError, shown
+from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.guide_config import DType, GuideConfig
+from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds
+
+PREFIX = "MAVIS_"
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The operator's settings; every default stands here.
+
+    Attributes:
+        default_weights: objective -> weight for requests that do not name it; 0 for those left out.
+        bounds: objective -> [low, high] that a request's weight must lie in; [-2, 2] for those left out.
+        default_beta, default_candidates: for requests that do not say.
+        max_candidates: the most a request may ask for.
+        default_scoring: "fast" or "exact" for requests that do not say; None: fast where the checkpoints offer it.
+        scorings: which of the offered scorings are loaded; None: all. ["fast"] needs no memory for value models.
+        value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.
+        value_cache_gib: memory of the value models' KV cache.
+        cache_dir: where the embedded base model is kept; None: the user's cache folder.
+        log_level: of our own messages; vLLM has `VLLM_LOGGING_LEVEL`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    default_weights: dict[str, Number] = {}
+    bounds: dict[str, tuple[Number, Number]] = {}
+    default_beta: Number = 1.0
+    default_candidates: int = DEFAULT_CANDIDATES
+    max_candidates: int = DEFAULT_MAX_CANDIDATES
+    default_scoring: Scoring | None = None
+    scorings: tuple[Scoring, ...] | None = None
+    value_dtype: DType = "auto"
+    value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    cache_dir: Path | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def guide_config(
+        self, checkpoints: Iterable[Path], base_model: str, base_revision: str | None = None
+    ) -> GuideConfig:
+        """What the workers are told, for these checkpoints over this base model."""
+        return GuideConfig(
+            checkpoints=tuple(str(folder) for folder in checkpoints),
+            base_model=base_model,
+            base_revision=base_revision,
+            default_weights=self.default_weights,
+            bounds={name: Bounds(low, high) for name, (low, high) in self.bounds.items()},
+            default_beta=self.default_beta,
+            default_candidates=self.default_candidates,
+            max_candidates=self.max_candidates,
+            default_scoring=self.default_scoring,
+            scorings=self.scorings,
+            value_dtype=self.value_dtype,
+            cache_gib=self.value_cache_gib,
+        )
+
+
+def read_settings(environment: Mapping[str, str], **flags: Any) -> Settings:
+    """Read the settings from the process's environment.
+
+    Args:
+        environment: `os.environ`, to find names spelled almost like ours; pydantic reads the values itself.
+        flags: settings that the command line gives; they win.
+
+    Raises:
+        StartupError: a value is wrong, or a name is a near-miss of one of ours.
+    """
+    _refuse_near_misses(environment)
+    try:
+        return Settings(**flags)
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        name = PREFIX + field[1].upper() if field else PREFIX + "*"
+        raise StartupError(f"{name}: got {shown(environment.get(name))}, allowed is a JSON object") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, *keys = (str(part) for part in first["loc"])
+        where = ".".join([PREFIX + name.upper(), *keys])
+        raise StartupError(f"{where}: {first['msg']} (got {shown(first['input'])})") from None
+
+
+def _refuse_near_misses(environment: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name in known:
+            continue
+        if meant := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            raise StartupError(f"the environment variable {name} is unknown; did you mean {meant[0]}?")
+
+
+def as_startup_error(error: MavisError) -> StartupError:
+    """An error of the policy in the operator's words, who wrote `MAVIS_DEFAULT_BETA` where the policy says `beta`."""
+    if not isinstance(error, GuidanceError):
+        return StartupError(str(error))
+    head, *rest = error.field.split(".")
+    name = f"default_{head}" if head in ("beta", "candidates", "scoring") else head
+    where = ".".join([PREFIX + name.upper(), *rest])
+    return StartupError(f"{where}: got {shown(error.value)}, allowed is {error.allowed}")

@@ -1,0 +1,1 @@
+"""The way to the workers and back: one exchange at a time."""

@@ -1,0 +1,104 @@
+"""The `mavis` block of a choice: what is cut, what is summed, what JSON can carry."""
+
+import math
+from typing import Any
+
+import pytest
+
+from server.generations.choice import Choice
+from server.generations.mavis_block import MavisBlock
+from tests.server.kit import asked, trace
+
+LEGEND = MavisBlock(("positivity", "simplicity"), "test-1")
+
+
+def choice(returned: int, known: int, **columns: Any) -> Choice:
+    made = Choice(returned=returned)
+    made.trace.extend({**trace(0, known, candidates=True), **columns})
+    return made
+
+
+def test_totals_are_sums_over_the_returned_tokens_alone() -> None:
+    """A stop string is found after the worker has sampled on; what came after it is nobody's business."""
+    block = LEGEND.whole(choice(returned=3, known=5), asked().resolved)
+    assert block == {
+        "objective_weights": {"positivity": 1.0, "simplicity": 0.0},
+        "beta": 1.0,
+        "scoring": "exact",
+        "checkpoint": "test-1",
+        "kl": 0 + 1 / 8 + 2 / 8,
+        "values": {"positivity": 0.75, "simplicity": -0.75},
+    }
+
+
+def test_tokens_come_when_asked_for_and_are_cut_as_well() -> None:
+    resolved = asked({"objective_weights": {"positivity": 1}, "return_values": True}).resolved
+    tokens = LEGEND.whole(choice(returned=2, known=5), resolved)["tokens"]
+    assert tokens == [
+        {
+            "token_id": 0,
+            "kl": 0.0,
+            "values": {"positivity": 0.0, "simplicity": 0.0},
+            "levels": {"positivity": 0.5, "simplicity": 1.5},
+        },
+        {
+            "token_id": 1,
+            "kl": 0.125,
+            "values": {"positivity": 0.25, "simplicity": -0.25},
+            "levels": {"positivity": 0.5, "simplicity": 1.5},
+        },
+    ]
+
+
+def test_candidates_come_with_their_names() -> None:
+    resolved = asked({"return_values": "candidates"}).resolved
+    (token,) = LEGEND.whole(choice(returned=1, known=1), resolved)["tokens"]
+    assert token["candidates"] == [
+        {
+            "token_id": 7,
+            "logprob": -0.5,
+            "tilted_logprob": -0.25,
+            "values": {"positivity": 1.0, "simplicity": 2.0},
+        }
+    ]
+
+
+def test_a_token_that_was_not_scored_has_no_values_and_adds_nothing() -> None:
+    block = LEGEND.whole(
+        choice(returned=2, known=2, values=[None, [1.0, 2.0]], levels=[None, [0.0, 0.0]]),
+        asked({"return_values": True}).resolved,
+    )
+    assert block["tokens"][0]["values"] is None
+    assert block["tokens"][0]["levels"] is None
+    assert block["values"] == {"positivity": 1.0, "simplicity": 2.0}
+
+
+def test_a_part_of_a_sum_is_not_given_for_the_sum() -> None:
+    """The worker forgets the oldest traces when there are too many."""
+    block = LEGEND.whole(choice(returned=3, known=2), asked().resolved)
+    assert block["kl"] is None
+    assert block["values"] == {}
+
+
+def test_an_answer_without_tokens_costs_nothing() -> None:
+    block = LEGEND.whole(choice(returned=0, known=0), asked().resolved)
+    assert block["kl"] == 0.0
+    assert block["values"] == {"positivity": 0.0, "simplicity": 0.0}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_json_cannot_carry_becomes_null(number: float) -> None:
+    resolved = asked({"return_values": True}).resolved
+    block = LEGEND.whole(choice(returned=1, known=1, kl=[number], values=[[number, 1.0]]), resolved)
+    assert block["kl"] is None
+    assert block["values"] == {"positivity": 0.0, "simplicity": 0.0}
+    assert block["tokens"][0]["kl"] is None
+    assert block["tokens"][0]["values"] is None
+
+
+def test_tokens_already_streamed_are_not_told_twice() -> None:
+    resolved = asked({"return_values": True}).resolved
+    one = choice(returned=2, known=5)
+    assert [token["token_id"] for token in LEGEND.tokens(one, resolved)] == [0, 1]
+    one.returned = 4
+    assert [token["token_id"] for token in LEGEND.whole(one, resolved)["tokens"]] == [2, 3]

@@ -1,0 +1,37 @@
+"""Which unknown names are taken for a slip of ours."""
+
+import pytest
+
+from server.requests.fields import GuidanceFields, near_miss
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("objective_weight", "objective_weights"),
+        ("obj_weights", "objective_weights"),
+        ("objectiveWeights", "objective_weights"),
+        ("objective-weights", "objective_weights"),
+        ("weights", "objective_weights"),
+        ("kl_buget", "kl_budget"),
+        ("KL_budget", "kl_budget"),
+        ("candidate", "candidates"),
+        ("num_candidates", "candidates"),
+        ("return_value", "return_values"),
+        ("betas", "beta"),
+        ("profiles", "profile"),
+    ],
+)
+def test_a_slip_of_the_pen_names_what_was_meant(written: str, meant: str) -> None:
+    assert near_miss(written, GuidanceFields.model_fields) == meant
+
+
+FOREIGN = """
+metadata store best_of service_tier user prediction functions function_call modalities audio verbosity reasoning
+web_search_options safety_identifier prompt_cache_key guided_json top_a no_repeat_ngram_size
+"""
+
+
+@pytest.mark.parametrize("name", FOREIGN.split())
+def test_names_that_clients_of_openai_send_are_let_through(name: str) -> None:
+    assert near_miss(name, GuidanceFields.model_fields) is None
