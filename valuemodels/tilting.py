@@ -92,15 +92,13 @@ def sampling_temperature(temperature: Tensor) -> Tensor:
     return torch.where(temperature < _GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
 
 
-def tilt(
-    candidates: Candidates, advantage: Tensor, temperature: Tensor, beta: Tensor, kl_budget: Tensor | None
-) -> Tilt:
-    """Tilt the candidates' logits by beta * advantage, with beta lowered where a row's KL budget asks for it.
+def tilt(candidates: Candidates, weighted: Tensor, temperature: Tensor, beta: Tensor, kl_budget: Tensor | None) -> Tilt:
+    """Tilt the candidates' logits by beta * v, with beta lowered where a row's KL budget asks for it.
 
     The returned logits are z + T * beta * v: temperature is applied after us, so sampling sees z / T + beta * v.
 
     Args:
-        advantage: [rows, k] v, the weighted sum of scaled values. Finite on candidates.
+        weighted: [rows, k] v, the weighted sum of scaled values. Finite on candidates.
         temperature: [rows], 0 = greedy.
         beta: [rows] >= 0.
         kl_budget: [rows] nats a token, inf = none; or None where no row has one.
@@ -109,7 +107,7 @@ def tilt(
     temperature = sampling_temperature(temperature)
     # float64: the KL of a near-deterministic step is a difference of large terms.
     base = torch.log_softmax(candidates.logits.double() / temperature.double()[:, None], dim=-1)
-    v = advantage.double().masked_fill(~valid, 0.0)
+    v = weighted.double().masked_fill(~valid, 0.0)
     beta = beta.double()
     if kl_budget is not None:
         beta = beta_within_budget(base, v, beta, kl_budget.double())
@@ -159,8 +157,8 @@ def kl_divergence(logprobs: Tensor, base_logprobs: Tensor) -> Tensor:
     return terms.sum(-1).clamp_min(0.0)
 
 
-def centred_values(values: Tensor, base_logprobs: Tensor) -> Tensor:
-    """Values minus their expectation under the base on the candidates: what choosing a candidate does.
+def advantages_of(values: Tensor, base_logprobs: Tensor) -> Tensor:
+    """Advantages: values minus their expectation under the base on the candidates, what choosing a candidate does.
 
     Args:
         values: [rows, k, objectives].

@@ -1,8 +1,8 @@
 """`PATCH` and `GET /v1/generations/{id}`: the routes of live control.
 
-Every generation can be steered that was started with a field of ours (whatever its value), with a token of the
+Every generation can be changed that was started with a field of ours (whatever its value), with a token of the
 client's choice, or that the operator's defaults guide. All others are vLLM's alone, and unknown here: a client that
-sent nothing of ours has no use for a token, and pays nothing for the possibility. One that is steerable but plain
+sent nothing of ours has no use for a token, and pays nothing for the possibility. One that can be changed but is plain
 costs an entry here and in the worker; nothing is scored, read or dropped for it until its first change. From then on
 its tokens are valued, also where a later change sets all weights to 0.
 
@@ -26,7 +26,7 @@ router = APIRouter()
 async def change_generation(generation_id: str, raw_request: Request) -> JSONResponse:
     """Change the weights, the strength or the KL budget of a running generation."""
     body = await _bounded_body(raw_request)
-    return JSONResponse(await _control(raw_request).patch(generation_id, body, _caller(raw_request)))
+    return JSONResponse(await _control(raw_request).change(generation_id, body, _caller(raw_request)))
 
 
 @router.get(PATH)

@@ -2,7 +2,7 @@
 
     POST /v1/chat/completions  POST /v1/completions     vLLM's serving classes, guided
     GET  /v1/objectives        GET  /ready
-    PATCH, GET  /v1/generations/{id}                    live control: see `server.generations`
+    PATCH, GET  /v1/generations/{id}                    live control: see `server.api.generation_routes`
 
 Requests without any field of ours take vLLM's path with nothing added to what goes in or comes out. Everything else
 that vLLM serves (models, tokenize, health, metrics, ...) is untouched.
@@ -25,12 +25,12 @@ from server.api import generation_routes, routes
 from server.api.routes import CHAT_PATH, COMPLETIONS_PATH
 from server.errors import BodyError, RequestError, StartupError, envelope
 from server.generations.registry import Registry
-from server.generations.service import GuidedService
+from server.generations.service import GenerationService
 from server.generations.token_counter import TokenCounter
-from server.generations.trace_reader import TraceReader
 from server.metrics import WorkerStats, observe_error
 from server.requests.catalogue import Catalogue
 from server.start.banner import Address, ready_text
+from server.workers.mailbox import Mailbox
 from server.workers.rpc import first_answer
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
@@ -82,13 +82,16 @@ class MavisEndpoints:
                 f"the workers loaded the objectives {', '.join(attached['objectives'])}, "
                 f"the checkpoints on disk hold {', '.join(catalogue.policy.objectives)}; did they change just now?"
             )
-        live = Registry()
-        reader = TraceReader(engine_client, live, WorkerStats().observe)
-        has_api_keys = any(args.api_key or [envs.VLLM_API_KEY])
-        state.mavis = GuidedService(catalogue, live, reader, engine_client, has_api_keys=has_api_keys)
+        registry, mailbox = Registry(), Mailbox(engine_client, WorkerStats().observe)
+        state.mavis = GenerationService(catalogue, registry, mailbox, has_api_keys=_has_api_keys(args))
         for handler in _handlers(state):
-            handler.engine_client = TokenCounter(engine_client, live)
+            handler.engine_client = TokenCounter(engine_client, registry)
         state.mavis_announcement = asyncio.create_task(_announce(state, args, catalogue))
+
+
+def _has_api_keys(args: Namespace) -> bool:
+    """Whether vLLM wants an API key: by its flag, or by its environment variable."""
+    return any(args.api_key or [envs.VLLM_API_KEY])
 
 
 def _handlers(state: Any) -> list[Any]:
@@ -105,4 +108,4 @@ async def _announce(state: Any, args: Namespace, catalogue: Catalogue) -> None:
     chats = bool(args.chat_template or any(getattr(each, "chat_template", None) for each in tokenizers))
     address = Address(args.host or "", args.port, args.uds, is_tls=bool(args.ssl_certfile))
     model = (args.served_model_name or [args.model])[0]
-    print(ready_text(address, model, catalogue, chats=chats, needs_key=bool(args.api_key)), flush=True)
+    print(ready_text(address, model, catalogue, chats=chats, needs_key=_has_api_keys(args)), flush=True)

@@ -7,6 +7,7 @@ Runs in the HTTP process. Does not import torch itself.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_jso
 from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
-from server.generations.service import GuidedService
+from server.generations.service import GenerationService
 from server.requests.models import GuidedChatCompletionRequest, GuidedCompletionRequest
 
 CHAT_PATH = "/v1/chat/completions"
@@ -87,31 +88,21 @@ async def ready(raw_request: Request) -> JSONResponse:
 
 
 async def _answer(generate: Generate, request: Any, raw_request: Request, id_prefix: str) -> Response:
-    """Admit, generate, add token and values. The same for both routes, streamed and not."""
+    """Check, register, generate, add token and values, forget. The same for both routes, streamed and not."""
     service = _service(raw_request)
-    asked = service.admit(request, raw_request.headers, id_prefix)
-    if asked.sent:
-        request.guide(asked.guidance)
-    generation = service.open(request, raw_request.headers, asked) if asked.sent else None
-    service.count(raw_request.url.path, asked)
-    if generation is None:
-        return _as_vllm_answers(await generate(request, raw_request), raw_request)
-
-    response: Response | None = None
-    try:
+    async with AsyncExitStack() as life:
+        generation = await life.enter_async_context(
+            service.generation(request, raw_request.headers, raw_request.url.path, id_prefix)
+        )
         result = await generate(request, raw_request)
-        if isinstance(result, ErrorResponse):
+        if generation is None or isinstance(result, ErrorResponse):
             return _as_vllm_answers(result, raw_request)
         if isinstance(result, BaseModel):
             body = result.model_dump()
             await service.complete(generation, body)
             return _json(body, raw_request)
         events = _kept_alive(service.stream(generation).rewrite(result), raw_request)
-        response = _ClosingStream(events, on_end=lambda: service.reader.drop(generation))
-        return response
-    finally:
-        if response is None:
-            service.reader.drop(generation)
+        return _ClosingStream(events, life.pop_all())
 
 
 def _as_vllm_answers(result: Any, raw_request: Request) -> Response:
@@ -134,23 +125,21 @@ def _kept_alive(events: AsyncGenerator[str, None], raw_request: Request) -> Asyn
 
 
 class _ClosingStream(StreamingResponse):
-    """A stream that is closed when the client goes, not when the garbage collector comes: closing aborts."""
+    """A stream that is closed when the client goes, not when the garbage collector comes: closing aborts.
 
-    def __init__(self, events: AsyncGenerator[str, None], on_end: Callable[[], None]) -> None:
+    It takes over the generation's life from the route, and ends it after its own.
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None], life: AsyncExitStack) -> None:
         super().__init__(events, media_type="text/event-stream")
         self._events = events
-        self._on_end = on_end
+        self._life = life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        async with self._life, aclosing(self._events):
             await super().__call__(scope, receive, send)
-        finally:
-            try:
-                await self._events.aclose()
-            finally:
-                self._on_end()
 
 
-def _service(raw_request: Request) -> GuidedService:
-    service: GuidedService = raw_request.app.state.mavis
+def _service(raw_request: Request) -> GenerationService:
+    service: GenerationService = raw_request.app.state.mavis
     return service

@@ -1,4 +1,4 @@
-"""What is known here of one choice of a running generation: its tokens, and what held for each of them.
+"""What is known here of one choice of a generation: its tokens, and what held for each of them.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from server.generations.phase import Phase
 from valuemodels.contract.guidance import ResolvedGuidance
 
 
@@ -34,14 +35,14 @@ class TokenTrace:
     """What the worker has told so far about one choice: parallel lists, one entry a sampled token.
 
     Attributes:
-        values, levels: per token one number an objective, in the policy's order; None where nothing was scored.
+        advantages, levels: per token one number an objective, in the policy's order; None where nothing was scored.
         candidates: per token the scored candidates; empty unless the request asked for them.
         settings: what held, wherever that changed; the first may stand at a later token than 0.
     """
 
     token_ids: list[int] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
-    values: list[Sequence[float] | None] = field(default_factory=list)
+    advantages: list[Sequence[float] | None] = field(default_factory=list)
     levels: list[Sequence[float] | None] = field(default_factory=list)
     candidates: list[Sequence[Mapping[str, Any]]] = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)
@@ -50,13 +51,13 @@ class TokenTrace:
         return len(self.token_ids)
 
     def extend(self, wire: Mapping[str, Any]) -> None:
-        """Append a `ChoiceTrace` of the worker. What is known already is skipped, what would leave a gap, too."""
+        """Append what `SequenceTrace.read` gave. What is known already is skipped; what would leave a gap, too."""
         known = len(self) - int(wire["from"])
         if known < 0:
             return
         self.token_ids.extend(wire["token_ids"][known:])
         self.kl.extend(wire["kl"][known:])
-        self.values.extend(wire["values"][known:])
+        self.advantages.extend(wire["advantages"][known:])
         self.levels.extend(wire["levels"][known:])
         self.candidates.extend((wire.get("candidates") or [])[known:])
         self._replace_settings([Setting(at, tuple(weights), *rest) for at, weights, *rest in wire["settings"]])
@@ -70,29 +71,31 @@ class TokenTrace:
 
 @dataclass(slots=True)
 class Choice:
-    """One choice of a running generation.
+    """One choice of a generation.
 
     Attributes:
+        phase: never OVER: that is the whole generation's.
         returned: how many tokens the engine has returned to this process; those beyond a stop string never are.
-        streamed: how many tokens' values the client has been sent.
-        told_settings: how many settings it has been sent.
-        has_ended: the engine has returned its last token.
+        streamed, streamed_settings: of how many tokens the values, and how many settings, the client has been sent.
     """
 
     trace: TokenTrace = field(default_factory=TokenTrace)
+    phase: Phase = Phase.RUNNING
     returned: int = 0
     streamed: int = 0
-    told_settings: int = 0
-    has_ended: bool = False
-    is_finished: bool = False
+    streamed_settings: int = 0
 
     @property
-    def is_behind(self) -> bool:
-        """Whether tokens were returned whose values are not known here."""
-        return len(self.trace) < self.returned
+    def unread(self) -> int:
+        """How many tokens were returned whose values are not known here."""
+        return max(0, self.returned - len(self.trace))
 
     @property
     def kl_nats(self) -> float | None:
         """KL from the base over the returned tokens; None where it is not known for all of them."""
         steps = self.trace.kl[: self.returned]
-        return None if self.is_behind or not all(map(math.isfinite, steps)) else math.fsum(steps)
+        return None if self.unread or not all(map(math.isfinite, steps)) else math.fsum(steps)
+
+    def advance(self, phase: Phase) -> None:
+        """Go on to a phase; nothing where it is there or further."""
+        self.phase = max(self.phase, phase)

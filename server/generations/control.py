@@ -1,4 +1,4 @@
-"""Live control: what `PATCH` and `GET /v1/generations/{id}` do, without HTTP's clothes.
+"""Live control: what `PATCH` and `GET /v1/generations/{id}` do, without HTTP.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from server.errors import EndedError, FieldError, RequestError, UnknownIdError
+from server.errors import EndedError, RequestError, UnknownIdError
 from server.generations.change_sender import ChangeSender
 from server.generations.generation import Generation
 from server.generations.mavis_block import MavisBlock
 from server.generations.ownership import Ownership
+from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.trace_reader import TraceReader
 from server.metrics import CHANGES
 from server.requests.catalogue import Catalogue
-from server.requests.change import Patch, read_patch
+from server.requests.change import read_change
 from valuemodels.contract.changes import Change
 
 logger = logging.getLogger("mavis.control")
@@ -36,26 +37,26 @@ class Caller:
 
 
 class GenerationControl:
-    """Reads and changes running generations on behalf of their owners."""
+    """Reads and changes generations on behalf of their owners."""
 
     def __init__(
         self,
         catalogue: Catalogue,
-        live: Registry,
+        registry: Registry,
         reader: TraceReader,
-        steerer: ChangeSender,
+        sender: ChangeSender,
         ownership: Ownership,
-        legend: MavisBlock,
+        block: MavisBlock,
     ) -> None:
         self._catalogue = catalogue
-        self._live = live
+        self._registry = registry
         self._reader = reader
-        self._steerer = steerer
+        self._sender = sender
         self._ownership = ownership
-        self._legend = legend
+        self._block = block
 
-    async def patch(self, generation_id: str, body: bytes, caller: Caller) -> dict[str, Any]:
-        """Change a running generation; the answer comes once the worker has taken the change over.
+    async def change(self, generation_id: str, body: bytes, caller: Caller) -> dict[str, Any]:
+        """Change a running generation; the answer comes once the workers have taken the change over.
 
         Every attempt is logged, with who, from where, what, when and what came of it.
 
@@ -66,15 +67,16 @@ class GenerationControl:
         Raises:
             UnknownIdError, NotOwnerError, EndedError, BodyError, FieldError, EngineLostError: see `server.errors`.
         """
-        patch: Patch | None = None
+        change: Change | None = None
         try:
             generation = self._owned(generation_id, caller)
-            patch = read_patch(body, self._catalogue.policy)
-            answer = await self._apply(generation, patch)
+            names = [generation.choice_name(index) for index in range(generation.size)]
+            change = read_change(body, self._catalogue.policy, generation.id, names)
+            answer = await self._apply(generation, change)
         except RequestError as error:
-            self._log(generation_id, caller, patch, f"refused: {type(error).__name__}")
+            self._log(generation_id, caller, change, f"refused: {type(error).__name__}")
             raise
-        self._log(generation_id, caller, patch, f"effective_from_token={answer['effective_from_token']}")
+        self._log(generation_id, caller, change, f"effective_from_token={answer['effective_from_token']}")
         return answer
 
     async def describe(self, generation_id: str, caller: Caller) -> dict[str, Any]:
@@ -84,34 +86,33 @@ class GenerationControl:
             UnknownIdError, NotOwnerError, TracesLostError: see `server.errors`.
         """
         generation = self._owned(generation_id, caller)
-        if not generation.is_over:
-            await self._reader.read(generation, drop=False, waits=True)
-        choices = []
-        for index in range(generation.size):
-            choice = generation.choice(index)
-            asked = generation.overrides.over(generation.guidance, generation.choice_name(index))
-            now = self._catalogue.policy.resolve(asked)
-            block = self._legend.so_far(choice, generation.resolved, now)
-            finished = choice.has_ended or generation.is_over
-            choices.append({"index": index, "finished": finished, "mavis": block})
-        status = "finished" if generation.has_ended else "running"
+        if generation.phase is not Phase.OVER:
+            await self._reader.read(generation, is_urgent=False)
+        choices = [self._described(generation, index) for index in range(generation.size)]
+        status = "running" if generation.phase is Phase.RUNNING else "finished"
         return {"id": generation.id, "object": "generation", "status": status, "choices": choices}
 
+    def _described(self, generation: Generation, index: int) -> dict[str, Any]:
+        choice = generation.choice(index)
+        asked = generation.overrides.over(generation.guidance, generation.choice_name(index))
+        block = self._block.so_far(choice, generation.resolved, self._catalogue.policy.resolve(asked))
+        finished = generation.phase is Phase.OVER or choice.phase > Phase.RUNNING
+        return {"index": index, "finished": finished, "mavis": block}
+
     def _owned(self, generation_id: str, caller: Caller) -> Generation:
-        generation = self._live.get(generation_id) or self._live.ended.get(generation_id)
+        generation = self._registry.find(generation_id)
         if generation is None:
             raise UnknownIdError(generation_id)
         self._ownership.check(generation.owner, caller.headers)
         return generation
 
-    async def _apply(self, generation: Generation, patch: Patch) -> dict[str, Any]:
-        targets = _targets(generation, patch.choice)
-        name = None if patch.choice is None else generation.choice_name(patch.choice)
-        positions = await self._steerer.steer(generation, Change(generation.id, patch.fields, name))
-        if generation.is_over or all(generation.choice(index).has_ended for index in targets):
-            raise EndedError(generation.id, patch.choice)
+    async def _apply(self, generation: Generation, change: Change) -> dict[str, Any]:
+        targets = _running_targets(generation, change)
+        next_tokens = await self._sender.send(generation, change)
+        _running_targets(generation, change)  # it may have ended before the workers heard of the change
         effective = {
-            index: positions.get(generation.choice_name(index), generation.choice(index).returned) for index in targets
+            index: next_tokens.get(generation.choice_name(index), generation.choice(index).returned)
+            for index in targets
         }
         return {
             "id": generation.id,
@@ -119,7 +120,7 @@ class GenerationControl:
             "choices": [{"index": index, "effective_from_token": token} for index, token in effective.items()],
         }
 
-    def _log(self, generation_id: str, caller: Caller, patch: Patch | None, outcome: str) -> None:
+    def _log(self, generation_id: str, caller: Caller, change: Change | None, outcome: str) -> None:
         CHANGES.labels("taken" if outcome.startswith("effective") else "refused").inc()
         logger.info(
             "change generation=%s by=%s from=%s at=%s choice=%s fields=%s %s",
@@ -127,24 +128,21 @@ class GenerationControl:
             self._ownership.caller(caller.headers),
             caller.address,
             datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "all" if patch is None or patch.choice is None else patch.choice,
-            "-" if patch is None else json.dumps(dict(patch.fields)),
+            "all" if change is None or change.choice is None else change.choice,
+            "-" if change is None else json.dumps(change.said),
             outcome,
         )
 
 
-def _targets(generation: Generation, choice: int | None) -> list[int]:
-    """The choices that a patch is about and that still run.
+def _running_targets(generation: Generation, change: Change) -> list[int]:
+    """The choices that a change is about and that still run, by their index.
 
     Raises:
-        FieldError: there is no such choice.
         EndedError: none of them runs.
     """
-    if choice is not None and choice >= generation.size:
-        allowed = f"an integer from 0 to {generation.size - 1}, or leaving the field out for all choices"
-        raise FieldError("choice", choice, allowed)
-    named = range(generation.size) if choice is None else [choice]
-    running = [index for index in named if not generation.choice(index).has_ended]
-    if generation.is_over or not running:
-        raise EndedError(generation.id, choice)
+    indices = range(generation.size)
+    named = [index for index in indices if change.choice in (None, generation.choice_name(index))]
+    running = [index for index in named if generation.choice(index).phase is Phase.RUNNING]
+    if generation.phase is Phase.OVER or not running:
+        raise EndedError(generation.id, None if change.choice is None else named[0])
     return running

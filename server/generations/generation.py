@@ -1,98 +1,97 @@
-"""The generations that are running and that somebody may steer or ask for values: one small registry.
+"""One guided call under way: all its prompts and their choices, under one id.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from server.errors import FieldError
 from server.generations.choice import Choice
 from server.generations.ownership import Owner
+from server.generations.phase import Phase
 from server.requests.catalogue import CheckedRequest
 from valuemodels.contract.changes import Overrides
-
-MAX_ID_LENGTH = 128
+from valuemodels.contract.guidance import ChoiceName
 
 
 class Generation:
-    """One guided call: all its prompts and their choices, under one id.
+    """What the HTTP process knows of it.
 
-    A choice is found by its index in the response, `prompt * n + child`; the worker calls it "<prompt>:<child>".
+    A choice is found by its index in the response, `prompt * n + child`; the workers know it by its `ChoiceName`.
 
     Attributes:
-        owner: who may steer it and read its trace.
-        size: how many choices it has, begun or not.
-        prompts: how many prompts vLLM has made of the call so far; all, once the first token is there.
+        owner: who may change it and read its trace.
+        is_watched: the workers keep something of it: values, or changes.
         echoes_only: the answer repeats the prompt and holds none of the sampled tokens.
-        overrides: what the worker has taken over of changes; `is_steered` as soon as one is on its way.
-        is_over: the worker is being told to forget it.
+        overrides: the changes that the workers have taken over.
     """
 
     def __init__(
-        self, asked: CheckedRequest, n: int, owner: Owner, *, expected_prompts: int = 1, echoes_only: bool = False
+        self,
+        checked: CheckedRequest,
+        n: int,
+        owner: Owner,
+        *,
+        expected_prompts: int = 1,
+        echoes_only: bool = False,
     ) -> None:
-        self.id = asked.guidance.generation_id
-        self.guidance = asked.guidance
-        self.resolved = asked.resolved
+        self.id = checked.guidance.generation_id
+        self.guidance = checked.guidance
+        self.resolved = checked.resolved
         self.owner = owner
-        self.size = n * expected_prompts
-        self.prompts = 0
+        self.is_watched = checked.resolved.needs_values
         self.echoes_only = echoes_only
         self.overrides = Overrides()
-        self.is_steered = False
-        self.is_over = False
-        self._is_traced = asked.is_traced
         self._n = n
+        self._prompts = expected_prompts
         self._choices: dict[int, Choice] = {}
-        self._finished = 0
+        self._is_over = False
 
     @property
-    def wants_tokens(self) -> bool:
-        """Whether the client asked for the values of every token."""
-        return self.resolved.trace != "totals"
+    def size(self) -> int:
+        """How many choices it has, begun or not."""
+        return self._n * self._prompts
 
     @property
-    def is_watched(self) -> bool:
-        """Whether the worker keeps values of it. Of a plain one it does from the first change on."""
-        return self._is_traced or self.is_steered
+    def phase(self) -> Phase:
+        """How far it has come."""
+        return Phase.OVER if self._is_over else min(self.choice(index).phase for index in range(self.size))
 
     @property
-    def is_finished(self) -> bool:
-        """Whether all choices of all prompts have ended."""
-        return self._finished == self._n * self.prompts
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the engine will sample no more for it."""
-        return self.is_over or all(self.choice(index).has_ended for index in range(self.size))
+    def is_guided(self) -> bool:
+        """Whether the tilt of any of its tokens may have differed from zero."""
+        return self.overrides.version > 0 or not self.resolved.is_plain
 
     def choice(self, index: int) -> Choice:
         """The choice at this index of the response."""
         return self._choices.setdefault(index, Choice())
 
-    def choice_name(self, index: int) -> str:
-        """What the worker calls the choice at this index."""
-        return f"{index // self._n}:{index % self._n}"
+    def choice_name(self, index: int) -> ChoiceName:
+        """What the workers call the choice at this index."""
+        return ChoiceName(*divmod(index, self._n))
 
-    def finish(self, choice: Choice) -> None:
-        """Note that a choice has got its last token; again does nothing."""
-        self._finished += not choice.is_finished
-        choice.is_finished = True
+    def watch(self) -> None:
+        """Note that the workers are about to keep something of it."""
+        self.is_watched = True
 
-    def count(self, prompt: int, child: int, tokens: int, *, is_last: bool = False) -> None:
+    def end(self) -> None:
+        """Note that it is over."""
+        self._is_over = True
+
+    def count(self, name: ChoiceName, tokens: int, *, is_last: bool = False) -> None:
         """Note that the engine returned this many tokens more."""
-        choice = self.choice(prompt * self._n + child)
-        choice.has_ended = choice.has_ended or is_last
+        self._prompts = max(self._prompts, name.prompt + 1)
+        choice = self.choice(self._index(name))
+        if is_last:
+            choice.advance(Phase.SAMPLED)
         if not self.echoes_only:
             choice.returned += tokens
 
-    def unread(self) -> dict[str, int]:
-        """The worker's name of every choice that is behind -> the first token missing here."""
+    def unread(self) -> dict[ChoiceName, int]:
+        """Every choice of which values are missing here -> the first token missing."""
         if not self.is_watched:
             return {}
-        behind = [(index, choice) for index, choice in self._choices.items() if choice.is_behind]
-        return {self.choice_name(index): len(choice.trace) for index, choice in behind}
+        return {self.choice_name(i): len(choice.trace) for i, choice in self._choices.items() if choice.unread}
 
     @property
     def weight(self) -> int:
@@ -100,23 +99,10 @@ class Generation:
         traces = [choice.trace for choice in self._choices.values()]
         return sum(len(trace) + sum(map(len, trace.candidates)) for trace in traces)
 
-    def take(self, traces: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take in what the worker answered to `unread()`."""
+    def take(self, traces: Mapping[ChoiceName, Mapping[str, Any]]) -> None:
+        """Take in what the workers answered to `unread()`."""
         for name, wire in traces.items():
-            prompt, child = (int(part) for part in name.split(":"))
-            self.choice(prompt * self._n + child).trace.extend(wire)
+            self.choice(self._index(name)).trace.extend(wire)
 
-
-def checked_id(chosen: Iterable[tuple[str, str | None]]) -> None:
-    """Refuse ids that a client chose badly.
-
-    Args:
-        chosen: (where it stood, the id), None where the client chose none.
-
-    Raises:
-        FieldError: empty, too long, or with characters that do not print.
-    """
-    for where, value in chosen:
-        if value is None or (0 < len(value) <= MAX_ID_LENGTH and value.isascii() and value.isprintable()):
-            continue
-        raise FieldError(where, value, f"1 to {MAX_ID_LENGTH} printable ASCII characters")
+    def _index(self, name: ChoiceName) -> int:
+        return name.prompt * self._n + name.child

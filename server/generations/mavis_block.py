@@ -1,7 +1,8 @@
 """What a response says about values: the `mavis` block of a choice. Pure functions of a trace; no IO, no vLLM.
 
-A trace may know more tokens than the client got, since stop strings are found after the worker has sampled on. So
-everything here takes the number of tokens that were returned and cuts there.
+`values` in a block are advantages: what a token did for an objective, against the base's expectation. A trace may know
+more tokens than the client got, since stop strings are found after the worker has sampled on. So everything here takes
+the number of tokens that were returned and cuts there.
 """
 
 import math
@@ -15,7 +16,7 @@ from valuemodels.contract.guidance import ResolvedGuidance
 
 @dataclass(frozen=True, slots=True)
 class MavisBlock:
-    """What the numbers of a trace stand for.
+    """Writes the block; its numbers stand in a trace without names.
 
     Attributes:
         objectives: names, in the policy's order, which is the order of every list of numbers in a trace.
@@ -26,9 +27,9 @@ class MavisBlock:
     checkpoint: str
 
     def whole(self, choice: Choice, resolved: ResolvedGuidance) -> dict[str, Any]:
-        """The block of a finished choice: totals, and all tokens where the client asked for them."""
+        """The block of a choice that has got its last token: totals, and what was not streamed yet."""
         block = self.totals(choice, resolved)
-        if resolved.trace != "totals":
+        if resolved.shows_tokens:
             block["tokens"] = self.tokens(choice, resolved)
         return block | self.steering(choice, resolved, choice.returned)
 
@@ -37,7 +38,7 @@ class MavisBlock:
 
         `kl` is null and `values` empty where the worker no longer knew the trace: part of a sum would be a wrong sum.
         """
-        values = {} if choice.is_behind else self._sums(choice.trace.values[: choice.returned])
+        values = {} if choice.unread else self._sums(choice.trace.advantages[: choice.returned])
         last = self._settings(choice, resolved, choice.returned)[-1]
         return {
             "objective_weights": self._weights(last),
@@ -51,18 +52,17 @@ class MavisBlock:
     def tokens(self, choice: Choice, resolved: ResolvedGuidance) -> list[dict[str, Any]]:
         """Entries of the tokens that were returned and not yet streamed, as far as they are known."""
         stop = min(choice.returned, len(choice.trace))
-        entries = [self._token(choice.trace, at, resolved) for at in range(choice.streamed, stop)]
-        choice.streamed = max(choice.streamed, stop)
-        return entries
+        return [self._token(choice.trace, at, resolved) for at in range(choice.streamed, stop)]
 
     def steering(self, choice: Choice, resolved: ResolvedGuidance, stop: int) -> dict[str, Any]:
-        """`{"steering": [...]}` with what held up to token `stop` and was not told yet; empty where nothing changed."""
+        """`{"steering": [...]}` with what held up to token `stop` and was not streamed yet; empty where nothing
+        changed.
+        """
         settings = self._settings(choice, resolved, stop)
-        untold = settings[choice.told_settings :]
-        if settings == [Setting.at_start(resolved)] or not untold:
+        unsent = settings[choice.streamed_settings :]
+        if settings == [Setting.at_start(resolved)] or not unsent:
             return {}
-        choice.told_settings = len(settings)
-        return {"steering": [self._setting(setting) for setting in untold]}
+        return {"steering": [self._setting(setting) for setting in unsent]}
 
     def so_far(self, choice: Choice, resolved: ResolvedGuidance, now: ResolvedGuidance) -> dict[str, Any]:
         """The block of a choice that may still run: what holds now, and everything that is known up to here.
@@ -79,7 +79,7 @@ class MavisBlock:
             "scoring": resolved.scoring,
             "checkpoint": self.checkpoint,
             "kl": _finite(kl_nats),
-            "values": self._sums(choice.trace.values[:stop]),
+            "values": self._sums(choice.trace.advantages[:stop]),
             "tokens": [self._token(choice.trace, at, resolved) for at in range(stop)],
             "steering": [self._setting(setting) for setting in self._settings(choice, resolved, stop)],
         }
@@ -108,7 +108,7 @@ class MavisBlock:
         entry: dict[str, Any] = {
             "token_id": trace.token_ids[at],
             "kl": _finite(trace.kl[at]),
-            "values": self._named(trace.values[at]),
+            "values": self._named(trace.advantages[at]),
         }
         if resolved.scoring == "exact":
             entry["levels"] = self._named(trace.levels[at])
@@ -121,7 +121,7 @@ class MavisBlock:
             "token_id": candidate["token_id"],
             "logprob": _finite(candidate["logprob"]),
             "tilted_logprob": _finite(candidate["tilted_logprob"]),
-            "values": self._named(candidate["values"]) or {},
+            "values": self._named(candidate["advantages"]) or {},
         }
 
     def _named(self, numbers: Sequence[float] | None) -> dict[str, float] | None:
@@ -129,8 +129,8 @@ class MavisBlock:
             return None
         return dict(zip(self.objectives, numbers, strict=True))
 
-    def _sums(self, values: Sequence[Sequence[float] | None]) -> dict[str, float]:
-        scored = [numbers for numbers in values if _is_scored(numbers)]
+    def _sums(self, advantages: Sequence[Sequence[float] | None]) -> dict[str, float]:
+        scored = [numbers for numbers in advantages if _is_scored(numbers)]
         return {name: math.fsum(numbers[i] for numbers in scored) for i, name in enumerate(self.objectives)}
 
 

@@ -1,4 +1,4 @@
-"""Generations that have ended, kept for those who ask for them afterwards: for a bounded time, bounded in size.
+"""The generations that somebody may change or ask for, by id: those that run, and for a while those that have ended.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
@@ -6,80 +6,51 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
 
 from server.errors import LiveIdError
 from server.generations.generation import Generation
 
 KEPT_S = 300.0
-MAX_GENERATIONS = 1024
-MAX_WEIGHT = 200_000
-"""Tokens and candidates of all that are kept: a candidate takes a few hundred bytes."""
-
-T = TypeVar("T")
+MAX_ENDED = 1024
+MAX_ENDED_WEIGHT = 200_000
+"""Tokens and candidates of all that have ended: a candidate takes a few hundred bytes."""
 
 
-class EndedGenerations(Generic[T]):
-    """By id, in the order in which they ended; the oldest are forgotten first."""
+class Registry:
+    """Ids are taken from `open` to `close`; what is closed stays readable for a bounded time, bounded in size."""
 
     def __init__(
         self,
         kept_s: float = KEPT_S,
-        max_generations: int = MAX_GENERATIONS,
-        max_weight: int = MAX_WEIGHT,
+        max_ended: int = MAX_ENDED,
+        max_ended_weight: int = MAX_ENDED_WEIGHT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args: `clock` gives seconds."""
         self._kept_s = kept_s
-        self._max_generations = max_generations
-        self._max_weight = max_weight
+        self._max_ended = max_ended
+        self._max_ended_weight = max_ended_weight
         self._clock = clock
-        self._by_id: OrderedDict[str, tuple[float, int, T]] = OrderedDict()
+        self._running: dict[str, Generation] = {}
+        # In the order in which they ended, each with when that was and how much it holds.
+        self._ended: OrderedDict[str, tuple[float, int, Generation]] = OrderedDict()
         self._weight = 0
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        """How many ids are taken."""
+        return len(self._running)
 
-    def keep(self, generation_id: str, generation: T, weight: int) -> None:
-        """Keep one from now on; `weight` is how many tokens and candidates it holds."""
-        self.forget(generation_id)
-        self._by_id[generation_id] = (self._clock(), weight, generation)
-        self._weight += weight
+    def running(self, generation_id: str) -> Generation | None:
+        """The generation that has this id now."""
+        return self._running.get(generation_id)
+
+    def find(self, generation_id: str) -> Generation | None:
+        """The generation that has this id, or had it last; None where it never was, or was forgotten."""
+        if (found := self._running.get(generation_id)) is not None:
+            return found
         self._trim()
-
-    def get(self, generation_id: str) -> T | None:
-        """None where it never was, or was forgotten."""
-        self._trim()
-        found = self._by_id.get(generation_id)
-        return None if found is None else found[2]
-
-    def forget(self, generation_id: str) -> None:
-        """Forget one; nothing where it is not kept."""
-        if (found := self._by_id.pop(generation_id, None)) is not None:
-            self._weight -= found[1]
-
-    def _trim(self) -> None:
-        oldest_allowed = self._clock() - self._kept_s
-        while self._by_id:
-            generation_id, (ended_at, _, _) = next(iter(self._by_id.items()))
-            fits = len(self._by_id) <= self._max_generations and self._weight <= self._max_weight
-            if fits and ended_at >= oldest_allowed:
-                return
-            self.forget(generation_id)
-
-
-class Registry:
-    """Generations by id, from `open` until the worker has forgotten them; `ended` keeps them for a while longer."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[str, Generation] = {}
-        self.ended: EndedGenerations[Generation] = EndedGenerations()
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def get(self, generation_id: str) -> Generation | None:
-        return self._by_id.get(generation_id)
+        ended = self._ended.get(generation_id)
+        return None if ended is None else ended[2]
 
     def open(self, generation: Generation) -> None:
         """Register a generation.
@@ -87,13 +58,29 @@ class Registry:
         Raises:
             LiveIdError: one of this id is still running.
         """
-        if generation.id in self._by_id:
+        if generation.id in self._running:
             raise LiveIdError(generation.id)
-        self._by_id[generation.id] = generation
-        self.ended.forget(generation.id)
+        self._running[generation.id] = generation
+        self._forget(generation.id)
 
     def close(self, generation: Generation) -> None:
-        """Free the id; nothing where it is free already."""
-        if self._by_id.get(generation.id) is generation:
-            del self._by_id[generation.id]
-            self.ended.keep(generation.id, generation, generation.weight)
+        """Free the id; nothing where it is free already, or another's."""
+        if self._running.get(generation.id) is not generation:
+            return
+        del self._running[generation.id]
+        self._ended[generation.id] = (self._clock(), generation.weight, generation)
+        self._weight += generation.weight
+        self._trim()
+
+    def _forget(self, generation_id: str) -> None:
+        if (found := self._ended.pop(generation_id, None)) is not None:
+            self._weight -= found[1]
+
+    def _trim(self) -> None:
+        oldest_allowed = self._clock() - self._kept_s
+        while self._ended:
+            generation_id, (ended_at, _, _) = next(iter(self._ended.items()))
+            fits = len(self._ended) <= self._max_ended and self._weight <= self._max_ended_weight
+            if fits and ended_at >= oldest_allowed:
+                return
+            self._forget(generation_id)

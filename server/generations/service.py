@@ -1,28 +1,28 @@
-"""One request after another: admit, register, and turn traces into blocks. What `app.py` does without vLLM.
+"""A generation from its request to its end: what the generating routes do, without HTTP and without vLLM.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from server.errors import FieldError
 from server.generations.change_sender import ChangeSender
 from server.generations.choice import Choice
 from server.generations.control import GenerationControl
-from server.generations.generation import Generation, checked_id
+from server.generations.generation import Generation
 from server.generations.mavis_block import MavisBlock
 from server.generations.ownership import TOKEN_HEADER, Ownership
+from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.stream import GuidedStream
 from server.generations.trace_reader import TraceReader
 from server.metrics import REQUESTS, observe_choice
 from server.requests.catalogue import Catalogue, CheckedRequest
-from server.requests.fields import refuse_unknown
-from server.workers.rpc import EngineRpc
+from server.requests.fields import REQUEST_ID_HEADER, checked_id, refuse_unknown
+from server.workers.mailbox import Mailbox
 
-REQUEST_ID_HEADER = "X-Request-Id"
 BEAM_SEARCH = (
     "false: it cannot be guided, so it needs all weights and all of the operator's at 0, no return_values and no "
     f"{TOKEN_HEADER}"
@@ -30,74 +30,46 @@ BEAM_SEARCH = (
 PROMPT_EMBEDS = f"nothing beside weights, values or {TOKEN_HEADER}: value models read tokens"
 
 
-class GuidedService:
-    """What the routes share: the catalogue, the live generations, their traces and who may steer them."""
+class GenerationService:
+    """What the routes share: the catalogue, the registered generations, their traces and who may change them."""
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        live: Registry,
-        reader: TraceReader,
-        engine: EngineRpc,
-        *,
-        has_api_keys: bool,
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, registry: Registry, mailbox: Mailbox, *, has_api_keys: bool) -> None:
         self.catalogue = catalogue
-        self.live = live
-        self.reader = reader
-        self._legend = MavisBlock(catalogue.policy.objectives, catalogue.checkpoint)
+        self.registry = registry
+        self._reader = TraceReader(mailbox, registry)
+        self._block = MavisBlock(catalogue.policy.objectives, catalogue.checkpoint)
         self._ownership = Ownership(by_api_key=has_api_keys)
         self.control = GenerationControl(
-            catalogue, live, reader, ChangeSender(engine, live), self._ownership, self._legend
+            catalogue, registry, self._reader, ChangeSender(mailbox), self._ownership, self._block
         )
 
-    def admit(self, request: Any, headers: Mapping[str, str], id_prefix: str) -> CheckedRequest:
-        """Check everything of ours in a request, before the engine hears of it.
+    @asynccontextmanager
+    async def generation(
+        self, request: Any, headers: Mapping[str, str], route: str, id_prefix: str
+    ) -> AsyncIterator[Generation | None]:
+        """The life of a generation: checked and registered on entry, forgotten by all on exit.
 
-        What is `sent` is registered as well, and can be steered; `server.generations` says which requests these are.
+        None stands for a request that is vLLM's alone; see `server.api.generation_routes` for which those are.
 
         Args:
-            request: a `GuidanceFields` on one of vLLM's request models.
+            request: a `GuidanceFields` on one of vLLM's request models; it carries the guidance from now on.
             id_prefix: what vLLM puts before the request id of this route.
 
         Raises:
             FieldError: naming the field, its value and what is allowed.
-        """
-        refuse_unknown(request.model_extra or {}, request.vllm_xargs)
-        header = headers.get(REQUEST_ID_HEADER)
-        base_id = request.request_id if header is None else header
-        fields = request.guidance_fields()
-        asked = self.catalogue.guidance(fields, id_prefix + base_id)
-        has_token = TOKEN_HEADER in headers
-        has_embeds = bool(getattr(request, "prompt_embeds", None))
-        if request.use_beam_search and (asked.needed or has_token):
-            raise FieldError("use_beam_search", True, BEAM_SEARCH)
-        if has_embeds and (asked.is_traced or has_token):
-            raise FieldError("prompt_embeds", "...", PROMPT_EMBEDS)
-        is_steerable = bool(fields or has_token) and not (request.use_beam_search or has_embeds)
-        asked = replace(asked, sent=asked.needed or is_steerable)
-        if asked.sent:
-            checked_id([(REQUEST_ID_HEADER, header), ("request_id", request.request_id)])
-        return asked
-
-    def count(self, route: str, asked: CheckedRequest) -> None:
-        """Note an accepted request."""
-        REQUESTS.labels(route, "false" if asked.resolved.is_plain else "true").inc()
-
-    def open(self, request: Any, headers: Mapping[str, str], asked: CheckedRequest) -> Generation:
-        """Register a generation.
-
-        Raises:
             LiveIdError: its id is taken.
-            FieldError: the token that the client chose cannot be one.
         """
-        owner = self._ownership.claim(headers)
-        echoes_only = bool(getattr(request, "prompt", None)) and bool(request.echo) and request.max_tokens == 0
-        generation = Generation(
-            asked, request.n or 1, owner, expected_prompts=_prompt_count(request), echoes_only=echoes_only
-        )
-        self.live.open(generation)
-        return generation
+        checked = self._admit(request, headers, id_prefix)
+        generation = None if checked is None else self._open(request, headers, checked)
+        REQUESTS.labels(route, "false" if checked is None or checked.resolved.is_plain else "true").inc()
+        if checked is None or generation is None:
+            yield None
+            return
+        request.guide(checked.guidance)
+        try:
+            yield generation
+        finally:
+            self._reader.forget(generation)
 
     async def complete(self, generation: Generation, body: dict[str, Any]) -> None:
         """Add the generation's token to an answer that is not streamed, and the `mavis` block to each of its choices.
@@ -108,18 +80,53 @@ class GuidedService:
         body["generation_token"] = generation.owner.token
         if not generation.is_watched:
             return
-        await self.reader.read(generation, drop=True)
-        for wire in body["choices"]:
-            choice = generation.choice(wire["index"])
-            wire["mavis"] = self._legend.whole(choice, generation.resolved)
-            self._finished(generation, choice)
+        choices = [generation.choice(wire["index"]) for wire in body["choices"]]
+        for choice in choices:
+            choice.advance(Phase.TOLD)
+        await self._reader.read(generation)
+        for wire, choice in zip(body["choices"], choices, strict=True):
+            wire["mavis"] = self._block.whole(choice, generation.resolved)
+            self._observe(generation, choice)
 
     def stream(self, generation: Generation) -> GuidedStream:
         """What rewrites the events of a streamed answer."""
-        return GuidedStream(generation, self.reader, self._legend, lambda choice: self._finished(generation, choice))
+        return GuidedStream(generation, self._reader, self._block, lambda choice: self._observe(generation, choice))
 
-    def _finished(self, generation: Generation, choice: Choice) -> None:
-        if generation.is_steered or not generation.resolved.is_plain:
+    def _admit(self, request: Any, headers: Mapping[str, str], id_prefix: str) -> CheckedRequest | None:
+        """Check everything of ours in a request, before the engine hears of it; None where nothing of ours goes along.
+
+        Raises:
+            FieldError: naming the field, its value and what is allowed.
+        """
+        refuse_unknown(request.model_extra or {}, request.vllm_xargs)
+        header = headers.get(REQUEST_ID_HEADER)
+        fields = request.guidance_fields()
+        checked = self.catalogue.check(fields, id_prefix + (request.request_id if header is None else header))
+        has_token = TOKEN_HEADER in headers
+        has_embeds = bool(getattr(request, "prompt_embeds", None))
+        if request.use_beam_search and (checked.must_travel or has_token):
+            raise FieldError("use_beam_search", True, BEAM_SEARCH)
+        if has_embeds and (checked.resolved.needs_values or has_token):
+            raise FieldError("prompt_embeds", "...", PROMPT_EMBEDS)
+        is_changeable = bool(fields or has_token) and not (request.use_beam_search or has_embeds)
+        if not (checked.must_travel or is_changeable):
+            return None
+        checked_id([(REQUEST_ID_HEADER, header), ("request_id", request.request_id)])
+        return checked
+
+    def _open(self, request: Any, headers: Mapping[str, str], checked: CheckedRequest) -> Generation:
+        generation = Generation(
+            checked,
+            request.n or 1,
+            self._ownership.claim(headers),
+            expected_prompts=_prompt_count(request),
+            echoes_only=bool(getattr(request, "prompt", None)) and bool(request.echo) and request.max_tokens == 0,
+        )
+        self.registry.open(generation)
+        return generation
+
+    def _observe(self, generation: Generation, choice: Choice) -> None:
+        if generation.is_guided:
             observe_choice(choice.returned, choice.kl_nats)
 
 

@@ -16,6 +16,7 @@ from server.errors import RequestError, envelope
 from server.generations.choice import Choice
 from server.generations.generation import Generation
 from server.generations.mavis_block import MavisBlock
+from server.generations.phase import Phase
 from server.generations.trace_reader import TraceReader
 
 _EVENT_END = re.compile(r"\r?\n\r?\n")
@@ -57,14 +58,14 @@ class GuidedStream:
     """Adds the generation's token to its first event, and its `mavis` blocks to the events of their tokens."""
 
     def __init__(
-        self, generation: Generation, reader: TraceReader, legend: MavisBlock, on_finish: FinishedChoice
+        self, generation: Generation, reader: TraceReader, block: MavisBlock, on_finish: FinishedChoice
     ) -> None:
         """Args: `on_finish` is called once a choice, with its totals known."""
         self._generation = generation
         self._reader = reader
-        self._legend = legend
+        self._block = block
         self._on_finish = on_finish
-        self._has_told_token = False
+        self._has_sent_token = False
 
     async def rewrite(self, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         """The same events with our blocks. Closing this generator closes `events`, which aborts the generation.
@@ -90,41 +91,47 @@ class GuidedStream:
 
     @property
     def _has_nothing_to_say(self) -> bool:
-        """Whether the next events are none of our business: a plain generation, until it is steered."""
-        return self._has_told_token and not self._generation.is_watched
+        """Whether the next events are vLLM's alone: a plain generation, until it is changed."""
+        return self._has_sent_token and not self._generation.is_watched
 
     async def _annotate(self, event: str) -> str:
         payload = decode(event)
         choices = payload.get("choices") if payload is not None else None
         if payload is None or not isinstance(choices, list):
             return event
-        blocks = [await self._block(choice) for choice in choices]
-        if not any(blocks) and self._has_told_token:
+        blocks = [await self._block_of(choice) for choice in choices]
+        if not any(blocks) and self._has_sent_token:
             return event
-        if not self._has_told_token:
+        if not self._has_sent_token:
             payload["generation_token"] = self._generation.owner.token
-            self._has_told_token = True
+            self._has_sent_token = True
         for choice, block in zip(choices, blocks, strict=True):
             if block:
                 choice["mavis"] = block
         return encode(payload)
 
-    async def _block(self, wire: dict[str, Any]) -> dict[str, Any]:
+    async def _block_of(self, wire: dict[str, Any]) -> dict[str, Any]:
         """What there is to say with this chunk about its choice."""
         generation = self._generation
         if not generation.is_watched:
             return {}
         choice = generation.choice(wire["index"])
-        if wire.get("finish_reason") is not None and not choice.is_finished:
-            generation.finish(choice)
-            await self._reader.read(generation, drop=generation.is_finished)
+        if wire.get("finish_reason") is not None and choice.phase < Phase.TOLD:
+            choice.advance(Phase.TOLD)
+            await self._reader.read(generation)
             self._on_finish(choice)
-            return self._legend.whole(choice, generation.resolved)
-        if not generation.wants_tokens:
-            return {}
-        if choice.is_behind:
-            self._reader.poll(generation)
-        tokens = self._legend.tokens(choice, generation.resolved)
+            return self._block.whole(choice, generation.resolved)
+        return self._arrived(choice) if generation.resolved.shows_tokens else {}
+
+    def _arrived(self, choice: Choice) -> dict[str, Any]:
+        """What has come of a running choice's values since the last chunk."""
+        resolved = self._generation.resolved
+        if choice.unread:
+            self._reader.poll(self._generation)
+        tokens = self._block.tokens(choice, resolved)
         if not tokens:
             return {}
-        return {"tokens": tokens} | self._legend.steering(choice, generation.resolved, choice.streamed)
+        choice.streamed += len(tokens)
+        block = {"tokens": tokens} | self._block.steering(choice, resolved, choice.streamed)
+        choice.streamed_settings += len(block.get("steering", ()))
+        return block

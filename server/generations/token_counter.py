@@ -13,29 +13,31 @@ from typing import Any
 
 from server.generations.generation import Generation
 from server.generations.registry import Registry
-from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance
 
 
 class TokenCounter:
-    """An engine client whose `generate` keeps `Registry` informed; everything else is the client's own."""
+    """An engine client whose `generate` counts what it returns of registered generations.
 
-    def __init__(self, engine: Any, live: Registry) -> None:
+    Everything else is the client's own.
+    """
+
+    def __init__(self, engine: Any, registry: Registry) -> None:
         self._engine = engine
-        self._live = live
+        self._registry = registry
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        """The engine's outputs, counted where they belong to a live generation."""
+        """The engine's outputs, counted where they belong to one."""
         outputs: AsyncGenerator[Any, None] = self._engine.generate(prompt, sampling_params, request_id, **kwargs)
         guidance = (sampling_params.extra_args or {}).get(EXTRA_ARGS_KEY)
         if not isinstance(guidance, Guidance):
             return outputs
-        generation = self._live.get(guidance.generation_id)
+        generation = self._registry.running(guidance.generation_id)
         if generation is None:
             return outputs
-        generation.prompts = max(generation.prompts, guidance.prompt_index + 1)
         return _counted(outputs, generation, guidance.prompt_index)
 
 
@@ -46,7 +48,7 @@ async def _counted(
         async for output in outputs:
             for choice in output.outputs:
                 is_last = choice.finish_reason is not None
-                generation.count(prompt, choice.index, len(choice.token_ids), is_last=is_last)
+                generation.count(ChoiceName(prompt, choice.index), len(choice.token_ids), is_last=is_last)
             yield output
     finally:
         await outputs.aclose()  # aborts the request where the client has gone

@@ -34,19 +34,12 @@ class CheckedRequest:
     Attributes:
         guidance: goes into the request's sampling parameters.
         resolved: with the operator's defaults filled in.
-        needed: the worker would do something else without the guidance.
-        sent: False where the request is vLLM's alone and must not carry anything of ours.
+        must_travel: without the guidance the worker would do something else.
     """
 
     guidance: Guidance
     resolved: ResolvedGuidance
-    needed: bool
-    sent: bool = True
-
-    @property
-    def is_traced(self) -> bool:
-        """Whether the worker keeps values for the response."""
-        return not self.resolved.is_plain or self.resolved.trace != "totals"
+    must_travel: bool
 
 
 class Catalogue:
@@ -90,7 +83,7 @@ class Catalogue:
             "fast_metrics": None if probe is None else dict(probe.metrics.get(name, {})),
         }
 
-    def guidance(self, fields: Mapping[str, Any], generation_id: str) -> CheckedRequest:
+    def check(self, fields: Mapping[str, Any], generation_id: str) -> CheckedRequest:
         """Make a checked `Guidance` of the fields a client wrote.
 
         Args:
@@ -118,8 +111,7 @@ class Catalogue:
         except GuidanceError as error:
             raise FieldError(error.field, error.value, error.allowed) from None
         resolved = self.policy.resolve(guidance)
-        needed = not (resolved.is_plain and resolved.trace == "totals" and self._plain_without_guidance)
-        return CheckedRequest(guidance, resolved, needed)
+        return CheckedRequest(guidance, resolved, resolved.needs_values or not self._plain_without_guidance)
 
     def _weights(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):

@@ -4,38 +4,26 @@ Runs in the HTTP process. No torch, no vLLM.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.errors import BodyError, FieldError
 from server.requests.catalogue import no_giant
 from server.requests.fields import GuidanceFields, near_miss
-from valuemodels.contract.changes import STRENGTH_FIELDS, WEIGHT_PREFIX
+from valuemodels.contract.changes import Change
 from valuemodels.contract.errors import GuidanceError
-from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guidance import ChoiceName, Guidance
 from valuemodels.contract.policy import GuidancePolicy
 
-WEIGHTS = "objective_weights"
-CHANGEABLE = (WEIGHTS, *sorted(STRENGTH_FIELDS))
+CHANGEABLE = ("objective_weights", "beta", "kl_budget")
 MAX_BODY_BYTES = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """A change as a client wrote it, checked.
-
-    Attributes:
-        fields: as in `Change`.
-        choice: its index in the response; None: all.
-    """
-
-    fields: Mapping[str, float | None]
-    choice: int | None = None
-
-
-def read_patch(body: bytes, policy: GuidancePolicy) -> Patch:
+def read_change(body: bytes, policy: GuidancePolicy, generation_id: str, choices: Sequence[ChoiceName]) -> Change:
     """Parse and check a body.
+
+    Args:
+        choices: of the generation, by their index in the response.
 
     Raises:
         BodyError: it is no JSON object, or changes nothing.
@@ -45,16 +33,30 @@ def read_patch(body: bytes, policy: GuidancePolicy) -> Patch:
     for name, value in wire.items():
         if name not in CHANGEABLE and name != "choice":
             raise FieldError(name, value, _instead_of(name))
-    choice = wire.get("choice")
-    if "choice" in wire and (not isinstance(choice, int) or isinstance(choice, bool) or choice < 0):
-        raise FieldError("choice", choice, "a choice's index, or leaving the field out for all choices")
-    weights = _weights(wire[WEIGHTS], policy) if WEIGHTS in wire else {}
-    strength = {name: no_giant(wire[name]) for name in STRENGTH_FIELDS if name in wire}
+    choice = _choice(wire["choice"], choices) if "choice" in wire else None
+    weights = _weights(wire["objective_weights"], policy) if "objective_weights" in wire else {}
+    strength: dict[str, Any] = {name: no_giant(wire[name]) for name in ("beta", "kl_budget") if name in wire}
     _check(weights, strength, policy)
-    fields = {WEIGHT_PREFIX + name: weight for name, weight in weights.items()} | strength
-    if not fields:
+    change = Change(
+        generation_id,
+        weights={name: _number(weight) for name, weight in weights.items()},
+        choice=choice,
+        **{name: _number(value) for name, value in strength.items()},
+    )
+    if not change.said:
         raise BodyError(f"the body changes nothing; give one of {', '.join(CHANGEABLE)}")
-    return Patch({name: None if value is None else float(value) for name, value in fields.items()}, choice)
+    return change
+
+
+def _choice(value: Any, choices: Sequence[ChoiceName]) -> ChoiceName:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
+        return choices[value]
+    allowed = f"an integer from 0 to {len(choices) - 1}, or leaving the field out for all choices"
+    raise FieldError("choice", value, allowed)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -73,7 +75,9 @@ def _weights(value: Any, policy: GuidancePolicy) -> dict[str, Any]:
         return dict.fromkeys(policy.objectives)
     if not isinstance(value, dict):
         names = ", ".join(policy.objectives)
-        raise FieldError(WEIGHTS, value, f"an object from objective to number or null, or null; objectives: {names}")
+        raise FieldError(
+            "objective_weights", value, f"an object from objective to number or null, or null; objectives: {names}"
+        )
     return {name: no_giant(weight) for name, weight in value.items()}
 
 
@@ -81,7 +85,7 @@ def _check(weights: Mapping[str, Any], strength: Mapping[str, Any], policy: Guid
     """As a request with these fields is checked. In place of a null stands a weight that is always allowed."""
     stated = {name: policy.bounds_of(name).low if weight is None else weight for name, weight in weights.items()}
     try:
-        policy.check(Guidance("patch", stated, strength.get("beta"), kl_budget=strength.get("kl_budget")))
+        policy.check(Guidance("", stated, strength.get("beta"), kl_budget=strength.get("kl_budget")))
     except GuidanceError as error:
         raise FieldError(error.field, error.value, error.allowed) from None
 

@@ -14,13 +14,15 @@ from server.errors import FieldError
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Scoring
 
 NEAR_MISS = 0.78  # difflib's ratio: `obj_weights` is .786 of `objective_weights`, `score` .67 of `scoring`
+REQUEST_ID_HEADER = "X-Request-Id"
+MAX_ID_LENGTH = 128
 ALIASES = {"weights": "objective_weights", "objectives": "objective_weights", "kl": "kl_budget"}
 
 
 class GuidanceFields(BaseModel):
     """Our fields, typed for the OpenAPI page only.
 
-    They are taken as they come (`SkipValidation`) and checked in one place, `Catalogue.guidance`, against what the
+    They are taken as they come (`SkipValidation`) and checked in one place, `Catalogue.check`, against what the
     operator allows: so every refusal names the field, the value and the allowed range, and no string is ever coerced
     into a number.
     """
@@ -73,3 +75,18 @@ def near_miss(name: str, known: Iterable[str]) -> str | None:
         return ALIASES[plain]
     matches = difflib.get_close_matches(plain, known, n=1, cutoff=NEAR_MISS)
     return matches[0] if matches else None
+
+
+def checked_id(chosen: Iterable[tuple[str, str | None]]) -> None:
+    """Refuse ids that a client chose badly.
+
+    Args:
+        chosen: (where it stood, the id), None where the client chose none.
+
+    Raises:
+        FieldError: empty, too long, or with characters that do not print.
+    """
+    for where, value in chosen:
+        if value is None or (0 < len(value) <= MAX_ID_LENGTH and value.isascii() and value.isprintable()):
+            continue
+        raise FieldError(where, value, f"1 to {MAX_ID_LENGTH} printable ASCII characters")

@@ -81,7 +81,9 @@ def one_by_one(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[
 
 def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The traces of some generations, which are dropped by reading."""
-    answers = engine.collective_rpc("mavis_traces", args=({name: {} for name in generation_ids}, list(generation_ids)))
+    answers = engine.collective_rpc(
+        "mavis_exchange", args=([], {name: {} for name in generation_ids}, list(generation_ids))
+    )
     traces: dict[str, dict[str, dict[str, Any]]] = answers[0]["traces"]
     return traces
 

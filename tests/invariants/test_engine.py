@@ -51,7 +51,7 @@ def assert_trace_is_exact(model: ValueModel, prefix: list[int], output: list[int
         values = model(torch.cat([rows, candidates[:, None]], dim=1))[:, -1]
         base = torch.tensor([entry["logprob"] for entry in table]).exp()
         expected = values - (base[:, None] * values).sum(0)
-        found = torch.tensor([entry["values"] for entry in table])
+        found = torch.tensor([entry["advantages"] for entry in table])
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -160,7 +160,9 @@ def test_more_weight_buys_more_value(engine):
         ]
         one_by_one(engine, asked)
         traces = [read_traces(engine, r["guidance"].generation_id) for r in asked]
-        totals = [sum(v[0] for v in trace["0:0"]["values"] if v is not None) for t in traces for trace in t.values()]
+        totals = [
+            sum(v[0] for v in trace["0:0"]["advantages"] if v is not None) for t in traces for trace in t.values()
+        ]
         gains[weight] = sum(totals) / len(totals)
     assert gains[-1.0] < gains[0.0] - 0.2 and gains[1.0] > gains[0.0] + 0.2
 

@@ -34,7 +34,7 @@ def assert_trace_is_the_probes(
         logprobs = torch.tensor([[entry["logprob"] for entry in table]])
         values = fast.score(ScoringBatch([], Candidates(ids, logprobs), states[position][None]))[0]
         expected = values - (logprobs[0].exp()[:, None] * values).sum(0)
-        found = torch.tensor([entry["values"] for entry in table])
+        found = torch.tensor([entry["advantages"] for entry in table])
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
     assert trace["levels"] == [None] * len(output)
 

@@ -17,12 +17,12 @@ from server.api.plugin import MavisEndpoints
 from server.generations.generation import Generation
 from server.generations.ownership import Owner, Ownership
 from server.generations.registry import Registry
-from server.generations.service import GuidedService
+from server.generations.service import GenerationService
 from server.generations.token_counter import TokenCounter
-from server.generations.trace_reader import TraceReader
 from server.requests.catalogue import Catalogue, CheckedRequest
+from server.workers.mailbox import Mailbox
 from valuemodels.contract.changes import Change
-from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.policy import Bounds
 from valuemodels.contract.value_config import ValueConfig
@@ -65,14 +65,12 @@ def catalogue(**operator: Any) -> Catalogue:
     return Catalogue(config, [value_config("positivity", "simplicity")])
 
 
-def asked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> CheckedRequest:
-    return catalogue().guidance(fields or {"objective_weights": {"positivity": 1}}, generation_id)
+def checked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> CheckedRequest:
+    return catalogue().check(fields or {"objective_weights": {"positivity": 1}}, generation_id)
 
 
 def generation(fields: Mapping[str, Any] | None = None, n: int = 1, prompts: int = 1) -> Generation:
-    made = Generation(asked(fields), n, OWNER, expected_prompts=prompts)
-    made.prompts = prompts
-    return made
+    return Generation(checked(fields), n, OWNER, expected_prompts=prompts)
 
 
 def trace(
@@ -83,12 +81,12 @@ def trace(
         "from": start,
         "token_ids": list(range(start, stop)),
         "kl": [i / 8 for i in range(start, stop)],
-        "values": [[i / 4, -i / 4] for i in range(start, stop)],
+        "advantages": [[i / 4, -i / 4] for i in range(start, stop)],
         "levels": [[0.5, 1.5] for _ in range(start, stop)],
         "settings": [list(setting) for setting in settings],
     }
     if candidates:
-        one = {"token_id": 7, "logprob": -0.5, "tilted_logprob": -0.25, "values": [1.0, 2.0]}
+        one = {"token_id": 7, "logprob": -0.5, "tilted_logprob": -0.25, "advantages": [1.0, 2.0]}
         wire["candidates"] = [[one] for _ in range(start, stop)]
     return wire
 
@@ -106,8 +104,8 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.known: dict[str, int] = {}
         self.policy = catalogue().policy
-        self.steered = ChangedGenerations()
-        self.settings: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+        self.changed = ChangedGenerations()
+        self.settings: dict[str, dict[ChoiceName, list[tuple[Any, ...]]]] = {}
         self.failure: Exception | None = None
         self.hangs = False
 
@@ -130,14 +128,10 @@ class FakeEngine:
             self.aborted.append(request_id)
             raise
 
-    def _trace(self, gid: str, choice: str, start: int) -> dict[str, Any]:
-        settings = self.settings.get(gid, {}).get(choice, [])
-        return trace(start, self.known[gid], candidates=True, settings=settings)
-
     def _note_settings(self, guidance: Guidance, n: int, at: int) -> None:
         """What holds for token `at`, wherever it differs from what held before."""
-        overrides = self.steered.get(guidance.generation_id)
-        for choice in (f"{guidance.prompt_index}:{i}" for i in range(n)):
+        overrides = self.changed.get(guidance.generation_id)
+        for choice in (ChoiceName(guidance.prompt_index, i) for i in range(n)):
             held = self.policy.resolve(guidance if overrides is None else overrides.over(guidance, choice))
             known = self.settings.setdefault(guidance.generation_id, {}).setdefault(choice, [])
             if not known or known[-1][1:] != (held.weights, held.beta, held.kl_budget):
@@ -156,16 +150,13 @@ class FakeEngine:
             raise self.failure
         if method == "mavis_attach":
             return [None, {"objectives": ["positivity", "simplicity"], "checkpoints": ["test-1"], "device": "cpu"}]
-        if method == "mavis_steer":
-            changes = [Change(**wire) for wire in args[0]]
-            self.steered.take(changes)
-            return [None, {c.generation_id: {"0:0": self.known.get(c.generation_id, 0)} for c in changes}]
-        read, drop = args
+        wires, read, drop = args
+        changes = [Change.from_wire(wire) for wire in wires]
+        self.changed.take(changes)
+        next_tokens = {change.generation_id: {"0:0": self.known.get(change.generation_id, 0)} for change in changes}
         traces = {
             gid: {
-                choice: trace(
-                    start, self.known[gid], candidates=True, settings=self.settings.get(gid, {}).get(choice, ())
-                )
+                choice: trace(start, self.known[gid], candidates=True, settings=self._settings_of(gid, choice))
                 for choice, start in choices.items()
             }
             for gid, choices in read.items()
@@ -174,12 +165,20 @@ class FakeEngine:
         for gid in drop:
             self.known.pop(gid, None)
             self.settings.pop(gid, None)
-        self.steered.drop(drop)
-        return [None, {"traces": traces, "stats": {"value_fallback_rows": 0}}]
+        self.changed.drop(drop)
+        return [None, {"traces": traces, "next_tokens": next_tokens, "stats": {"value_fallback_rows": 0}}]
+
+    def _settings_of(self, gid: str, choice: str) -> list[tuple[Any, ...]]:
+        return self.settings.get(gid, {}).get(ChoiceName.parse(choice), [])
+
+    @property
+    def exchanges(self) -> list[tuple[list[dict[str, Any]], dict[str, Any], list[str]]]:
+        """What the workers were sent: changes, reads and drops of each exchange."""
+        return [args for method, args in self.calls if method == "mavis_exchange"]
 
     @property
     def dropped(self) -> list[str]:
-        return [gid for method, args in self.calls if method == "mavis_traces" for gid in args[1]]
+        return [gid for _, _, drops in self.exchanges for gid in drops]
 
 
 class FakeServing:
@@ -246,13 +245,13 @@ def make_app(engine: FakeEngine, offered: Catalogue | None = None, *, has_api_ke
     MavisEndpoints().attach_router(app)
     init_exception_handler(app)
     engine.policy = (offered or catalogue()).policy
-    live = Registry()
+    registry = Registry()
     app.state.args = Namespace(log_error_stack=False, sse_keep_alive_interval=0)
     app.state.engine_client = engine
-    app.state.openai_serving_chat = FakeServing(TokenCounter(engine, live), "chatcmpl-")
-    app.state.openai_serving_completion = FakeServing(TokenCounter(engine, live), "cmpl-")
-    reader = TraceReader(engine, live, interval_s=0.01, liveness_s=0.05)
-    app.state.mavis = GuidedService(offered or catalogue(), live, reader, engine, has_api_keys=has_api_keys)
+    app.state.openai_serving_chat = FakeServing(TokenCounter(engine, registry), "chatcmpl-")
+    app.state.openai_serving_completion = FakeServing(TokenCounter(engine, registry), "cmpl-")
+    mailbox = Mailbox(engine, interval_s=0.01, liveness_s=0.05)
+    app.state.mavis = GenerationService(offered or catalogue(), registry, mailbox, has_api_keys=has_api_keys)
     return app
 
 

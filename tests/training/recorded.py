@@ -9,7 +9,7 @@ from torch import Tensor
 from training.distill.positions import PositionData
 from valuemodels.contract.value_config import ProbeConfig
 from valuemodels.models.probe import Probe, unit_rms
-from valuemodels.tilting import centred_values
+from valuemodels.tilting import advantages_of
 
 HIDDEN, EMBEDDING, VOCABULARY, K = 32, 32, 64, 12
 NAMES = ("warmth", "brevity")
@@ -54,7 +54,7 @@ def random_positions(count: int, teacher: Probe | None, embeddings: Tensor, seed
 
 def as_data(columns: dict[str, Tensor]) -> PositionData:
     """Recorded columns as the fit reads them."""
-    centred = centred_values(columns["values"], columns["base_logprobs"])
+    centred = advantages_of(columns["values"], columns["base_logprobs"])
     return PositionData(columns["hidden"], columns["token_ids"], columns["base_logprobs"], centred)
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from valuemodels.tilting import (
     NEG_INF,
     Candidates,
+    advantages_of,
     beta_within_budget,
-    centred_values,
     kl_divergence,
     select_candidates,
     tilt,
@@ -127,10 +127,10 @@ def test_candidates_are_capped_by_the_vocabulary_and_skip_nan():
     assert sorted(found.token_ids[found.valid].tolist()) == [0, 2]
 
 
-def test_centred_values_average_to_zero_under_the_base_and_ignore_padding():
+def test_advantages_of_average_to_zero_under_the_base_and_ignore_padding():
     base = torch.log_softmax(torch.tensor([[1.0, 0.0, NEG_INF]]), -1)
     values = torch.tensor([[[1.0], [3.0], [float("nan")]]])
-    centred = centred_values(values, base)
+    centred = advantages_of(values, base)
     assert abs((base.exp()[0, :2, None] * centred[0, :2]).sum().item()) < 1e-6
     assert math.isclose((centred[0, 1] - centred[0, 0]).item(), 2.0, abs_tol=1e-6)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.distill.checkpoint import distilled_config, distilled_tensors, probe_config
-from training.distill.held_out import HELD_OUT, predict, probe_metrics, probe_values
+from training.distill.held_out import HELD_OUT, predict, probe_advantages, probe_metrics
 from training.distill.positions import PositionData, load_position_data
 from training.distill.run import DistillRun
 from training.distill.targets import candidate_weights, weighted_square
@@ -34,7 +34,7 @@ def fit_probe(run: DistillRun) -> dict[str, Any]:
     embeddings = unit_rms(load_token_embeddings(run.base_folder))
     config = probe_config(run)
     train = data["train"]
-    probe = Probe(train.hidden.shape[1], embeddings.shape[1], len(embeddings), train.values.shape[2], config)
+    probe = Probe(train.hidden.shape[1], embeddings.shape[1], len(embeddings), train.advantages.shape[2], config)
     losses = train_probe(probe, embeddings, train, data["validation"], run.recipe.distill, run.recipe.seed)
     scales = {objective.name: objective.scale for objective in run.teacher.config.objectives}
     held_out = {split: data[split] for split in HELD_OUT}
@@ -72,7 +72,7 @@ def train_probe(
         for _ in range(recipe.epochs):
             for batch in train.batches(recipe.batch_size, generator):
                 optimizer.zero_grad()
-                torch.autograd.backward(loss(probe_values(probe, embeddings, batch), batch))
+                torch.autograd.backward(loss(probe_advantages(probe, embeddings, batch), batch))
                 optimizer.step()
                 schedule.step()
                 advance(len(batch))
@@ -89,13 +89,13 @@ class _Loss:
 
     def __init__(self, train: PositionData, mass_floor: float) -> None:
         self._mass_floor = mass_floor
-        spread = weighted_square(train.values, candidate_weights(train.base_logprobs, mass_floor))
+        spread = weighted_square(train.advantages, candidate_weights(train.base_logprobs, mass_floor))
         # Values that never vary leave nothing to explain.
         self._spread = spread.where(spread > 0, 1.0)
 
     def __call__(self, predicted: Tensor, batch: PositionData) -> Tensor:
         weights = candidate_weights(batch.base_logprobs, self._mass_floor)
-        return (weighted_square(predicted - batch.values, weights) / self._spread).mean()
+        return (weighted_square(predicted - batch.advantages, weights) / self._spread).mean()
 
 
 def _rate(done: float) -> float:

@@ -11,18 +11,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.distill.positions import PositionData
-from training.distill.targets import TiltComparison, compare_tilts, explained_variance
+from training.distill.targets import TiltComparison, compare_tilts, explained_advantage
 from training.prompts.chat import SplitName
 from valuemodels.models.probe import Probe
-from valuemodels.tilting import centred_values
+from valuemodels.tilting import advantages_of
 
 HELD_OUT: tuple[SplitName, ...] = ("validation", "test")
 _BATCH = 2048
 _LARGEST_RATIO = 8.0
 
 
-def probe_values(probe: Probe, embeddings: Tensor, batch: PositionData) -> Tensor:
-    """The probe's values, centred as `PositionData.values` are.
+def probe_advantages(probe: Probe, embeddings: Tensor, batch: PositionData) -> Tensor:
+    """The probe's advantages, against the same expectation as `PositionData.advantages`.
 
     Args:
         embeddings: [vocabulary, embedding], all of `unit_rms`.
@@ -35,13 +35,13 @@ def probe_values(probe: Probe, embeddings: Tensor, batch: PositionData) -> Tenso
     features = functional.embedding(places, probe.token(embeddings[tokens]))
     values = probe(batch.hidden, features, batch.token_ids.long())
     present = (batch.base_logprobs > float("-inf"))[..., None]
-    return centred_values(values, batch.base_logprobs).where(present, 0.0)
+    return advantages_of(values, batch.base_logprobs).where(present, 0.0)
 
 
 @torch.no_grad()
 def predict(probe: Probe, embeddings: Tensor, data: PositionData) -> Tensor:
-    """`probe_values` of all positions, in their order."""
-    return torch.cat([probe_values(probe, embeddings, batch) for batch in data.batches(_BATCH)])
+    """`probe_advantages` of all positions, in their order."""
+    return torch.cat([probe_advantages(probe, embeddings, batch) for batch in data.batches(_BATCH)])
 
 
 def probe_metrics(
@@ -61,9 +61,9 @@ def probe_metrics(
     starts: dict[str, float] = {}
     for split, data in held_out.items():
         predicted = predict(probe, embeddings, data)
-        explained = explained_variance(predicted, data.values, data.base_logprobs).tolist()
+        explained = explained_advantage(predicted, data.advantages, data.base_logprobs).tolist()
         for place, (name, scale) in enumerate(scales.items()):
-            tilts = compare_tilts(predicted[..., place], data.values[..., place], data.base_logprobs, scale)
+            tilts = compare_tilts(predicted[..., place], data.advantages[..., place], data.base_logprobs, scale)
             metrics[name] |= _figures(split, explained[place], tilts)
             if split == "validation":
                 # A probe that learned nothing must not send the search astray.

@@ -1,4 +1,4 @@
-"""Recorded positions as the probe's fit reads them: checked, and with values centred on the base's expectation.
+"""Recorded positions as the probe's fit reads them: checked, and with advantages, values less the base's expectation.
 
 Runs in the fit's process. Imports torch, never vllm.
 """
@@ -16,7 +16,7 @@ from training.distill.run import DistillRun
 from training.errors import RunDirError
 from training.prompts.chat import SPLITS, SplitName
 from valuemodels.guide.recorder import Positions, join, read_positions
-from valuemodels.tilting import centred_values
+from valuemodels.tilting import advantages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class PositionData:
         hidden: [positions, hidden] the base's final hidden states, in the base's dtype.
         token_ids: [positions, k] int32 the candidates.
         base_logprobs: [positions, k] float32 on the candidates; -inf where there is none.
-        values: [positions, k, objectives] float32 exact values in standard deviations of the base's reward, minus
+        advantages: [positions, k, objectives] float32 exact values in standard deviations of the base's reward, minus
             their mean under `base_logprobs`; 0 where there is no candidate.
     """
 
     hidden: Tensor
     token_ids: Tensor
     base_logprobs: Tensor
-    values: Tensor
+    advantages: Tensor
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -43,7 +43,9 @@ class PositionData:
         """All positions once, in parts of at most `size`; in random order where a generator is given."""
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         for index in torch.split(order, size):
-            yield PositionData(self.hidden[index], self.token_ids[index], self.base_logprobs[index], self.values[index])
+            yield PositionData(
+                self.hidden[index], self.token_ids[index], self.base_logprobs[index], self.advantages[index]
+            )
 
 
 def load_position_data(run: DistillRun) -> dict[SplitName, PositionData]:
@@ -70,8 +72,8 @@ def read_split(folder: Path) -> PositionData:
             raise RunDirError(f"{folder} mixes positions of different models: remove the stage's folder")
     whole = join(shards)
     present = (whole.base_logprobs > float("-inf"))[..., None]
-    values = centred_values(whole.values, whole.base_logprobs).where(present, 0.0)
-    return PositionData(whole.hidden, whole.token_ids, whole.base_logprobs, values)
+    advantages = advantages_of(whole.values, whole.base_logprobs).where(present, 0.0)
+    return PositionData(whole.hidden, whole.token_ids, whole.base_logprobs, advantages)
 
 
 def _read_shard(folder: Path) -> Positions:

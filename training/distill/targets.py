@@ -64,11 +64,11 @@ def weighted_square(values: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("pkn,pk->n", values.square(), weights) / len(values)
 
 
-def explained_variance(predicted: Tensor, exact: Tensor, base_logprobs: Tensor) -> Tensor:
+def explained_advantage(predicted: Tensor, exact: Tensor, base_logprobs: Tensor) -> Tensor:
     """1 - E[(A - V)^2] / E[V^2] under the base's probabilities: 1 is perfect, 0 no better than to predict nothing.
 
     Args:
-        predicted, exact: [positions, k, objectives], centred; finite.
+        predicted, exact: [positions, k, objectives], finite advantages.
         base_logprobs: [positions, k].
 
     Returns:
@@ -78,21 +78,21 @@ def explained_variance(predicted: Tensor, exact: Tensor, base_logprobs: Tensor) 
     return 1 - weighted_square(predicted - exact, weights) / weighted_square(exact, weights)
 
 
-def tilted_logprobs(base_logprobs: Tensor, advantage: Tensor) -> Tensor:
+def tilted_logprobs(base_logprobs: Tensor, advantages: Tensor) -> Tensor:
     """log pi: [positions, k], -inf where there is no candidate.
 
     Args:
         base_logprobs: [positions, k], -inf where there is no candidate.
-        advantage: [positions, k], weighted and scaled; finite.
+        advantages: [positions, k], weighted and scaled; finite.
     """
-    return torch.log_softmax(base_logprobs + advantage, dim=-1)
+    return torch.log_softmax(base_logprobs + advantages, dim=-1)
 
 
 def compare_tilts(predicted: Tensor, exact: Tensor, base_logprobs: Tensor, scale: float) -> TiltComparison:
     """Tilt every position by exact values and by predictions, at equal mean cost.
 
     Args:
-        predicted, exact: [positions, k] of one objective, centred; finite.
+        predicted, exact: [positions, k] of one objective, finite advantages.
         base_logprobs: [positions, k].
         scale: of the exact values; negative tilts away from the objective.
     """
@@ -109,20 +109,20 @@ def compare_tilts(predicted: Tensor, exact: Tensor, base_logprobs: Tensor, scale
     )
 
 
-def scale_at_kl(advantage: Tensor, base_logprobs: Tensor, target: float) -> float:
-    """The scale at which tilts by an advantage cost `target` nats a position on average.
+def scale_at_kl(advantages: Tensor, base_logprobs: Tensor, target: float) -> float:
+    """The scale at which tilts by advantages cost `target` nats a position on average.
 
     The mean cost does not fall with the scale, so it is bisected.
 
     Args:
-        advantage, base_logprobs: [positions, k].
+        advantages, base_logprobs: [positions, k].
 
     Returns:
         a scale of 0 or more; the largest allowed, 1e6, where no tilt costs as much.
     """
 
     def cost(scale: float) -> float:
-        return float(kl_divergence(tilted_logprobs(base_logprobs, scale * advantage), base_logprobs).mean())
+        return float(kl_divergence(tilted_logprobs(base_logprobs, scale * advantages), base_logprobs).mean())
 
     low, high = 0.0, 1.0
     while cost(high) < target:

@@ -108,7 +108,7 @@ class RolloutEngine:
         if not generation_ids:
             return {}
         wanted: dict[str, dict[str, int]] = {generation_id: {} for generation_id in generation_ids}
-        answers = self._llm.collective_rpc("mavis_traces", args=(wanted, generation_ids))
+        answers = self._llm.collective_rpc("mavis_exchange", args=([], wanted, generation_ids))
         traces: dict[str, Any] = next(answer for answer in answers if answer is not None)["traces"]
         return {
             generation_id: sum(sum(trace["kl"]) for trace in choices.values())

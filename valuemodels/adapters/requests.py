@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance, ResolvedGuidance
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance, ResolvedGuidance
 
 _CHILD_INDEX = re.compile(r"^(\d+)_")
 
@@ -51,7 +51,7 @@ def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collectio
         guidance = None if request.sampling_params is None else guidance_of(request.sampling_params)
         if guidance is not None and guidance.generation_id in generation_ids:
             position = len(request.output_token_ids)
-            found.setdefault(guidance.generation_id, {})[choice_name(guidance, request_id)] = position
+            found.setdefault(guidance.generation_id, {})[str(choice_name(guidance, request_id))] = position
     return found
 
 
@@ -61,7 +61,7 @@ def guidance_of(params: EngineParams) -> Guidance | None:
     return None if wire is None else Guidance.from_wire(wire)
 
 
-def choice_name(guidance: Guidance | None, request_id: str) -> str:
+def choice_name(guidance: Guidance | None, request_id: str) -> ChoiceName:
     """The choice that a request of the engine's computes: vLLM puts "<child>_" before the ids of n > 1."""
     child = _CHILD_INDEX.match(request_id)
-    return f"{guidance.prompt_index if guidance else 0}:{child[1] if child else 0}"
+    return ChoiceName(guidance.prompt_index if guidance else 0, int(child[1]) if child else 0)

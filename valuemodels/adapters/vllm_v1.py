@@ -100,7 +100,7 @@ class ValueLogitsProcessor(LogitsProcessor):
         """What the guide is told of a row; None where there is nothing to tilt or to watch."""
         request = self._requests[index]
         asked = request.asked
-        overrides = None if asked is None else self.guide.steered.get(asked.generation_id)
+        overrides = None if asked is None else self.guide.changed.get(asked.generation_id)
         if overrides is None and not request.guidance.needs_values:
             return None
         choice = choice_name(asked, request_id)

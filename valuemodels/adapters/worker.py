@@ -43,40 +43,37 @@ class ValueWorkerExtension:
             processor.guide.recorder.flush()
         processor.guide.recorder = None if folder is None else PositionRecorder(Path(folder))
 
-    def mavis_traces(self, read: Mapping[str, Mapping[str, int]], drop: Sequence[str]) -> dict[str, Any] | None:
-        """Read traces, then forget the generations in `drop`, with what was changed in them.
+    def mavis_exchange(
+        self,
+        changes: Sequence[Mapping[str, Any]],
+        read: Mapping[str, Mapping[str, int]],
+        drop: Sequence[str],
+    ) -> dict[str, Any] | None:
+        """Take over changes to running generations, then read traces, then forget generations.
+
+        A change holds from the next sampled token on; a generation that this worker has not seen yet takes it up when
+        its requests arrive.
 
         Args:
+            changes: `Change.to_wire` of each, in order.
             read: generation id -> choice -> first token wanted; no choices = all of them, from token 0.
+            drop: generations whose traces and changes are forgotten.
 
         Returns:
-            {"traces": generation id -> choice -> columns (see `SequenceTrace.read`), "stats": counters}
+            {"traces": generation id -> choice -> columns (see `SequenceTrace.read`),
+            "next_tokens": changed generation's id -> choice -> index of the next token to be sampled, for what this
+            worker holds, "stats": counters}
         """
         processor = self._mavis_processor()
         if processor is None:
             return None
-        traces = processor.guide.traces.read(read)
-        processor.guide.traces.drop(drop)
-        processor.guide.steered.drop(drop)
-        return {"traces": traces, "stats": processor.guide.stats()}
-
-    def mavis_steer(self, changes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]] | None:
-        """Take over changes to running generations, in order; they hold from the next sampled token on.
-
-        A generation that this worker has not seen yet takes them up when its requests arrive.
-
-        Args:
-            changes: `Change.to_wire` of each.
-
-        Returns:
-            Of the changed generations, those that this worker holds: generation id -> choice -> index of the next
-            token to be sampled.
-        """
-        processor = self._mavis_processor()
-        if processor is None:
-            return None
-        processor.guide.steered.take(Change(**change) for change in changes)
-        return next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
+        guide = processor.guide
+        guide.changed.take(Change.from_wire(change) for change in changes)
+        next_of = next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
+        traces = guide.traces.read(read)
+        guide.traces.drop(drop)
+        guide.changed.drop(drop)
+        return {"traces": traces, "next_tokens": next_of, "stats": guide.stats()}
 
     def mavis_stats(self) -> dict[str, int] | None:
         """Counters since the start and the cache's present size."""

@@ -5,13 +5,20 @@ only.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Final
 
-from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guidance import ChoiceName, Guidance
 
-WEIGHT_PREFIX = "objective_weights."
-STRENGTH_FIELDS = frozenset({"beta", "kl_budget"})
+
+class Keep(Enum):
+    """What a change says of a field that it leaves as it is; None says that the operator's default holds again."""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +26,67 @@ class Change:
     """One change of one running generation.
 
     Attributes:
-        fields: dotted field (`objective_weights.positivity`, `beta`, `kl_budget`) -> what holds from now on; None is
-            the operator's default. What is not named stays as it is.
-        choice: "<prompt index>:<index within n>"; None: all choices, also those that have not begun.
+        weights: objective -> the weight from now on; None is the operator's default. Others stay as they are.
+        beta, kl_budget: from now on; None is the operator's default.
+        choice: None: all choices, also those that have not begun.
     """
 
     generation_id: str
-    fields: Mapping[str, float | None]
-    choice: str | None = None
+    weights: Mapping[str, float | None] = field(default_factory=dict)
+    beta: float | Keep | None = KEEP
+    kl_budget: float | Keep | None = KEEP
+    choice: ChoiceName | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What it changes, by the names that clients use; empty where it changes nothing."""
+        weights = {"objective_weights": dict(self.weights)} if self.weights else {}
+        strength = {"beta": self.beta, "kl_budget": self.kl_budget}
+        return weights | {name: value for name, value in strength.items() if value is not KEEP}
 
     def to_wire(self) -> dict[str, Any]:
         """A plain dict with the same content, for msgpack."""
-        return asdict(self)
+        choice = None if self.choice is None else str(self.choice)
+        return {"generation_id": self.generation_id, "choice": choice, **self.said}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> "Change":
+        """Rebuild a change from `to_wire`'s dict.
+
+        Raises:
+            TypeError: a key is unknown or missing.
+        """
+        fields = dict(wire)
+        choice, weights = fields.pop("choice", None), fields.pop("objective_weights", {})
+        return cls(weights=weights, choice=None if choice is None else ChoiceName.parse(choice), **fields)
+
+    def then(self, later: "Change") -> "Change":
+        """Both changes, one after the other, as one."""
+        return replace(
+            self,
+            weights={**self.weights, **later.weights},
+            beta=self.beta if later.beta is KEEP else later.beta,
+            kl_budget=self.kl_budget if later.kl_budget is KEEP else later.kl_budget,
+        )
+
+    def without(self, other: "Change") -> "Change":
+        """What is left of it where `other` takes the place of all that it names."""
+        return replace(
+            self,
+            weights={name: weight for name, weight in self.weights.items() if name not in other.weights},
+            beta=self.beta if other.beta is KEEP else KEEP,
+            kl_budget=self.kl_budget if other.kl_budget is KEEP else KEEP,
+        )
+
+    def over(self, asked: Guidance) -> Guidance:
+        """The guidance that holds once this change is made to `asked`."""
+        weights = {name: weight for name, weight in {**asked.weights, **self.weights}.items() if weight is not None}
+        return replace(
+            asked,
+            weights=weights,
+            beta=asked.beta if isinstance(self.beta, Keep) else self.beta,
+            kl_budget=asked.kl_budget if isinstance(self.kl_budget, Keep) else self.kl_budget,
+        )
 
 
 @dataclass(slots=True)
@@ -42,29 +98,18 @@ class Overrides:
     """
 
     version: int = 0
-    _shared: dict[str, float | None] = field(default_factory=dict)
-    _own: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    _shared: Change = Change("")
+    _own: dict[ChoiceName, Change] = field(default_factory=dict)
 
     def take(self, change: Change) -> None:
         """Add the next change. One for all choices takes the place of earlier ones for a single choice."""
         self.version += 1
         if change.choice is not None:
-            self._own.setdefault(change.choice, {}).update(change.fields)
+            self._own[change.choice] = self._own.get(change.choice, Change("")).then(change)
             return
-        self._shared.update(change.fields)
-        for own in self._own.values():
-            for name in change.fields:
-                own.pop(name, None)
+        self._shared = self._shared.then(change)
+        self._own = {choice: own.without(change) for choice, own in self._own.items()}
 
-    def over(self, asked: Guidance, choice: str) -> Guidance:
+    def over(self, asked: Guidance, choice: ChoiceName) -> Guidance:
         """What holds for a choice of a request that began with `asked`."""
-        fields = {**self._shared, **self._own.get(choice, {})}
-        weights = dict(asked.weights)
-        for name, weight in fields.items():
-            if name.startswith(WEIGHT_PREFIX):
-                objective = name.removeprefix(WEIGHT_PREFIX)
-                weights.pop(objective, None)
-                if weight is not None:
-                    weights[objective] = weight
-        strength: dict[str, Any] = {name: value for name, value in fields.items() if name in STRENGTH_FIELDS}
-        return replace(asked, weights=weights, **strength)
+        return self._shared.then(self._own.get(choice, Change(""))).over(asked)

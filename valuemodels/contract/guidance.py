@@ -5,13 +5,30 @@ The HTTP process checks and sends a `Guidance`; the worker resolves it by the sa
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 EXTRA_ARGS_KEY = "mavis"
 """The key of `SamplingParams.extra_args` under which a `Guidance` travels to the worker."""
 
 Scoring = Literal["exact", "fast"]
 TraceDetail = Literal["totals", "values", "candidates"]
+
+
+class ChoiceName(NamedTuple):
+    """One choice of a generation: its prompt's place in the call, and its own place within the prompt's `n`."""
+
+    prompt: int
+    child: int
+
+    def __str__(self) -> str:
+        """As it stands in messages between processes, whose keys are texts."""
+        return f"{self.prompt}:{self.child}"
+
+    @classmethod
+    def parse(cls, text: str) -> "ChoiceName":
+        """The choice whose `str` this is."""
+        prompt, child = text.split(":")
+        return cls(int(prompt), int(child))
 
 
 @dataclass(frozen=True, slots=True)

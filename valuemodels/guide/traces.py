@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valuemodels.contract.guidance import ResolvedGuidance, TraceDetail
+from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.scoring.rows import Row
-from valuemodels.tilting import centred_values
+from valuemodels.tilting import advantages_of
 
 _UNKNOWN_TOKEN = -1
 
@@ -51,13 +51,13 @@ class StepRecord:
         hit = (self.token_ids[index] == sampled[:, None]) & (base > float("-inf"))
         place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, self.values.shape[-1])
         values = self.values[index]
-        centred = centred_values(values, base).gather(1, place)[:, 0].tolist()
+        advantages = advantages_of(values, base).gather(1, place)[:, 0].tolist()
         levels = (values.gather(1, place)[:, 0] * self.stds + self.means).tolist()
         is_scored = self.is_scored[index]
         known, kl = (is_scored & hit.any(1)).tolist(), torch.where(is_scored, self.kl[index], 0.0).tolist()
         has_levels = self.gives_levels[index].tolist()
         return [
-            TokenEntry(kl[r], centred[r] if known[r] else None, levels[r] if known[r] and has_levels[r] else None)
+            TokenEntry(kl[r], advantages[r] if known[r] else None, levels[r] if known[r] and has_levels[r] else None)
             for r in range(len(rows))
         ]
 
@@ -66,9 +66,9 @@ class StepRecord:
         if not self.is_scored[row]:
             return []
         base, logprobs = self.base_logprobs[row].tolist(), self.logprobs[row].tolist()
-        values = centred_values(self.values[row][None], self.base_logprobs[row][None])[0].tolist()
+        advantages = advantages_of(self.values[row][None], self.base_logprobs[row][None])[0].tolist()
         return [
-            {"token_id": token_id, "logprob": base[i], "tilted_logprob": logprobs[i], "values": values[i]}
+            {"token_id": token_id, "logprob": base[i], "tilted_logprob": logprobs[i], "advantages": advantages[i]}
             for i, token_id in enumerate(self.token_ids[row].tolist())
             if base[i] > float("-inf")
         ]
@@ -80,12 +80,12 @@ class TokenEntry:
 
     Attributes:
         kl: nats.
-        values: centred, one an objective; None where the token was not among the scored candidates.
+        advantages: one an objective; None where the token was not among the scored candidates.
         levels: expected final rewards in the rewards' own units; None where scoring gives none.
     """
 
     kl: float = 0.0
-    values: list[float] | None = None
+    advantages: list[float] | None = None
     levels: list[float] | None = None
 
 
@@ -144,7 +144,7 @@ class SequenceTrace:
             "from": start,
             "token_ids": list(self.output[start:stop]),
             "kl": [entry.kl for entry in self.entries[start:]],
-            "values": [entry.values for entry in self.entries[start:]],
+            "advantages": [entry.advantages for entry in self.entries[start:]],
             "levels": [entry.levels for entry in self.entries[start:]],
             "settings": self._settings_since(start),
         }
@@ -178,7 +178,7 @@ class TraceStore:
 
     def __init__(self, max_generations: int) -> None:
         self.max_generations = max_generations
-        self._generations: OrderedDict[str, dict[str, SequenceTrace]] = OrderedDict()
+        self._generations: OrderedDict[str, dict[ChoiceName, SequenceTrace]] = OrderedDict()
 
     def record(self, step: StepRecord, rows: Sequence[Row]) -> None:
         """Note a step of the batch. Rows without a generation leave no trace."""
@@ -188,12 +188,16 @@ class TraceStore:
             trace.wait(step, r, rows[r].guidance)
 
     def read(self, wanted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
-        """Traces of the generations asked for; per choice from the token given, from 0 where none is."""
+        """Traces of the generations asked for, ready for the way between processes.
+
+        Args:
+            wanted: generation id -> `str` of a choice -> first token wanted; no choices = all of them, from token 0.
+        """
         return {
             generation_id: {
-                choice: trace.read(starts.get(choice, 0))
+                str(choice): trace.read(starts.get(str(choice), 0))
                 for choice, trace in self._generations[generation_id].items()
-                if not starts or choice in starts
+                if not starts or str(choice) in starts
             }
             for generation_id, starts in wanted.items()
             if generation_id in self._generations

@@ -59,7 +59,7 @@ class ValueGuide:
         self.policy = policy
         self.device = device
         self.traces = TraceStore(max_traces)
-        self.steered = ChangedGenerations()
+        self.changed = ChangedGenerations()
         self.recorder: PositionRecorder | None = None
         self.guided_rows = 0
         self._fallbacks = Fallbacks(policy.objectives, device)
@@ -83,17 +83,17 @@ class ValueGuide:
         """
         if not rows:
             return logits
-        knobs = self._knobs(rows)
-        batch = self._batch(logits, rows, knobs, hidden)
+        settings = self._settings(rows)
+        batch = self._batch(logits, rows, settings, hidden)
         values = self._score(batch)
-        usable = self._usable(values, batch.candidates, knobs)
-        tilted = self._tilt(batch.candidates, values, knobs)
-        write_tilted(logits, knobs.index, batch.candidates, tilted.logits, usable & knobs.tilts)
+        usable = self._usable(values, batch.candidates, settings)
+        tilted = self._tilt(batch.candidates, values, settings)
+        write_tilted(logits, settings.index, batch.candidates, tilted.logits, usable & settings.tilts)
         self._record(batch, values, tilted, usable)
         self.guided_rows += len(rows)
         return logits
 
-    def _knobs(self, rows: Sequence[Row]) -> RowSettings:
+    def _settings(self, rows: Sequence[Row]) -> RowSettings:
         asked = [row.guidance for row in rows]
         budgets = [torch.inf if g.kl_budget is None else g.kl_budget for g in asked]
 
@@ -110,9 +110,9 @@ class ValueGuide:
             kl_budget=as_tensor(budgets) if any(g.kl_budget is not None for g in asked) else None,
         )
 
-    def _batch(self, logits: Tensor, rows: Sequence[Row], knobs: RowSettings, hidden: Tensor | None) -> ScoringBatch:
+    def _batch(self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, hidden: Tensor | None) -> ScoringBatch:
         if len(rows) < logits.shape[0]:
-            logits, hidden = logits[knobs.index], None if hidden is None else hidden[knobs.index]
+            logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
         counts = [row.guidance.candidates for row in rows]
         candidates = select_candidates(logits, torch.tensor(counts, device=self.device), max(counts))
         return ScoringBatch(rows, candidates, hidden)
@@ -141,19 +141,19 @@ class ValueGuide:
             shape = (*batch.candidates.logits.shape, len(scorer.objectives))
             return torch.full(shape, torch.nan, device=self.device)
 
-    def _usable(self, values: Tensor, candidates: Candidates, knobs: RowSettings) -> Tensor:
+    def _usable(self, values: Tensor, candidates: Candidates, settings: RowSettings) -> Tensor:
         """[rows] bool: every value that the row needs is finite, and there is a candidate at all."""
         valid = candidates.valid
-        needed = (knobs.coefficients != 0) | ~knobs.tilts[:, None]
+        needed = (settings.coefficients != 0) | ~settings.tilts[:, None]
         broken = (~values.isfinite() & valid[..., None]).any(1) & needed
         usable = ~broken.any(1) & valid.any(1)
         self._fallbacks.note(~usable, broken)
         return usable
 
-    def _tilt(self, candidates: Candidates, values: Tensor, knobs: RowSettings) -> Tilt:
+    def _tilt(self, candidates: Candidates, values: Tensor, settings: RowSettings) -> Tilt:
         # Rows that fall back are not written; here their numbers must only be harmless.
-        advantage = weighted_values(values, knobs.coefficients).nan_to_num(0.0, 0.0, 0.0)
-        return tilt(candidates, advantage, knobs.temperature, knobs.beta, knobs.kl_budget)
+        weighted = weighted_values(values, settings.coefficients).nan_to_num(0.0, 0.0, 0.0)
+        return tilt(candidates, weighted, settings.temperature, settings.beta, settings.kl_budget)
 
     def _record(self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor) -> None:
         gives_levels = [self.scorers[row.guidance.scoring][0].gives_levels for row in batch.rows]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from valuemodels.contract.guidance import ResolvedGuidance
+from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +14,14 @@ class Row:
         index: the row's place in the logits.
         sequence_id: the engine's id of the request behind it.
         generation_id: empty where nobody will ask for a trace.
-        choice: "<prompt index>:<index within n>"; temperature: 0 = greedy.
+        temperature: 0 = greedy.
         prompt, output: token ids; `output` is the engine's live list.
     """
 
     index: int
     sequence_id: str
     generation_id: str
-    choice: str
+    choice: ChoiceName
     guidance: ResolvedGuidance
     temperature: float
     prompt: Sequence[int]

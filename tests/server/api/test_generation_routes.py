@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.server.kit import FakeEngine, catalogue, events, eventually, make_app
+from valuemodels.contract.guidance import ChoiceName
 
 TOKEN = "my-own-generation-token"
 MINE = {"X-Generation-Token": TOKEN}
@@ -54,15 +55,15 @@ async def test_a_change_is_answered_once_the_worker_has_taken_it_over(engine: Fa
             "choices": [{"index": 0, "effective_from_token": body["effective_from_token"]}],
         }
         assert body["effective_from_token"] > 0
-        (args,) = [args for method, args in engine.calls if method == "mavis_steer"]
+        ((changes, _, _),) = engine.exchanges
         wire = {"generation_id": "chatcmpl-mine", "choice": None}
-        assert args == ([{**wire, "fields": {"objective_weights.positivity": -1.0, "beta": 2.0}}],)
+        assert changes == [{**wire, "objective_weights": {"positivity": -1.0}, "beta": 2.0}]
 
 
 async def test_get_tells_what_holds_now_and_what_held_before(engine: FakeEngine) -> None:
     async with started(engine) as (http, _):
         await http.patch(URL, json={"objective_weights": {"positivity": -1}, "kl_budget": 0.5}, headers=MINE)
-        await eventually(lambda: len(engine.settings["chatcmpl-mine"]["0:0"]) > 1)
+        await eventually(lambda: len(engine.settings["chatcmpl-mine"][ChoiceName(0, 0)]) > 1)
         await asyncio.sleep(0.1)
         state = (await http.get(URL, headers=MINE)).json()
         (choice,) = state.pop("choices")
@@ -100,7 +101,7 @@ async def test_a_plain_generation_costs_no_call_until_it_is_steered(engine: Fake
         final = (events(answer.text)[-2] if stream else answer.json())["choices"][0]
         assert final["mavis"]["beta"] == 2.0
     assert engine.dropped == ["chatcmpl-mine"]
-    assert len(engine.steered) == 0
+    assert len(engine.changed) == 0
 
 
 async def test_a_token_alone_makes_a_request_steerable(engine: FakeEngine) -> None:
@@ -144,7 +145,7 @@ async def test_strangers_are_refused_and_the_unknown_is_unknown(engine: FakeEngi
             answer = await http.request(method, "/v1/generations/no/such id", json={"beta": 1}, headers=MINE)
             assert answer.status_code == 404
             assert answer.json()["error"]["param"] == "id"
-    assert not [method for method, _ in engine.calls if method == "mavis_steer"]
+    assert not [change for changes, _, _ in engine.exchanges for change in changes]
 
 
 async def test_with_api_keys_the_key_that_started_it_decides(engine: FakeEngine) -> None:
@@ -171,9 +172,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"candidates": 3, "beta": 1}, "candidates", "start to end"),
     ({"temperature": 3, "beta": 1}, "temperature", "one of objective_weights"),
     ({"beta": 1, "choice": 1}, "choice", "from 0 to 0"),
-    ({"beta": 1, "choice": -1}, "choice", "index"),
+    ({"beta": 1, "choice": -1}, "choice", "from 0 to 0"),
     ({"beta": 1, "choice": None}, "choice", "leaving the field out"),
-    ({"beta": 1, "choice": True}, "choice", "index"),
+    ({"beta": 1, "choice": True}, "choice", "from 0 to 0"),
 ]
 
 
@@ -200,7 +201,7 @@ async def test_bad_changes_name_field_value_and_what_is_allowed(engine: FakeEngi
             answer = await http.patch(URL, content=content, headers=MINE)
             assert answer.status_code == 400, content[:20]
             assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
-    assert not [method for method, _ in engine.calls if method == "mavis_steer"]
+    assert not [change for changes, _, _ in engine.exchanges for change in changes]
 
 
 async def test_a_bad_token_is_refused_before_the_engine_hears_of_it(

@@ -78,7 +78,7 @@ async def test_prompts_and_choices_are_told_apart(http: httpx.AsyncClient, engin
     answer = await http.post("/v1/completions", json=body)
     assert [choice["mavis"]["kl"] for choice in answer.json()["choices"]] == [6 / 8] * 4
     assert [params.extra_args[EXTRA_ARGS_KEY].prompt_index for params in engine.params] == [0, 1]
-    (_, (read, drop)) = engine.calls[0]
+    ((_, read, drop),) = engine.exchanges
     assert read == {answer.json()["id"]: {"0:0": 0, "0:1": 0, "1:0": 0, "1:1": 0}}
     assert drop == [answer.json()["id"]]
 
@@ -117,7 +117,7 @@ async def test_a_chosen_id_is_the_generations_and_live_only_once(engine: FakeEng
     headers = {"X-Request-Id": "mine"}
     async with over(app) as http:
         running = asyncio.create_task(http.post(CHAT_PATH, json={**CHAT, **WEIGHTS}, headers=headers))
-        await eventually(lambda: app.state.mavis.live.get("chatcmpl-mine") is not None)
+        await eventually(lambda: app.state.mavis.registry.running("chatcmpl-mine") is not None)
         second = await http.post(CHAT_PATH, json={**CHAT, **WEIGHTS, "stream": True}, headers=headers)
         other_route = await http.post("/v1/completions", json={"prompt": "a", **WEIGHTS}, headers=headers)
         first = await running
@@ -131,7 +131,7 @@ async def test_a_chosen_id_is_the_generations_and_live_only_once(engine: FakeEng
     }
     assert first.json()["id"] == "chatcmpl-mine"
     assert [answer.status_code for answer in (first, other_route, third)] == [200, 200, 200]
-    assert len(app.state.mavis.live) == 0
+    assert len(app.state.mavis.registry) == 0
 
 
 async def test_lost_values_are_a_500_and_the_id_is_free(engine: FakeEngine) -> None:
@@ -141,7 +141,7 @@ async def test_lost_values_are_a_500_and_the_id_is_free(engine: FakeEngine) -> N
         answer = await http.post(CHAT_PATH, json={**CHAT, **WEIGHTS})
     assert answer.status_code == 500
     assert "worker gone" in answer.json()["error"]["message"]
-    assert len(app.state.mavis.live) == 0
+    assert len(app.state.mavis.registry) == 0
 
 
 async def test_an_error_of_vllms_passes_and_the_id_is_free(engine: FakeEngine) -> None:
@@ -155,7 +155,7 @@ async def test_an_error_of_vllms_passes_and_the_id_is_free(engine: FakeEngine) -
         answer = await http.post(CHAT_PATH, json={**CHAT, **WEIGHTS})
     assert answer.status_code == 400
     assert "too long" in answer.json()["error"]["message"]
-    await eventually(lambda: len(app.state.mavis.live) == 0)
+    await eventually(lambda: len(app.state.mavis.registry) == 0)
 
 
 class Leaver:
@@ -211,7 +211,7 @@ async def test_a_client_that_leaves_a_stream_frees_its_slot_its_trace_and_its_id
     endless.state.args.sse_keep_alive_interval = interval
     leaver = Leaver({**CHAT, **WEIGHTS, "stream": True, "return_values": True}, after_events=3)
     await asyncio.wait_for(leaver.call(endless, "2.3"), 10)
-    await eventually(lambda: len(endless.state.mavis.live) == 0)
+    await eventually(lambda: len(endless.state.mavis.registry) == 0)
     assert len(engine.aborted) == 1
     assert len(engine.dropped) == 1
     assert engine.known == {}
@@ -223,7 +223,7 @@ async def test_a_client_that_leaves_before_the_answer_does_too(engine: FakeEngin
     await eventually(lambda: bool(engine.known))
     leaver.gone.set()
     await asyncio.wait_for(call, 10)
-    await eventually(lambda: len(endless.state.mavis.live) == 0)
+    await eventually(lambda: len(endless.state.mavis.registry) == 0)
     assert len(engine.aborted) == 1
     assert engine.known == {}
 

@@ -1,4 +1,4 @@
-"""Changes on their way to the workers: in order, few calls, none after the end."""
+"""Changes on their way to the workers: taken over, or refused; none for a generation that has ended."""
 
 import asyncio
 
@@ -7,98 +7,79 @@ import pytest
 from server.errors import EndedError, EngineLostError
 from server.generations.change_sender import ChangeSender
 from server.generations.generation import Generation
+from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.trace_reader import TraceReader
-from tests.server.kit import OWNER, FakeEngine, asked, eventually
+from server.workers.mailbox import Mailbox
+from tests.server.kit import OWNER, FakeEngine, checked, eventually
 from valuemodels.contract.changes import Change
+from valuemodels.contract.guidance import ChoiceName
 
-WEIGHT = "objective_weights.positivity"
-
-
-def running(live: Registry, name: str = "g") -> Generation:
-    made = Generation(asked(generation_id=name), 1, OWNER)
-    made.prompts = 1
-    live.open(made)
-    return made
+FIRST = ChoiceName(0, 0)
 
 
-def sent(engine: FakeEngine) -> list[list[tuple[str, float]]]:
-    """Per call, the generation and the weight of each change."""
-    calls = [args[0] for method, args in engine.calls if method == "mavis_steer"]
-    return [[(wire["generation_id"], wire["fields"][WEIGHT]) for wire in call] for call in calls]
+def running(name: str = "g") -> Generation:
+    return Generation(checked(generation_id=name), 1, OWNER)
 
 
-async def test_changes_of_many_generations_share_few_calls_and_keep_their_order() -> None:
-    engine, live = FakeEngine(), Registry()
-    steerer = ChangeSender(engine, live, interval_s=0.03)
-    generations = [running(live, f"g{i}") for i in range(16)]
-    waiting = [
-        asyncio.ensure_future(steerer.steer(generation, Change(generation.id, {WEIGHT: float(at)})))
-        for at in range(5)
-        for generation in generations
-    ]
-    await asyncio.gather(*waiting)
-    assert len(sent(engine)) <= 2
-    for generation in generations:
-        assert [w for call in sent(engine) for name, w in call if name == generation.id] == [0.0, 1.0, 2.0, 3.0, 4.0]
-        assert generation.overrides.over(generation.guidance, "0:0").weights == {"positivity": 4.0}
+def weight(to: float) -> Change:
+    return Change("g", weights={"positivity": to})
 
 
-async def test_calls_are_an_interval_apart_and_the_first_goes_at_once() -> None:
-    engine, live = FakeEngine(), Registry()
-    steerer, generation = ChangeSender(engine, live, interval_s=0.2), running(live)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    await steerer.steer(generation, Change("g", {WEIGHT: 0.0}))
-    assert loop.time() - started < 0.15
-    await steerer.steer(generation, Change("g", {WEIGHT: 1.0}))
-    assert loop.time() - started >= 0.2
+def sender_to(engine: FakeEngine) -> ChangeSender:
+    return ChangeSender(Mailbox(engine, interval_s=0.01, liveness_s=0.02))
 
 
-async def test_a_change_after_the_end_is_never_sent() -> None:
-    """The worker may have forgotten the id, and the next generation of that id would inherit the change."""
-    engine, live = FakeEngine(), Registry()
-    steerer, generation = ChangeSender(engine, live, interval_s=0.03), running(live)
-    reader = TraceReader(engine, live, interval_s=0.01)
-    await steerer.steer(generation, Change("g", {WEIGHT: 0.0}))
-    late = asyncio.create_task(steerer.steer(generation, Change("g", {WEIGHT: 1.0})))
+async def test_a_change_holds_from_the_token_that_the_worker_names() -> None:
+    engine, generation = FakeEngine(), running()
+    engine.known["g"] = 7
+    assert await sender_to(engine).send(generation, weight(-1.0)) == {FIRST: 7}
+    assert generation.overrides.over(generation.guidance, FIRST).weights == {"positivity": -1.0}
+    assert generation.is_watched
+
+
+async def test_nothing_is_sent_for_what_has_ended() -> None:
+    engine, sampled, over = FakeEngine(), running(), running()
+    sampled.choice(0).advance(Phase.SAMPLED)
+    over.end()
+    for generation in (sampled, over):
+        with pytest.raises(EndedError):
+            await sender_to(engine).send(generation, weight(1.0))
+    assert engine.calls == []
+
+
+async def test_a_change_before_the_end_leaves_nothing_behind() -> None:
+    """The next generation of that id would inherit it."""
+    engine, registry, generation = FakeEngine(), Registry(), running()
+    mailbox = Mailbox(engine, interval_s=0.03)
+    sender, reader = ChangeSender(mailbox), TraceReader(mailbox, registry)
+    registry.open(generation)
+    await sender.send(generation, weight(0.0))
+    late = asyncio.create_task(sender.send(generation, weight(1.0)))
     await asyncio.sleep(0)
-    reader.drop(generation)
+    reader.forget(generation)
+    await late
     with pytest.raises(EndedError):
-        await late
-    with pytest.raises(EndedError):
-        await steerer.steer(generation, Change("g", {WEIGHT: 2.0}))
-    await eventually(lambda: live.get("g") is None)
-    assert sent(engine) == [[("g", 0.0)]]
-    assert len(engine.steered) == 0
+        await sender.send(generation, weight(2.0))
+    await eventually(lambda: len(registry) == 0)
+    assert len(engine.changed) == 0
 
 
-async def test_a_failed_call_fails_its_changes_and_not_the_next() -> None:
-    engine, live = FakeEngine(), Registry()
-    steerer, generation = ChangeSender(engine, live, interval_s=0.01), running(live)
+async def test_a_failed_exchange_is_no_change() -> None:
+    engine, generation = FakeEngine(), running()
+    sender = sender_to(engine)
     engine.failure = RuntimeError("worker said no")
-    with pytest.raises(EngineLostError, match="worker said no"):
-        await steerer.steer(generation, Change("g", {WEIGHT: 1.0}))
+    with pytest.raises(EngineLostError, match="could not be handed to the engine: worker said no"):
+        await sender.send(generation, weight(1.0))
     assert generation.overrides.version == 0
     engine.failure = None
-    await steerer.steer(generation, Change("g", {WEIGHT: 1.0}))
-
-
-async def test_a_dead_engine_fails_those_who_wait() -> None:
-    engine, live = FakeEngine(), Registry()
-    engine.hangs = True
-    steerer, generation = ChangeSender(engine, live, liveness_s=0.02), running(live)
-    waiting = asyncio.create_task(steerer.steer(generation, Change("g", {WEIGHT: 1.0})))
-    await asyncio.sleep(0.05)
-    engine.errored = True
-    with pytest.raises(EngineLostError):
-        await asyncio.wait_for(waiting, 5)
+    await sender.send(generation, weight(1.0))
+    assert generation.overrides.version == 1
 
 
 async def test_a_client_that_leaves_does_not_take_its_change_back() -> None:
-    engine, live = FakeEngine(), Registry()
-    steerer, generation = ChangeSender(engine, live), running(live)
-    leaving = asyncio.create_task(steerer.steer(generation, Change("g", {WEIGHT: 1.0})))
+    engine, generation = FakeEngine(), running()
+    leaving = asyncio.create_task(sender_to(engine).send(generation, weight(1.0)))
     await asyncio.sleep(0)
     leaving.cancel()
     await eventually(lambda: generation.overrides.version == 1)

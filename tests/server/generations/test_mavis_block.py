@@ -1,5 +1,6 @@
 """The `mavis` block of a choice: what is cut, what is summed, what JSON can carry."""
 
+import copy
 import math
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from server.generations.choice import Choice
 from server.generations.mavis_block import MavisBlock
-from tests.server.kit import asked, trace
+from tests.server.kit import checked, trace
 
-LEGEND = MavisBlock(("positivity", "simplicity"), "test-1")
+BLOCK = MavisBlock(("positivity", "simplicity"), "test-1")
 
 
 def choice(returned: int, known: int, **columns: Any) -> Choice:
@@ -20,7 +21,7 @@ def choice(returned: int, known: int, **columns: Any) -> Choice:
 
 def test_totals_are_sums_over_the_returned_tokens_alone() -> None:
     """A stop string is found after the worker has sampled on; what came after it is nobody's business."""
-    block = LEGEND.whole(choice(returned=3, known=5), asked().resolved)
+    block = BLOCK.whole(choice(returned=3, known=5), checked().resolved)
     assert block == {
         "objective_weights": {"positivity": 1.0, "simplicity": 0.0},
         "beta": 1.0,
@@ -32,8 +33,8 @@ def test_totals_are_sums_over_the_returned_tokens_alone() -> None:
 
 
 def test_tokens_come_when_asked_for_and_are_cut_as_well() -> None:
-    resolved = asked({"objective_weights": {"positivity": 1}, "return_values": True}).resolved
-    tokens = LEGEND.whole(choice(returned=2, known=5), resolved)["tokens"]
+    resolved = checked({"objective_weights": {"positivity": 1}, "return_values": True}).resolved
+    tokens = BLOCK.whole(choice(returned=2, known=5), resolved)["tokens"]
     assert tokens == [
         {
             "token_id": 0,
@@ -51,8 +52,8 @@ def test_tokens_come_when_asked_for_and_are_cut_as_well() -> None:
 
 
 def test_candidates_come_with_their_names() -> None:
-    resolved = asked({"return_values": "candidates"}).resolved
-    (token,) = LEGEND.whole(choice(returned=1, known=1), resolved)["tokens"]
+    resolved = checked({"return_values": "candidates"}).resolved
+    (token,) = BLOCK.whole(choice(returned=1, known=1), resolved)["tokens"]
     assert token["candidates"] == [
         {
             "token_id": 7,
@@ -64,9 +65,9 @@ def test_candidates_come_with_their_names() -> None:
 
 
 def test_a_token_that_was_not_scored_has_no_values_and_adds_nothing() -> None:
-    block = LEGEND.whole(
-        choice(returned=2, known=2, values=[None, [1.0, 2.0]], levels=[None, [0.0, 0.0]]),
-        asked({"return_values": True}).resolved,
+    block = BLOCK.whole(
+        choice(returned=2, known=2, advantages=[None, [1.0, 2.0]], levels=[None, [0.0, 0.0]]),
+        checked({"return_values": True}).resolved,
     )
     assert block["tokens"][0]["values"] is None
     assert block["tokens"][0]["levels"] is None
@@ -75,21 +76,21 @@ def test_a_token_that_was_not_scored_has_no_values_and_adds_nothing() -> None:
 
 def test_a_part_of_a_sum_is_not_given_for_the_sum() -> None:
     """The worker forgets the oldest traces when there are too many."""
-    block = LEGEND.whole(choice(returned=3, known=2), asked().resolved)
+    block = BLOCK.whole(choice(returned=3, known=2), checked().resolved)
     assert block["kl"] is None
     assert block["values"] == {}
 
 
 def test_an_answer_without_tokens_costs_nothing() -> None:
-    block = LEGEND.whole(choice(returned=0, known=0), asked().resolved)
+    block = BLOCK.whole(choice(returned=0, known=0), checked().resolved)
     assert block["kl"] == 0.0
     assert block["values"] == {"positivity": 0.0, "simplicity": 0.0}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_what_json_cannot_carry_becomes_null(number: float) -> None:
-    resolved = asked({"return_values": True}).resolved
-    block = LEGEND.whole(choice(returned=1, known=1, kl=[number], values=[[number, 1.0]]), resolved)
+    resolved = checked({"return_values": True}).resolved
+    block = BLOCK.whole(choice(returned=1, known=1, kl=[number], advantages=[[number, 1.0]]), resolved)
     assert block["kl"] is None
     assert block["values"] == {"positivity": 0.0, "simplicity": 0.0}
     assert block["tokens"][0]["kl"] is None
@@ -97,8 +98,20 @@ def test_what_json_cannot_carry_becomes_null(number: float) -> None:
 
 
 def test_tokens_already_streamed_are_not_told_twice() -> None:
-    resolved = asked({"return_values": True}).resolved
+    resolved = checked({"return_values": True}).resolved
     one = choice(returned=2, known=5)
-    assert [token["token_id"] for token in LEGEND.tokens(one, resolved)] == [0, 1]
-    one.returned = 4
-    assert [token["token_id"] for token in LEGEND.whole(one, resolved)["tokens"]] == [2, 3]
+    assert [token["token_id"] for token in BLOCK.tokens(one, resolved)] == [0, 1]
+    one.streamed, one.returned = 2, 4
+    assert [token["token_id"] for token in BLOCK.whole(one, resolved)["tokens"]] == [2, 3]
+
+
+def test_writing_a_block_changes_nothing() -> None:
+    """A block that counts what it has told would tell a GET less than a stream."""
+    resolved = checked({"objective_weights": {"positivity": 1}, "return_values": True}).resolved
+    one = choice(returned=2, known=5)
+    before = copy.deepcopy(one)
+    for write in (BLOCK.whole, BLOCK.totals, BLOCK.tokens):
+        assert write(one, resolved) == write(one, resolved)
+    BLOCK.steering(one, resolved, 2)
+    BLOCK.so_far(one, resolved, resolved)
+    assert one == before

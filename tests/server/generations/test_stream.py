@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import pytest
 
@@ -12,9 +12,11 @@ from server.generations.mavis_block import MavisBlock
 from server.generations.registry import Registry
 from server.generations.stream import EventSplitter, GuidedStream, decode, encode
 from server.generations.trace_reader import TraceReader
-from tests.server.kit import OWNER, FakeEngine, asked, generation, trace
+from server.workers.mailbox import Mailbox
+from tests.server.kit import OWNER, FakeEngine, checked, generation
+from valuemodels.contract.guidance import ChoiceName
 
-LEGEND = MavisBlock(("positivity", "simplicity"), "test-1")
+BLOCK = MavisBlock(("positivity", "simplicity"), "test-1")
 USAGE = 'data: {"id":"x","choices":[],"usage":{"total_tokens": 3}}\n\n'
 ERROR = 'data: {"error": {"message": "boom", "code": 500}}\n\n'
 KEEP_ALIVE = ": keep-alive\n\n"
@@ -30,9 +32,9 @@ class Source:
     """A stream of vLLM's: before each piece the engine returns a token to the choice named."""
 
     def __init__(
-        self, engine: FakeEngine, live: Generation, pieces: Sequence[tuple[int | None, str]], pause_s: float = 0
+        self, engine: FakeEngine, generation: Generation, pieces: Sequence[tuple[int | None, str]], pause_s: float = 0
     ) -> None:
-        self.engine, self.live, self.pieces, self.pause_s = engine, live, pieces, pause_s
+        self.engine, self.generation, self.pieces, self.pause_s = engine, generation, pieces, pause_s
         self.is_closed = False
 
     async def events(self) -> AsyncGenerator[str, None]:
@@ -40,18 +42,22 @@ class Source:
             for index, piece in self.pieces:
                 await asyncio.sleep(self.pause_s)
                 if index is not None:
-                    self.live.count(0, index, 1)
-                    self.engine.known[self.live.id] = 8
+                    self.generation.count(ChoiceName(0, index), 1)
+                    self.engine.known[self.generation.id] = 8
                 yield piece
         finally:
             self.is_closed = True
 
 
+def guided(source: Source, on_finish: Callable[[Choice], None] = lambda choice: None) -> GuidedStream:
+    registry = Registry()
+    registry.open(source.generation)
+    reader = TraceReader(Mailbox(source.engine, interval_s=0.001, liveness_s=0.02), registry)
+    return GuidedStream(source.generation, reader, BLOCK, on_finish)
+
+
 async def rewritten(source: Source, finished: list[Choice] | None = None) -> list[str]:
-    live = Registry()
-    live.open(source.live)
-    reader = TraceReader(source.engine, live, interval_s=0.001, liveness_s=0.02)
-    stream = GuidedStream(source.live, reader, LEGEND, (finished if finished is not None else []).append)
+    stream = guided(source, (finished if finished is not None else []).append)
     return [_without_token(text) async for text in stream.rewrite(source.events())]
 
 
@@ -121,7 +127,7 @@ async def test_choices_have_their_own_totals_and_the_last_to_finish_drops_the_tr
     first = json.loads(out[4].removeprefix("data: "))["choices"][0]["mavis"]
     assert second["kl"] == 1 / 8
     assert first["kl"] == 3 / 8
-    assert [args[1] for _, args in engine.calls] == [[], ["chatcmpl-a"]]
+    assert [drops for _, _, drops in engine.exchanges] == [[], ["chatcmpl-a"]]
 
 
 async def test_pieces_cut_anywhere_give_the_same_events() -> None:
@@ -150,10 +156,9 @@ async def test_lost_values_end_the_stream_in_an_error_event() -> None:
 
 async def test_closing_the_stream_closes_vllms() -> None:
     """vLLM aborts a request when its generator is closed; left to the garbage collector it would run on."""
-    engine, live = FakeEngine(), Registry()
+    engine = FakeEngine()
     source = Source(engine, generation(), [(0, chunk())] * 50)
-    live.open(source.live)
-    stream = GuidedStream(source.live, TraceReader(engine, live), LEGEND, lambda choice: None)
+    stream = guided(source)
     events = stream.rewrite(source.events())
     await anext(events)
     await events.aclose()
@@ -161,43 +166,42 @@ async def test_closing_the_stream_closes_vllms() -> None:
 
 
 async def test_the_token_stands_in_the_first_chunk_alone() -> None:
-    engine, live = FakeEngine(), Registry()
+    engine = FakeEngine()
     source = Source(engine, generation(), [(None, KEEP_ALIVE), (None, chunk(text="")), (0, chunk()), (None, DONE)])
-    live.open(source.live)
-    stream = GuidedStream(source.live, TraceReader(engine, live), LEGEND, lambda choice: None)
+    stream = guided(source)
     out = [text async for text in stream.rewrite(source.events())]
     assert json.loads(out[1].removeprefix("data: "))["generation_token"] == OWNER.token
     assert [out[0], *out[2:]] == [KEEP_ALIVE, chunk(), DONE]
 
 
 async def test_a_plain_stream_passes_untouched_until_it_is_steered() -> None:
-    engine, live = FakeEngine(), Registry()
-    plain = Generation(asked({"objective_weights": {"positivity": 0}}), 1, OWNER)
-    plain.prompts = 1
+    engine = FakeEngine()
+    plain = Generation(checked({"objective_weights": {"positivity": 0}}), 1, OWNER)
     odd = chunk().replace("{", "{ ", 1)  # not as we would encode it
     source = Source(engine, plain, [(0, chunk()), (0, odd), (0, odd), (0, chunk(finish="stop")), (None, DONE)])
-    live.open(plain)
-    stream = GuidedStream(plain, TraceReader(engine, live), LEGEND, lambda choice: None)
+    stream = guided(source)
     events = stream.rewrite(source.events())
     assert "generation_token" in await anext(events)
     assert await anext(events) == odd
-    plain.is_steered = True
+    plain.watch()
     rest = [text async for text in events]
     assert rest[0] == odd
     assert json.loads(rest[1].removeprefix("data: "))["choices"][0]["mavis"]["kl"] == 6 / 8
     assert engine.dropped == [plain.id]
 
 
-def test_settings_are_told_once_and_with_their_tokens() -> None:
-    resolved = asked({"objective_weights": {"positivity": 1}, "return_values": True}).resolved
-    one = Choice(returned=2)
-    start, later = (0, [1.0, 0.0], 1.0, None), (3, [-1.0, 0.0], 1.0, None)
-    one.trace.extend(trace(0, 5, settings=[start, later]))
-    LEGEND.tokens(one, resolved)
-    assert LEGEND.steering(one, resolved, one.streamed) == {}
-    one.returned = 4
-    LEGEND.tokens(one, resolved)
-    told = LEGEND.steering(one, resolved, one.streamed)["steering"]
+async def test_settings_are_told_once_and_with_their_tokens() -> None:
+    engine = FakeEngine()
+    one = generation({"objective_weights": {"positivity": 1}, "return_values": True})
+    start, later = (0, (1.0, 0.0), 1.0, None), (3, (-1.0, 0.0), 1.0, None)
+    engine.settings[one.id] = {ChoiceName(0, 0): [start, later]}
+    pieces = [*[(0, chunk()) for _ in range(6)], (0, chunk(finish="length")), (None, DONE)]
+    out = await rewritten(Source(engine, one, pieces, pause_s=0.01))
+    blocks = [json.loads(e.removeprefix("data: "))["choices"][0].get("mavis", {}) for e in out[:-1]]
+    told = [entry for block in blocks for entry in block.get("steering", [])]
     assert [(entry["from_token"], entry["objective_weights"]["positivity"]) for entry in told] == [(0, 1.0), (3, -1.0)]
-    assert LEGEND.steering(one, resolved, one.streamed) == {}
-    assert LEGEND.whole(one, resolved)["objective_weights"]["positivity"] == -1.0
+    sent = 0
+    for block in blocks:
+        sent += len(block.get("tokens", []))
+        assert all(entry["from_token"] < sent for entry in block.get("steering", [])), "told before its tokens"
+    assert blocks[-1]["objective_weights"]["positivity"] == -1.0

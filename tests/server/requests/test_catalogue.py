@@ -49,5 +49,5 @@ def test_settings_that_do_not_fit_name_the_variable(operator: dict[str, Any], se
 
 def test_weights_left_out_keep_the_operators_default() -> None:
     made = catalogue(default_weights={"positivity": 0.5, "simplicity": 0.25})
-    resolved = made.guidance({"objective_weights": {"simplicity": -1}}, "x").resolved
+    resolved = made.check({"objective_weights": {"simplicity": -1}}, "x").resolved
     assert resolved.weights == (0.5, -1.0)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.requests.fields import GuidanceFields, near_miss
+from server.errors import FieldError
+from server.requests.fields import GuidanceFields, checked_id, near_miss
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,13 @@ web_search_options safety_identifier prompt_cache_key guided_json top_a no_repea
 @pytest.mark.parametrize("name", FOREIGN.split())
 def test_names_that_clients_of_openai_send_are_let_through(name: str) -> None:
     assert near_miss(name, GuidanceFields.model_fields) is None
+
+
+@pytest.mark.parametrize("value", ["", "x" * 129, "a\nb", "tä", "\x7f"])
+def test_ids_that_would_not_survive_a_log_are_refused(value: str) -> None:
+    with pytest.raises(FieldError, match="X-Request-Id"):
+        checked_id([("request_id", None), ("X-Request-Id", value)])
+
+
+def test_ids_within_bounds_are_taken() -> None:
+    checked_id([("X-Request-Id", "x" * 128), ("request_id", "a b/c:d~"), ("X-Request-Id", None)])

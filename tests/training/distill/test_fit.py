@@ -5,7 +5,7 @@ import torch
 
 from tests.training.recorded import NAMES, as_data, new_probe, random_embeddings, random_positions
 from training.distill.fit import train_probe
-from training.distill.held_out import predict, probe_metrics, probe_values
+from training.distill.held_out import predict, probe_advantages, probe_metrics
 from training.distill.positions import PositionData
 from training.recipe import DistillRecipe
 from valuemodels.models.probe import Probe
@@ -74,7 +74,7 @@ def test_repeated_fit_gives_the_same_weights() -> None:
 def test_objective_whose_values_never_vary_does_not_spoil_the_other() -> None:
     train, validation, test = splits(new_probe(seed=9))
     for data in (train, validation, test):
-        data.values[..., 1] = 0.0
+        data.advantages[..., 1] = 0.0
     probe = new_probe()
     losses = train_probe(probe, EMBEDDINGS, train, validation, RECIPE, seed=0)
     metrics, _ = probe_metrics(probe, EMBEDDINGS, {"validation": validation, "test": test}, SCALES)
@@ -87,7 +87,7 @@ def test_values_are_those_of_serving_but_for_their_level() -> None:
     _, _, data = splits(new_probe(seed=9))
     probe = new_probe()
     served = probe(data.hidden, probe.token(EMBEDDINGS)[data.token_ids.long()], data.token_ids.long())
-    found = probe_values(probe, EMBEDDINGS, data)
+    found = probe_advantages(probe, EMBEDDINGS, data)
     shift = served - found
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), atol=1e-4, rtol=1e-4)
     expectation = torch.einsum("pkn,pk->pn", found, data.base_logprobs.exp())
@@ -103,7 +103,7 @@ def test_absent_candidates_have_no_say() -> None:
     other_tokens[::2, -3:] = 0
     probe = new_probe()
     found, again = (
-        predict(probe, EMBEDDINGS, PositionData(data.hidden, token_ids, base, data.values))
+        predict(probe, EMBEDDINGS, PositionData(data.hidden, token_ids, base, data.advantages))
         for token_ids in (data.token_ids, other_tokens)
     )
     assert torch.equal(found, again) and (found[::2, -3:] == 0).all()

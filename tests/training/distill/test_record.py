@@ -130,13 +130,13 @@ def test_values_of_absent_candidates_may_be_anything(tmp_path: Path) -> None:
     columns["values"][2, -2:] = float("nan")
     write_shard(tmp_path / "shard_0000", columns)
     data = read_split(tmp_path)
-    assert data.values.isfinite().all() and (data.values[2, -2:] == 0).all()
+    assert data.advantages.isfinite().all() and (data.advantages[2, -2:] == 0).all()
 
 
 def test_values_are_centred_on_the_bases_expectation(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard_0000", random_positions(5, None, random_embeddings()))
     data = read_split(tmp_path)
-    expectation = torch.einsum("pkn,pk->pn", data.values, data.base_logprobs.exp())
+    expectation = torch.einsum("pkn,pk->pn", data.advantages, data.base_logprobs.exp())
     torch.testing.assert_close(expectation, torch.zeros_like(expectation), atol=1e-5, rtol=0)
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from training.distill.targets import (
     candidate_weights,
     compare_tilts,
-    explained_variance,
+    explained_advantage,
     scale_at_kl,
     tilted_logprobs,
     weighted_square,
 )
-from valuemodels.tilting import centred_values, kl_divergence
+from valuemodels.tilting import advantages_of, kl_divergence
 
 SEEDS = st.integers(0, 2**31)
 SCALES = st.floats(0.05, 20.0)
@@ -29,7 +29,7 @@ def some_positions(seed: int, rows: int = 6, k: int = 8, absent: int = 3) -> tup
     for row in range(absent):
         logits[row, k - 1 - row :] = float("-inf")
     base = logits.log_softmax(-1)
-    values = centred_values(torch.randn(rows, k, 2, generator=dice, dtype=torch.float64), base)
+    values = advantages_of(torch.randn(rows, k, 2, generator=dice, dtype=torch.float64), base)
     values = values.where((base > float("-inf"))[..., None], 0.0)
     return base, values[..., 0], values[..., 1]
 
@@ -59,15 +59,15 @@ def test_weighted_square_is_a_mean_over_positions() -> None:
 def test_explained_variance_is_1_for_the_exact_values_and_0_for_nothing(seed: int) -> None:
     base, exact, other = some_positions(seed)
     values = torch.stack([exact, other], dim=-1)
-    torch.testing.assert_close(explained_variance(values, values, base), torch.ones(2, dtype=torch.float64))
-    nothing = explained_variance(torch.zeros_like(values), values, base)
+    torch.testing.assert_close(explained_advantage(values, values, base), torch.ones(2, dtype=torch.float64))
+    nothing = explained_advantage(torch.zeros_like(values), values, base)
     torch.testing.assert_close(nothing, torch.zeros(2, dtype=torch.float64))
 
 
 def test_explained_variance_of_values_that_do_not_vary_is_no_number() -> None:
     base, _, _ = some_positions(0)
     nothing = torch.zeros(*base.shape, 1, dtype=torch.float64)
-    assert explained_variance(nothing, nothing, base).isnan().all()
+    assert explained_advantage(nothing, nothing, base).isnan().all()
 
 
 @settings(deadline=None, max_examples=30)

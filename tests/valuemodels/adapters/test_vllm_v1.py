@@ -4,6 +4,7 @@ import inspect
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.conftest import TINY_VOCAB
 from valuemodels.adapters.requests import next_tokens
 from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
 from valuemodels.contract.changes import Change
-from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guidance import ChoiceName, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 
 
@@ -170,11 +171,10 @@ def test_guidance_that_is_not_ours_is_refused_at_admission():
     ValueLogitsProcessor.validate_params(SamplingParams())
 
 
-def steer(processor: ValueLogitsProcessor, fields: dict[str, float | None], choice: str | None = None) -> None:
-    processor.guide.steered.take([Change("g", fields, choice)])
-
-
-WARMTH, BREVITY = "objective_weights.warmth", "objective_weights.brevity"
+def change(processor: ValueLogitsProcessor, choice: ChoiceName | None = None, **fields: Any) -> None:
+    """Take over a change; what is no field of `Change` is an objective's weight."""
+    strength = {name: fields.pop(name) for name in ("beta", "kl_budget") if name in fields}
+    processor.guide.changed.take([Change("g", weights=fields, choice=choice, **strength)])
 
 
 def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(processor):
@@ -185,7 +185,7 @@ def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(p
     batch.update(add=[(0, "y", params(**GUIDED), [3, 4, 5], output)])
     batch.ids[0] = "x"  # the same logits
     before = batch.step(3)
-    steer(processor, {WARMTH: -1.0, BREVITY: 0.25, "beta": 0.5})
+    change(processor, warmth=-1.0, brevity=0.25, beta=0.5)
     after = batch.step(3)
     assert not torch.equal(before, after)
     assert torch.equal(after, expected)
@@ -195,7 +195,7 @@ def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor):
     batch = Batch(processor)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
     before = batch.step()
-    steer(processor, {WARMTH: 1.0, BREVITY: -0.5, "beta": None, "kl_budget": None})
+    change(processor, warmth=1.0, brevity=-0.5, beta=None, kl_budget=None)
     assert torch.equal(batch.step(), before)
 
 
@@ -205,21 +205,21 @@ def test_a_change_outlives_removal_and_readding_with_the_original_parameters(pro
     add = (0, "x", params(**GUIDED), [3, 4, 5], output)
     batch.update(add=[add])
     batch.step()
-    steer(processor, {WARMTH: -2.0})
+    change(processor, warmth=-2.0)
     steered = batch.step(1)
     batch.update(remove=[0])
-    steer(processor, {BREVITY: 0.0})
-    steer(processor, {BREVITY: -0.5})
+    change(processor, brevity=0.0)
+    change(processor, brevity=-0.5)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], list(output))])
     assert torch.equal(batch.step(1), steered)
-    processor.guide.steered.drop(["g"])
+    processor.guide.changed.drop(["g"])
     batch.update(remove=[0])
     batch.update(add=[add])
     assert not torch.equal(batch.step(1), steered), "the next generation of this id inherits nothing"
 
 
 def test_a_change_that_comes_before_its_request_holds_from_its_first_token(processor):
-    steer(processor, {WARMTH: -2.0})
+    change(processor, warmth=-2.0)
     batch = Batch(processor)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
     batch.step()
@@ -231,7 +231,7 @@ def test_one_choice_is_steered_and_the_other_is_not(processor):
     batch, shared = Batch(processor), params(**GUIDED)
     batch.update(add=[(i, f"{i}_g-0a1b", shared, [3, 4], []) for i in range(2)])
     before = batch.step()
-    steer(processor, {WARMTH: -2.0}, choice="0:1")
+    change(processor, ChoiceName(0, 1), warmth=-2.0)
     after = batch.step()
     assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
 
@@ -241,10 +241,10 @@ def test_a_plain_request_can_be_steered_and_calmed_again(processor):
     batch.update(add=[(0, "x", params(weights={"warmth": 0.0}), [3, 4, 5], output)])
     plain = batch.step()
     output += [7, 9]
-    steer(processor, {WARMTH: 1.0})
+    change(processor, warmth=1.0)
     assert not torch.equal(batch.step(), plain)
     output.append(11)
-    steer(processor, {WARMTH: 0.0})
+    change(processor, warmth=0.0)
     assert torch.equal(batch.step(), plain)
     output.append(13)
     trace = processor.guide.traces.read({"g": {}})["g"]["0:0"]

@@ -1,42 +1,40 @@
 """What many changes add up to, against a model that simply applies them one after another."""
 
+import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valuemodels.contract.changes import Change, Overrides
-from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.changes import KEEP, Change, Overrides
+from valuemodels.contract.guidance import ChoiceName, Guidance
 from valuemodels.contract.policy import GuidancePolicy
-from valuemodels.guide.changed import ChangedGenerations
 
 POLICY = GuidancePolicy(objectives=("warmth", "brevity"), default_weights={"brevity": 0.5}, default_beta=2.0)
-CHOICES = ("0:0", "0:1", "1:0")
+CHOICES = (ChoiceName(0, 0), ChoiceName(0, 1), ChoiceName(1, 0))
 ASKED = Guidance("g", weights={"warmth": 1.0}, beta=1.5, kl_budget=0.25)
 
 numbers = st.none() | st.sampled_from([-1.0, 0.0, 0.25, 1.0])
-fields = st.dictionaries(
-    st.sampled_from(["objective_weights.warmth", "objective_weights.brevity", "beta", "kl_budget"]), numbers
-)
+weights = st.dictionaries(st.sampled_from(POLICY.objectives), numbers)
+strengths = st.just(KEEP) | numbers
 changes = st.lists(
-    st.builds(Change, st.just("g"), fields, st.none() | st.sampled_from(CHOICES)),
-    max_size=12,
+    st.builds(Change, st.just("g"), weights, strengths, strengths, st.none() | st.sampled_from(CHOICES)), max_size=12
 )
 
 
-def one_after_another(asked: Guidance, choice: str, wanted: list[Change]) -> Guidance:
+def one_after_another(asked: Guidance, choice: ChoiceName, wanted: list[Change]) -> Guidance:
     """The contract, word for word: named keys change, others stay, null is the default; all choices, or one."""
     for change in wanted:
         if change.choice not in (None, choice):
             continue
-        for name, value in change.fields.items():
-            head, _, objective = name.partition(".")
-            if not objective:
-                asked = replace(asked, **{head: value})
-            elif value is None:
-                asked = replace(asked, weights={n: w for n, w in asked.weights.items() if n != objective})
-            else:
-                asked = replace(asked, weights={**asked.weights, objective: value})
+        for name, value in change.said.items():
+            if name != "objective_weights":
+                asked = replace(asked, **{name: value})
+                continue
+            for objective, weight in value.items():
+                left = {n: w for n, w in asked.weights.items() if n != objective}
+                asked = replace(asked, weights=left if weight is None else {**left, objective: weight})
     return asked
 
 
@@ -52,14 +50,14 @@ def test_any_sequence_of_changes_ends_in_what_applying_them_in_order_gives(wante
 
 @given(changes)
 def test_a_change_survives_the_wire(wanted: list[Change]) -> None:
-    assert [Change(**change.to_wire()) for change in wanted] == wanted
+    assert [Change.from_wire(json.loads(json.dumps(change.to_wire()))) for change in wanted] == wanted
 
 
-def test_generations_are_steered_apart_and_forgotten_apart() -> None:
-    steered = ChangedGenerations()
-    steered.take([Change("a", {"beta": 1.0}), Change("b", {"beta": 2.0}), Change("a", {"beta": 3.0})])
-    betas = {name: overrides.over(ASKED, "0:0").beta for name in "ab" if (overrides := steered.get(name))}
-    assert betas == {"a": 3.0, "b": 2.0}
-    steered.drop(["a", "unknown"])
-    assert steered.get("a") is None
-    assert len(steered) == 1
+@pytest.mark.parametrize("wire", [{"generation_id": "g", "strength": 1}, {"beta": 1}])
+def test_a_change_of_another_shape_is_no_change(wire: dict[str, object]) -> None:
+    with pytest.raises(TypeError):
+        Change.from_wire(wire)
+
+
+def test_a_choice_survives_its_name() -> None:
+    assert [ChoiceName.parse(str(choice)) for choice in CHOICES] == list(CHOICES)

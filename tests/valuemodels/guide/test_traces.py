@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from valuemodels.contract.guidance import ResolvedGuidance, TraceDetail
+from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.guide.traces import StepRecord, TraceStore
 from valuemodels.scoring.rows import Row
 
@@ -30,7 +30,7 @@ def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool 
 
 def row(output: list[int], name: str = "g", detail: TraceDetail = "values", index: int = 0) -> Row:
     guidance = ResolvedGuidance((1.0,), 1.0, 4, None, "exact", detail)
-    return Row(index, name, name, "0:0", guidance, 1.0, [1], output)
+    return Row(index, name, name, ChoiceName(0, 0), guidance, 1.0, [1], output)
 
 
 def read(store: TraceStore, start: int = 0) -> dict:
@@ -44,7 +44,7 @@ def test_a_token_is_entered_once_it_has_been_sampled():
     output.append(7)
     found = read(store)
     assert found["token_ids"] == [7] and found["kl"] == [pytest.approx(0.1)]
-    assert found["values"] == [[1.0]], "centred: 7 minus the mean of 5 and 7"
+    assert found["advantages"] == [[1.0]], "7 minus the mean of 5 and 7"
     assert found["levels"] == [[75.0]], "mean + std * value"
 
 
@@ -53,7 +53,7 @@ def test_the_last_token_of_a_generation_is_read_without_another_step():
     for token in (5, 6, 7):
         store.record(record([5, 6, 7]), [row(output)])
         output.append(token)
-    assert read(store, 1)["token_ids"] == [6, 7] and read(store, 1)["values"] == [[0.0], [1.0]]
+    assert read(store, 1)["token_ids"] == [6, 7] and read(store, 1)["advantages"] == [[0.0], [1.0]]
 
 
 def test_rows_of_one_step_are_settled_together_and_never_crossed():
@@ -64,7 +64,7 @@ def test_rows_of_one_step_are_settled_together_and_never_crossed():
         outputs[name].append(token)
     store.record(record([1], [2]), rows[:2])
     found = {name: store.read({name: {}})[name]["0:0"] for name in "abc"}
-    assert [found[name]["values"] for name in "abc"] == [[[pytest.approx(v)]] for v in (1.0, -3.0, 0.0)]
+    assert [found[name]["advantages"] for name in "abc"] == [[[pytest.approx(v)]] for v in (1.0, -3.0, 0.0)]
 
 
 def test_a_token_that_async_scheduling_has_not_repaired_yet_waits():
@@ -102,14 +102,14 @@ def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values():
     store.record(record([5], kl=0.5), [row(output)])
     output.append(0)
     found = read(store)
-    assert found["values"] == [None, None] and found["levels"] == [None, None] and found["kl"] == [0.0, 0.5]
+    assert found["advantages"] == [None, None] and found["levels"] == [None, None] and found["kl"] == [0.0, 0.5]
 
 
 def test_scoring_without_levels_leaves_them_out():
     store, output = TraceStore(4), []
     store.record(record([5, 7], levels=False), [row(output)])
     output.append(5)
-    assert read(store)["values"] == [[-1.0]] and read(store)["levels"] == [None]
+    assert read(store)["advantages"] == [[-1.0]] and read(store)["levels"] == [None]
 
 
 def test_candidates_are_kept_only_when_asked_for():
@@ -117,7 +117,7 @@ def test_candidates_are_kept_only_when_asked_for():
     store.record(record([5, 6], [1, 2, 3]), [row(output, detail="candidates"), row([], "h", index=1)])
     output.append(6)
     (table,) = read(store)["candidates"]
-    assert [c["token_id"] for c in table] == [5, 6] and [c["values"] for c in table] == [[-0.5], [0.5]]
+    assert [c["token_id"] for c in table] == [5, 6] and [c["advantages"] for c in table] == [[-0.5], [0.5]]
     assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
 
 
@@ -138,7 +138,7 @@ def test_rows_of_no_generation_leave_nothing():
 
 def weighted(output: list[int], weight: float) -> Row:
     guidance = ResolvedGuidance((weight,), 1.0, 4, None, "exact", "values")
-    return Row(0, "g", "g", "0:0", guidance, 1.0, [1], output)
+    return Row(0, "g", "g", ChoiceName(0, 0), guidance, 1.0, [1], output)
 
 
 def test_every_token_knows_the_weights_it_was_sampled_with():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from valuemodels.contract.guidance import ResolvedGuidance
+from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance
 from valuemodels.contract.policy import GuidancePolicy
 from valuemodels.contract.value_config import ObjectiveConfig
 from valuemodels.guide.value_guide import ValueGuide
@@ -42,7 +42,7 @@ def row(index: int, *weights: float, beta: float = 1.0, k: int = 4, output: list
         weights, beta, k, more.get("kl_budget"), more.get("scoring", "exact"), more.get("trace", "totals")
     )
     name = f"r{index}"
-    return Row(index, name, name, "0:0", guidance, more.get("temperature", 1.0), [1, 2], output or [])
+    return Row(index, name, name, ChoiceName(0, 0), guidance, more.get("temperature", 1.0), [1, 2], output or [])
 
 
 def logits(rows: int = 3) -> Tensor:
@@ -76,7 +76,7 @@ def test_a_row_that_only_watches_keeps_its_logits_bit_for_bit_and_leaves_a_trace
     assert torch.equal(after, before)
     output.append(before[0].argmax().item())
     trace = guide.traces.read({"r0": {}})["r0"]["0:0"]
-    assert trace["kl"] == [0.0] and trace["values"] == [[pytest.approx(0.0, abs=1e-6)]]
+    assert trace["kl"] == [0.0] and trace["advantages"] == [[pytest.approx(0.0, abs=1e-6)]]
     assert trace["levels"] == [[pytest.approx(3.0)]], "levels are mean + std * value, in the reward's own units"
 
 
@@ -186,4 +186,4 @@ def test_levels_are_given_only_where_scoring_knows_them():
         output.append(int(after[r].argmax()))
     traces = guide.traces.read({"r0": {}, "r1": {}})
     assert traces["r0"]["0:0"]["levels"] == [[1.0 + 2.0 * outputs[0][0]]]
-    assert traces["r1"]["0:0"]["levels"] == [None] and traces["r1"]["0:0"]["values"][0] is not None
+    assert traces["r1"]["0:0"]["levels"] == [None] and traces["r1"]["0:0"]["advantages"][0] is not None

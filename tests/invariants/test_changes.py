@@ -1,4 +1,4 @@
-"""Steering on the real engine: across a queue, preemptions and choices. Every test says which bug it would catch."""
+"""Changes on the real engine: across a queue, preemptions and choices. Every test says which bug it would catch."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,16 +8,20 @@ import pytest
 from tests.invariants.engine import generate, preemptions, read_traces
 from tests.invariants.test_engine import guided, request
 from valuemodels.contract.changes import Change
+from valuemodels.contract.guidance import ChoiceName
 
 pytestmark = pytest.mark.engine
 
 NEW = {"warmth": -1.0, "brevity": 0.75}
 
 
-def steer(engine: Any, generation_id: str, choice: str | None = None, **weights: float) -> dict[str, Any]:
-    fields = {f"objective_weights.{name}": weight for name, weight in weights.items()}
-    (answer,) = engine.collective_rpc("mavis_steer", args=([Change(generation_id, fields, choice).to_wire()],))
-    return answer
+def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **weights: float) -> dict[str, Any]:
+    """Have the worker take over other weights; returns the next tokens that it tells."""
+    (answer,) = engine.collective_rpc(
+        "mavis_exchange", args=([Change(generation_id, weights, choice=choice).to_wire()], {}, [])
+    )
+    next_tokens: dict[str, Any] = answer["next_tokens"]
+    return next_tokens
 
 
 def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_start(engine):
@@ -25,7 +29,7 @@ def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_star
     fresh = [request(40, 40 + i, guided(weights=NEW), max_tokens=60) for i in range(8)]
     steered = [{**asked, "guidance": guided()} for asked in fresh]
     for asked in steered:
-        assert steer(engine, asked["guidance"].generation_id, **NEW) == {}, "nothing of it has reached the worker yet"
+        assert change(engine, asked["guidance"].generation_id, **NEW) == {}, "nothing of it has reached the worker yet"
     expected = [generate(engine, [asked]) for asked in fresh]
     before = preemptions(engine)
     answers = generate(engine, steered)
@@ -40,7 +44,7 @@ def test_a_dropped_generation_leaves_nothing_to_the_next_of_its_id(engine):
     """Catches overrides that outlive their generation."""
     asked = request(18, 60, guided())
     first = generate(engine, [asked])
-    steer(engine, asked["guidance"].generation_id, **NEW)
+    change(engine, asked["guidance"].generation_id, **NEW)
     assert generate(engine, [asked]) != first
     read_traces(engine, asked["guidance"].generation_id)
     assert generate(engine, [asked]) == first
@@ -51,7 +55,7 @@ def test_a_plain_request_that_is_steered_is_guided_and_its_neighbour_stays_plain
     guidance = guided(weights={}, trace="totals")
     both = [request(18, 61, replace(guidance, prompt_index=prompt)) for prompt in range(2)]
     untouched = generate(engine, both)
-    steer(engine, guidance.generation_id, choice="1:0", **NEW)
+    change(engine, guidance.generation_id, ChoiceName(1, 0), **NEW)
     first, second = generate(engine, both)
     assert first == untouched[0]
     assert [second] == generate(engine, [request(18, 61, guided(weights=NEW))])

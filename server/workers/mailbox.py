@@ -1,0 +1,164 @@
+"""Everything that goes to the workers and comes back, in one exchange at a time.
+
+`collective_rpc` stops the engine's loop while the ranks answer. So changes, reads and drops of all generations are
+gathered into one call: at most one every `interval_s`, and never two at once. The first after a pause goes at once, and
+so does what a finished answer waits for, taking along whatever is there.
+
+In an exchange the workers first take over changes, then tell traces, then forget. What was posted earlier is never sent
+later, so that a change cannot reach a worker after its generation was dropped.
+
+Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.errors import EngineLostError
+from server.workers.rpc import LIVENESS_S, EngineRpc, call_workers
+from valuemodels.contract.changes import Change
+from valuemodels.contract.guidance import ChoiceName
+
+logger = logging.getLogger("mavis.workers")
+
+Traces = Mapping[ChoiceName, Mapping[str, Any]]
+NextTokens = Mapping[ChoiceName, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What the workers answered.
+
+    Attributes:
+        traces: generation id -> choice -> columns from the token asked for on (see `SequenceTrace.read`).
+        next_tokens: id of a changed generation -> choice -> index of its next token to be sampled, for the choices
+            that a worker holds already.
+    """
+
+    traces: Mapping[str, Traces]
+    next_tokens: Mapping[str, NextTokens]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What goes with the next exchange, and who waits for its answer."""
+
+    answered: asyncio.Future[Exchange]
+    changes: list[Change] = field(default_factory=list)
+    reads: dict[str, dict[ChoiceName, int]] = field(default_factory=dict)
+    drops: set[str] = field(default_factory=set)
+
+
+class Mailbox:
+    """The HTTP process's one way to the workers' traces and changes.
+
+    What is posted together shares a future, which no caller may cancel: await it through `asyncio.shield`. It fails
+    with an `EngineLostError`, and nobody needs to look at it.
+    """
+
+    def __init__(
+        self,
+        engine: EngineRpc,
+        on_stats: Callable[[Mapping[str, Any]], None] = lambda stats: None,
+        interval_s: float = 0.05,
+        liveness_s: float = LIVENESS_S,
+    ) -> None:
+        """Args: `on_stats` gets the workers' counters of every exchange; `liveness_s` is how often an exchange under
+        way checks that the engine still lives.
+        """
+        self._engine = engine
+        self._on_stats = on_stats
+        self._interval_s = interval_s
+        self._liveness_s = liveness_s
+        self._next: _Batch | None = None
+        self._due = 0.0
+        self._urgent = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def change(self, change: Change) -> asyncio.Future[Exchange]:
+        """Have a change taken over; changes keep their order."""
+        batch = self._batch()
+        batch.changes.append(change)
+        return batch.answered
+
+    def read(
+        self, generation_id: str, starts: Mapping[ChoiceName, int], *, is_urgent: bool = False
+    ) -> asyncio.Future[Exchange]:
+        """Read a generation's traces.
+
+        Args:
+            starts: choice -> first token wanted; not empty.
+            is_urgent: somebody's answer is held up by this.
+        """
+        batch = self._batch()
+        batch.reads.setdefault(generation_id, {}).update(starts)
+        if is_urgent:
+            self._urgent.set()
+        return batch.answered
+
+    def drop(self, generation_id: str, *, is_urgent: bool = False) -> asyncio.Future[Exchange]:
+        """Have a generation forgotten, with its traces and changes; `is_urgent` as in `read`."""
+        batch = self._batch()
+        batch.drops.add(generation_id)
+        if is_urgent:
+            self._urgent.set()
+        return batch.answered
+
+    def _batch(self) -> _Batch:
+        loop = asyncio.get_running_loop()
+        if self._next is None:
+            self._next = _Batch(loop.create_future())
+            self._next.answered.add_done_callback(_look_at)
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="mavis mailbox")
+        return self._next
+
+    async def _run(self) -> None:
+        """Live as long as there is something to do."""
+        while self._next is not None:
+            await self._until_due()
+            batch, self._next = self._next, None
+            self._urgent.clear()
+            await self._exchange(batch)
+            self._due = asyncio.get_running_loop().time() + self._interval_s
+
+    async def _until_due(self) -> None:
+        wait_s = self._due - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), wait_s)
+
+    async def _exchange(self, batch: _Batch) -> None:
+        try:
+            batch.answered.set_result(await self._call(batch))
+        except asyncio.CancelledError:
+            batch.answered.set_exception(EngineLostError("the server is shutting down"))
+            raise
+        except Exception as error:
+            logger.warning("an exchange with the workers failed: %r", error)
+            batch.answered.set_exception(EngineLostError(str(error)))
+
+    async def _call(self, batch: _Batch) -> Exchange:
+        wire = await call_workers(
+            self._engine,
+            "mavis_exchange",
+            [change.to_wire() for change in batch.changes],
+            {gid: {str(choice): start for choice, start in starts.items()} for gid, starts in batch.reads.items()},
+            sorted(batch.drops),
+            liveness_s=self._liveness_s,
+        )
+        self._on_stats(wire["stats"])
+        return Exchange(_by_choice(wire["traces"]), _by_choice(wire["next_tokens"]))
+
+
+def _by_choice(wire: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[ChoiceName, Any]]:
+    return {gid: {ChoiceName.parse(name): value for name, value in of.items()} for gid, of in wire.items()}
+
+
+def _look_at(answered: asyncio.Future[Exchange]) -> None:
+    """Otherwise asyncio would report an error that nobody waited for."""
+    if not answered.cancelled():
+        answered.exception()

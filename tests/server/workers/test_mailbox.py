@@ -1,0 +1,181 @@
+"""The mailbox: few exchanges, an order that holds, none lost, nobody left waiting."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from server.errors import EngineLostError
+from server.workers.mailbox import Mailbox
+from tests.server.kit import FakeEngine, eventually
+from valuemodels.contract.changes import Change
+from valuemodels.contract.guidance import ChoiceName
+
+FIRST = ChoiceName(0, 0)
+
+
+def mailbox_to(engine: FakeEngine, interval_s: float = 0.03) -> Mailbox:
+    return Mailbox(engine, interval_s=interval_s, liveness_s=0.02)
+
+
+def weight(generation_id: str, to: float) -> Change:
+    return Change(generation_id, weights={"positivity": to})
+
+
+async def test_what_comes_together_goes_in_one_exchange() -> None:
+    """Each call stops the engine's loop: one a stream and token would halve its speed."""
+    engine = FakeEngine()
+    engine.known = {f"g{i}": 3 for i in range(20)}
+    mailbox = mailbox_to(engine)
+    for _ in range(3):
+        for gid in engine.known:
+            answered = mailbox.read(gid, {FIRST: 1})
+    mailbox.change(weight("g1", 1.0))
+    mailbox.drop("g2")
+    exchange = await answered
+    ((changes, reads, drops),) = engine.exchanges
+    assert [change["generation_id"] for change in changes] == ["g1"]
+    assert len(reads) == 20 and reads["g0"] == {"0:0": 1} and drops == ["g2"]
+    assert exchange.traces["g5"][FIRST]["token_ids"] == [1, 2]
+    assert exchange.next_tokens == {"g1": {FIRST: 3}}
+
+
+async def test_reads_of_one_generation_are_joined() -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine)
+    mailbox.read("g", {FIRST: 4})
+    await mailbox.read("g", {FIRST: 4, ChoiceName(1, 2): 0})
+    assert engine.exchanges[0][1] == {"g": {"0:0": 4, "1:2": 0}}
+
+
+async def test_exchanges_are_an_interval_apart_and_the_first_goes_at_once() -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine, interval_s=0.2)
+    started = time.monotonic()
+    await mailbox.change(weight("g", 0.0))
+    assert time.monotonic() - started < 0.15
+    await mailbox.change(weight("g", 1.0))
+    assert time.monotonic() - started >= 0.2
+
+
+async def test_what_is_posted_all_the_time_goes_once_an_interval() -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine, interval_s=0.05)
+    started = time.monotonic()
+    for _ in range(20):
+        mailbox.read("g", {FIRST: 0})
+        await asyncio.sleep(0.01)
+    assert 2 <= len(engine.calls) <= (time.monotonic() - started) / 0.05 + 1
+
+
+@pytest.mark.parametrize("what", ["read", "drop"])
+async def test_what_is_urgent_does_not_wait_for_the_interval_and_takes_the_rest_along(what: str) -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine, interval_s=30)
+    await mailbox.read("early", {FIRST: 0})
+    mailbox.read("polled", {FIRST: 0})
+    await asyncio.sleep(0.02)
+    urgent = mailbox.read("g", {FIRST: 0}, is_urgent=True) if what == "read" else mailbox.drop("g", is_urgent=True)
+    await asyncio.wait_for(urgent, 5)
+    assert len(engine.exchanges) == 2 and "polled" in engine.exchanges[1][1]
+
+
+async def test_changes_keep_their_order() -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine)
+    waiting = []
+    for at in range(6):
+        waiting += [mailbox.change(weight(f"g{i}", float(at))) for i in range(16)]
+        await asyncio.sleep(0.015 if at == 2 else 0)
+    await asyncio.gather(*waiting)
+    sent = [change for changes, _, _ in engine.exchanges for change in changes]
+    assert len(engine.exchanges) <= 4
+    for i in range(16):
+        mine = [change["objective_weights"]["positivity"] for change in sent if change["generation_id"] == f"g{i}"]
+        assert mine == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+async def test_a_change_is_never_sent_after_the_drop_of_its_generation() -> None:
+    """The worker would keep it for the next generation of that id, which would inherit it."""
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine)
+    for _ in range(5):
+        mailbox.change(weight("g", 1.0))
+        await asyncio.sleep(0.007)
+    await mailbox.drop("g")
+    assert len(engine.changed) == 0
+
+
+async def test_there_is_never_more_than_one_exchange_under_way() -> None:
+    engine = FakeEngine()
+    under_way, most = 0, 0
+    call = engine.collective_rpc
+
+    async def counted(method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        answer = await call(method, args=args)
+        under_way -= 1
+        return answer
+
+    engine.collective_rpc = counted  # type: ignore[method-assign]
+    mailbox = mailbox_to(engine, interval_s=0)
+    waiting = []
+    for _ in range(10):
+        waiting.append(mailbox.read("g", {FIRST: 0}, is_urgent=True))
+        waiting.append(mailbox.change(weight("g", 1.0)))
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*waiting)
+    assert most == 1
+
+
+async def test_a_dead_engine_fails_those_who_wait() -> None:
+    engine = FakeEngine()
+    engine.hangs = True
+    mailbox = mailbox_to(engine)
+    waiting = [mailbox.read(f"g{i}", {FIRST: 0}) for i in range(3)]
+    await asyncio.sleep(0.05)
+    engine.errored = True
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert all(isinstance(result, EngineLostError) for result in results)
+
+
+async def test_a_failed_exchange_fails_what_was_in_it_and_not_the_next() -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine)
+    engine.failure = RuntimeError("worker said no")
+    with pytest.raises(EngineLostError, match="worker said no"):
+        await mailbox.read("a", {FIRST: 0})
+    engine.failure = None
+    await mailbox.read("b", {FIRST: 0})
+
+
+async def test_no_answering_rank_is_an_error() -> None:
+    engine = FakeEngine()
+
+    async def nobody(method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
+        return [None, None]
+
+    engine.collective_rpc = nobody  # type: ignore[method-assign]
+    with pytest.raises(EngineLostError, match="no worker answered"):
+        await mailbox_to(engine).drop("a")
+
+
+async def test_the_end_of_the_server_fails_those_who_wait() -> None:
+    engine = FakeEngine()
+    engine.hangs = True
+    mailbox = mailbox_to(engine)
+    answered = mailbox.read("g", {FIRST: 0})
+    await eventually(lambda: bool(engine.calls))
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "mavis mailbox"]
+    task.cancel()
+    with pytest.raises(EngineLostError, match="shutting down"):
+        await answered
+
+
+async def test_the_workers_counters_are_handed_on() -> None:
+    engine, seen = FakeEngine(), list[Any]()
+    await Mailbox(engine, on_stats=seen.append).read("g", {FIRST: 0})
+    assert seen == [{"value_fallback_rows": 0}]
