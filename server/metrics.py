@@ -23,7 +23,9 @@ _WORKER_COUNTERS = {
         "mavis_value_fallback_rows_total", "Steps that fell back to the base logits after a non-finite value."
     ),
     "guided_rows": Counter("mavis_guided_rows_total", "Steps that were tilted or traced."),
-    "cache_evictions": Counter("mavis_value_cache_evictions_total", "Sequences evicted from the value KV cache."),
+    "cache_evictions": Counter(
+        "mavis_value_cache_evictions_total", "Running sequences that the value KV cache had forgotten and read again."
+    ),
 }
 _WORKER_GAUGES = {
     "cache_bytes": Gauge(

@@ -55,15 +55,20 @@ class Tilt:
     logprobs: Tensor
 
 
-def select_candidates(logits: Tensor, counts: Tensor, max_count: int) -> Candidates:
+def select_candidates(logits: Tensor, counts: Tensor, width: int, limit: int) -> Candidates:
     """The `counts[r]` largest finite logits of each row.
+
+    Which of several equal logits are taken depends on the row alone, not on its neighbours: `limit`, which never
+    changes, is how many are sorted out of the vocabulary.
 
     Args:
         logits: [rows, vocab].
-        counts: [rows] int64, 1 .. max_count.
-        max_count: the largest of `counts`, known on the host.
+        counts: [rows] int64, 1 .. width.
+        width: the largest of `counts`, known on the host; k of the result.
+        limit: the most that any row may ever ask for.
     """
-    top, token_ids = torch.topk(logits.float(), min(max_count, logits.shape[-1]), dim=-1)
+    top, token_ids = torch.topk(logits.float(), min(limit, logits.shape[-1]), dim=-1)
+    top, token_ids = top[:, :width], token_ids[:, :width]
     beyond = torch.arange(top.shape[-1], device=logits.device) >= counts[:, None]
     # A NaN logit is no candidate either: it compares false.
     return Candidates(token_ids, top.masked_fill(beyond | ~(top > NEG_INF), NEG_INF))

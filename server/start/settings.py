@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from server.errors import StartupError
 from valuemodels.contract.errors import GuidanceError, MavisError, shown
 from valuemodels.contract.guidance import Scoring
-from valuemodels.contract.guide_config import DType, GuideConfig
-from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds
+from valuemodels.contract.guide_config import DEFAULT_CACHE_GIB, DType, GuideConfig
+from valuemodels.contract.policy import DEFAULT_BETA, DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds
 
 PREFIX = "MAVIS_"
 
@@ -26,7 +26,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """The operator's settings; every default stands here.
+    """The operator's settings.
 
     Attributes:
         default_weights: objective -> weight for requests that do not name it; 0 for those left out.
@@ -45,13 +45,13 @@ class Settings(BaseSettings):
 
     default_weights: dict[str, Number] = {}
     bounds: dict[str, tuple[Number, Number]] = {}
-    default_beta: Number = 1.0
+    default_beta: Number = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None
     value_dtype: DType = "auto"
-    value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = DEFAULT_CACHE_GIB
     cache_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

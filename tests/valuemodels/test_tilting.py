@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +104,7 @@ def test_beta_zero_changes_nothing():
 
 def test_what_the_base_forbids_stays_forbidden_and_the_rest_is_kept():
     logits = torch.tensor([[0.0, NEG_INF, 3.0, 1.0], [NEG_INF, NEG_INF, NEG_INF, 2.0]])
-    found = select_candidates(logits, torch.tensor([3, 3]), 3)
+    found = select_candidates(logits, torch.tensor([3, 3]), 3, 64)
     assert found.token_ids[0].tolist() == [2, 3, 0] and found.valid[0].tolist() == [True] * 3
     assert found.valid[1].tolist() == [True, False, False] and found.token_ids[1, 0] == 3
     tilted = tilt(found, torch.full((2, 3), 100.0), torch.ones(2), torch.ones(2), None)
@@ -111,18 +112,31 @@ def test_what_the_base_forbids_stays_forbidden_and_the_rest_is_kept():
     assert tilted.kl[1] == 0.0
 
 
+@pytest.mark.parametrize("neighbour", [1, 41, 64])
+def test_a_neighbours_candidates_never_change_mine_where_logits_tie(neighbour):
+    """In bfloat16 several tokens tie at a row's last rank; taken by the batch's largest k, others came out."""
+    logits = (4 * torch.randn(200, 5000, generator=torch.Generator().manual_seed(1))).bfloat16()
+    alone = select_candidates(logits, torch.full((200,), 40), 40, 64)
+    counts = torch.full((201,), 40).index_fill(0, torch.tensor([200]), neighbour)
+    beside = select_candidates(torch.cat([logits, logits[:1]]), counts, int(counts.max()), 64)
+    ties = (logits == alone.logits[:, -1:].bfloat16()).sum(-1) > (alone.logits == alone.logits[:, -1:]).sum(-1)
+    assert ties.sum() > 20, "the test needs rows with ties at rank 40"
+    assert torch.equal(beside.token_ids[:200, :40], alone.token_ids)
+    assert torch.equal(beside.logits[:200, :40], alone.logits) and not beside.valid[:200, 40:].any()
+
+
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=50)
 def test_every_row_keeps_its_own_number_of_candidates(counts):
     logits = torch.randn(len(counts), 20, generator=torch.Generator().manual_seed(0))
-    found = select_candidates(logits, torch.tensor(counts), max(counts))
+    found = select_candidates(logits, torch.tensor(counts), max(counts), 64)
     assert found.valid.sum(-1).tolist() == counts
     for r, count in enumerate(counts):
         assert set(found.token_ids[r, :count].tolist()) == set(logits[r].topk(count).indices.tolist())
 
 
 def test_candidates_are_capped_by_the_vocabulary_and_skip_nan():
-    found = select_candidates(torch.tensor([[1.0, float("nan"), 2.0]]), torch.tensor([40]), 40)
+    found = select_candidates(torch.tensor([[1.0, float("nan"), 2.0]]), torch.tensor([40]), 40, 64)
     assert found.token_ids.shape == (1, 3)
     assert sorted(found.token_ids[found.valid].tolist()) == [0, 2]
 
@@ -159,7 +173,7 @@ def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_cand
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
     before = logits.clone()
     index = torch.tensor([3, 0, 2])
-    found = select_candidates(logits[index], torch.tensor([2, 3, 2]), 3)
+    found = select_candidates(logits[index], torch.tensor([2, 3, 2]), 3, 64)
     write_tilted(logits, index, found, found.logits + 1, torch.tensor([True, False, True]))
     assert torch.equal(logits[[0, 1]], before[[0, 1]])
     for place, r in ((0, 3), (2, 2)):

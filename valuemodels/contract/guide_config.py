@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Scoring
-from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, GuidancePolicy
+from valuemodels.contract.policy import DEFAULT_BETA, DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, GuidancePolicy
+
+DEFAULT_CACHE_GIB = 1.0
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """A dtype of model weights by its name; "auto" leaves the choice to what the machine is good at."""
@@ -30,13 +32,13 @@ class GuideConfig:
     base_revision: str | None = None
     default_weights: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
-    default_beta: float = 1.0
+    default_beta: float = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None
     value_dtype: DType = "auto"
-    cache_gib: float = 1.0
+    cache_gib: float = DEFAULT_CACHE_GIB
     max_traces: int = 4096
 
     def policy(self, objectives: tuple[str, ...], offered: tuple[Scoring, ...] = ("exact",)) -> GuidancePolicy:

@@ -11,6 +11,7 @@ from typing import get_args
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, Scoring, TraceDetail
 
+DEFAULT_BETA = 1.0
 DEFAULT_CANDIDATES = 40
 DEFAULT_MAX_CANDIDATES = 64
 DEFAULT_BOUND = 2.0
@@ -38,7 +39,7 @@ class GuidancePolicy:
     objectives: tuple[str, ...]
     default_weights: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
-    default_beta: float = 1.0
+    default_beta: float = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring = "exact"

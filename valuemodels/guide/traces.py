@@ -44,21 +44,27 @@ class StepRecord:
     stds: Tensor
 
     def settle(self, rows: Sequence[int], token_ids: Sequence[int]) -> list["TokenEntry"]:
-        """What the sampled tokens of some rows did: one tensor operation a column, whatever the number of rows."""
+        """What the sampled tokens of some rows did: one copy from the device, whatever the number of rows."""
         index = torch.tensor(rows, device=self.kl.device)
         sampled = torch.tensor(token_ids, device=self.kl.device)
         base = self.base_logprobs[index]
         hit = (self.token_ids[index] == sampled[:, None]) & (base > float("-inf"))
-        place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, self.values.shape[-1])
+        objectives = self.values.shape[-1]
+        place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, objectives)
         values = self.values[index]
-        advantages = advantages_of(values, base).gather(1, place)[:, 0].tolist()
-        levels = (values.gather(1, place)[:, 0] * self.stds + self.means).tolist()
+        advantages = advantages_of(values, base).gather(1, place)[:, 0]
+        levels = values.gather(1, place)[:, 0] * self.stds + self.means
         is_scored = self.is_scored[index]
-        known, kl = (is_scored & hit.any(1)).tolist(), torch.where(is_scored, self.kl[index], 0.0).tolist()
-        has_levels = self.gives_levels[index].tolist()
+        kl, known = torch.where(is_scored, self.kl[index], 0.0), is_scored & hit.any(1)
+        flags = torch.stack([kl, known.float(), (known & self.gives_levels[index]).float()], dim=1)
+        columns = torch.cat([flags, advantages, levels], dim=1).tolist()
         return [
-            TokenEntry(kl[r], advantages[r] if known[r] else None, levels[r] if known[r] and has_levels[r] else None)
-            for r in range(len(rows))
+            TokenEntry(
+                kl=row[0],
+                advantages=row[3 : 3 + objectives] if row[1] else None,
+                levels=row[3 + objectives :] if row[2] else None,
+            )
+            for row in columns
         ]
 
     def candidate_table(self, row: int) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The value guide: logits in, tilted logits out, for every row that asked. Lives in the worker and in training.
 
 Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
-works on whole batches and asks the device for nothing it would have to wait for.
+works on whole batches. It waits for the device a fixed number of times, however many rows there are: exact scoring
+once, to know how many candidates a row has, and traces once for each step that they settle.
 """
 
 import logging
@@ -114,7 +115,8 @@ class ValueGuide:
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
         counts = [row.guidance.candidates for row in rows]
-        candidates = select_candidates(logits, torch.tensor(counts, device=self.device), max(counts))
+        counts_on_device = torch.tensor(counts, device=self.device)
+        candidates = select_candidates(logits, counts_on_device, max(counts), self.policy.max_candidates)
         return ScoringBatch(rows, candidates, hidden)
 
     def _score(self, batch: ScoringBatch) -> Tensor:

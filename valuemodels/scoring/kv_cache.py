@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _GROWTH_TOKENS = 128
+_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,11 @@ class SequenceKV:
 
 
 class KVCache:
-    """All sequences' caches, least recently used first, held to a byte budget by forgetting idle sequences."""
+    """All sequences' caches, least recently used first, held to a byte budget by forgetting idle sequences.
+
+    Attributes:
+        evictions: how often a sequence came back after it had been forgotten, and has to be read again.
+    """
 
     def __init__(self, shape: KVShape, budget_bytes: int) -> None:
         self.shape = shape
@@ -67,6 +72,7 @@ class KVCache:
         self.bytes = 0
         self.evictions = 0
         self._sequences: OrderedDict[str, SequenceKV] = OrderedDict()
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -77,6 +83,9 @@ class KVCache:
         if sequence is None:
             sequence = SequenceKV(self._allocate(tokens))
             self._sequences[sequence_id] = sequence
+            if sequence_id in self._forgotten:
+                del self._forgotten[sequence_id]
+                self.evictions += 1
         elif sequence.capacity < tokens:
             # Doubling keeps the copying linear in the sequence's final length.
             self._grow(sequence, max(tokens, 2 * sequence.capacity))
@@ -90,7 +99,7 @@ class KVCache:
         keep = set(in_use)
         for sequence_id in [name for name in self._sequences if name not in keep]:
             self.forget(sequence_id)
-            self.evictions += 1
+            self._remember(sequence_id)
             if self.bytes <= self.budget_bytes:
                 return
 
@@ -98,6 +107,12 @@ class KVCache:
         """Drop a sequence's cache, if it has one."""
         if (sequence := self._sequences.pop(sequence_id, None)) is not None:
             self.bytes -= sequence.data.nbytes
+
+    def _remember(self, sequence_id: str) -> None:
+        """Nobody tells which sequences have ended, so an eviction counts once its sequence comes back."""
+        self._forgotten[sequence_id] = None
+        if len(self._forgotten) > _REMEMBERED:
+            self._forgotten.popitem(last=False)
 
     def _allocate(self, tokens: int) -> Tensor:
         capacity = -(-tokens // _GROWTH_TOKENS) * _GROWTH_TOKENS

@@ -42,6 +42,7 @@ async def started(
         finally:
             call.cancel()
             await asyncio.wait([call])
+            await eventually(lambda: len(app.state.mavis.registry) == 0)
 
 
 async def test_a_change_is_answered_once_the_worker_has_taken_it_over(engine: FakeEngine) -> None:

@@ -110,9 +110,21 @@ def test_the_budget_forgets_idle_sequences_first_and_running_ones_never(tiny_bas
     scorer = ExactScorer(model, cache_bytes=1)
     scorer.score_queries([query("old", tokens(9), [1])])
     scorer.score_queries([query("new", tokens(9), [1])])
-    assert len(scorer.cache) == 1 and scorer.cache.evictions == 1
+    assert len(scorer.cache) == 1
     scorer.cache.forget("new")
     assert scorer.cache.bytes == 0
+
+
+def test_only_sequences_that_come_back_count_as_evicted(tiny_base, tiny_checkpoint):
+    """Would catch a counter that rises with every sequence that has simply ended."""
+    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+    scorer = ExactScorer(model, cache_bytes=1)
+    for name in ("a", "b", "c"):
+        scorer.score_queries([query(name, tokens(9), [1])])
+    assert len(scorer.cache) == 1 and scorer.cache.evictions == 0
+    scorer.score_queries([query("a", tokens(9), [1])])
+    scorer.score_queries([query("a", tokens(10), [1])])
+    assert scorer.cache.evictions == 1
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral"])

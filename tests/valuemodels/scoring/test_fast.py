@@ -29,7 +29,7 @@ def scorer(tiny_base: str, tiny_probed_checkpoint: Path) -> FastScorer:
 
 def batch(hidden: torch.Tensor | None, rows: int = 3, k: int = 5) -> ScoringBatch:
     logits = torch.randn(rows, TINY_VOCAB, generator=torch.Generator().manual_seed(0))
-    return ScoringBatch([], select_candidates(logits, torch.full((rows,), k), k), hidden)
+    return ScoringBatch([], select_candidates(logits, torch.full((rows,), k), k, 64), hidden)
 
 
 def test_values_are_those_of_the_formula(scorer, tiny_base, tiny_probed_checkpoint):

@@ -1,0 +1,65 @@
+"""How often a step waits for the device: a fixed number of times, whatever the number of rows and candidates."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, Scoring
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.loading import load_guide
+from valuemodels.scoring.rows import Row
+
+WAITING = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "nonzero")
+
+
+def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on, the names of the tensor methods that ask for a value."""
+    seen: list[str] = []
+
+    def counting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            return method(self, *args, **kwargs)
+
+        return counted
+
+    for name in WAITING:
+        monkeypatch.setattr(torch.Tensor, name, counting(name, getattr(torch.Tensor, name)))
+    return seen
+
+
+@pytest.mark.parametrize(("scoring", "at_most"), [("fast", 1), ("exact", 2)])
+def test_a_step_waits_a_fixed_number_of_times(
+    scoring: Scoring,
+    at_most: int,
+    tiny_base: str,
+    tiny_probed_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `guide/value_guide.py` says of itself; a wait a row would stall a GPU at every step."""
+    config = GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base)
+    guide = load_guide(config, torch.device("cpu"), torch.float32)
+    guidance = ResolvedGuidance((1.0, -0.5), 1.0, 8, 0.5, scoring, "values")
+    waits = {}
+    for rows in (1, 7):
+        outputs: list[list[int]] = [[] for _ in range(rows)]
+
+        def step(rows: int = rows, outputs: list[list[int]] = outputs) -> None:
+            names = [f"{rows}-{r}" for r in range(rows)]
+            asked = [
+                Row(r, name, name, ChoiceName(0, 0), guidance, 1.0, [1, 2, 3], outputs[r])
+                for r, name in enumerate(names)
+            ]
+            guide.step(torch.randn(rows, 64), asked, torch.randn(rows, 32))
+            for output in outputs:
+                output.append(5)
+
+        step()
+        with monkeypatch.context() as patch:
+            seen = count_waits(patch)
+            step()
+            waits[rows] = list(seen)
+    assert len(waits[1]) == len(waits[7]) <= at_most, waits
