@@ -6,12 +6,19 @@ sent nothing of ours has no use for a token, and pays nothing for the possibilit
 costs an entry here and in the worker; nothing is scored, read or dropped for it until its first change. From then on
 its tokens are valued, also where a later change sets all weights to 0.
 
-Runs in the HTTP process. No torch, no vLLM.
+Runs in the HTTP process. No torch.
 """
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
 
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from server.api.schema import GenerationChange, GenerationChanged, GenerationState, owner_headers
 from server.errors import BodyError
 from server.generations.control import Caller, GenerationControl
 from server.requests.change import MAX_BODY_BYTES
@@ -19,17 +26,30 @@ from server.requests.change import MAX_BODY_BYTES
 # An id is what the client chose with `X-Request-Id`; that may hold slashes.
 PATH = "/v1/generations/{generation_id:path}"
 
-router = APIRouter()
+_STATUSES = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR)
+_CHANGE_STATUSES = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, *_STATUSES)
+_CHANGE_BODY = {"required": True, "content": {"application/json": {"schema": GenerationChange.model_json_schema()}}}
+
+router = APIRouter(dependencies=[Depends(owner_headers)])
 
 
-@router.patch(PATH)
+def _responses(model: type[BaseModel], errors: Iterable[HTTPStatus]) -> dict[int | str, dict[str, Any]]:
+    responses: dict[int | str, dict[str, Any]] = {HTTPStatus.OK.value: {"model": model}}
+    return responses | {status.value: {"model": ErrorResponse} for status in errors}
+
+
+@router.patch(
+    PATH,
+    responses=_responses(GenerationChanged, _CHANGE_STATUSES),
+    openapi_extra={"requestBody": _CHANGE_BODY},
+)
 async def change_generation(generation_id: str, raw_request: Request) -> JSONResponse:
     """Change the weights, the strength or the KL budget of a running generation."""
     body = await _bounded_body(raw_request)
     return JSONResponse(await _control(raw_request).change(generation_id, body, _caller(raw_request)))
 
 
-@router.get(PATH)
+@router.get(PATH, responses=_responses(GenerationState, _STATUSES))
 async def read_generation(generation_id: str, raw_request: Request) -> JSONResponse:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
     return JSONResponse(await _control(raw_request).describe(generation_id, _caller(raw_request)))

@@ -20,12 +20,20 @@ from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_jso
 from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
+from server.api.schema import (
+    GuidedChatCompletionResponse,
+    GuidedCompletionResponse,
+    ObjectiveList,
+    Readiness,
+    generation_headers,
+)
 from server.generations.service import GenerationService
 from server.requests.models import GuidedChatCompletionRequest, GuidedCompletionRequest
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 LOAD_FORMAT_HEADER = "endpoint-load-metrics-format"
+GENERATING = [Depends(validate_json_request), Depends(generation_headers)]
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status.value: {"model": ErrorResponse}
     for status in (
@@ -36,7 +44,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         HTTPStatus.NOT_IMPLEMENTED,
     )
 }
-_RESPONSES = {HTTPStatus.OK.value: {"content": {"text/event-stream": {}}}, **_ERRORS}
+
+
+def _responses(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {HTTPStatus.OK.value: {"model": model, "content": {"text/event-stream": {}}}, **_ERRORS}
+
+
 Generate = Callable[[Any, Request], Awaitable[Any]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[Response]])
 router = APIRouter()
@@ -48,7 +61,7 @@ def _as_vllm_serves(route: Route) -> Route:
     return served
 
 
-@router.post(CHAT_PATH, dependencies=[Depends(validate_json_request)], responses=_RESPONSES)
+@router.post(CHAT_PATH, dependencies=GENERATING, responses=_responses(GuidedChatCompletionResponse))
 @_as_vllm_serves
 async def create_chat_completion(request: GuidedChatCompletionRequest, raw_request: Request) -> Response:
     """OpenAI's chat completions, guided by `objective_weights`."""
@@ -57,7 +70,7 @@ async def create_chat_completion(request: GuidedChatCompletionRequest, raw_reque
     return await _answer(handler.create_chat_completion, request, raw_request, "chatcmpl-")
 
 
-@router.post(COMPLETIONS_PATH, dependencies=[Depends(validate_json_request)], responses=_RESPONSES)
+@router.post(COMPLETIONS_PATH, dependencies=GENERATING, responses=_responses(GuidedCompletionResponse))
 @_as_vllm_serves
 async def create_completion(request: GuidedCompletionRequest, raw_request: Request) -> Response:
     """OpenAI's completions, guided by `objective_weights`."""
@@ -66,13 +79,16 @@ async def create_completion(request: GuidedCompletionRequest, raw_request: Reque
     return await _answer(handler.create_completion, request, raw_request, "cmpl-")
 
 
-@router.get("/v1/objectives")
+@router.get("/v1/objectives", responses={HTTPStatus.OK.value: {"model": ObjectiveList}})
 async def list_objectives(raw_request: Request) -> JSONResponse:
     """The objectives that `objective_weights` may name, their bounds and where they come from."""
     return JSONResponse(_service(raw_request).catalogue.listing())
 
 
-@router.get("/ready")
+@router.get(
+    "/ready",
+    responses={status.value: {"model": Readiness} for status in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)},
+)
 async def ready(raw_request: Request) -> JSONResponse:
     """200 once the engine is healthy and the value models are loaded, else 503."""
     state = raw_request.app.state

@@ -28,21 +28,34 @@ class GuidanceFields(BaseModel):
     """
 
     objective_weights: Annotated[dict[str, float] | None, SkipValidation] = Field(
-        default=None, description="Objective -> weight. What is left out keeps the operator's default."
+        default=None,
+        description="Objective -> weight, within the objective's bounds (`GET /v1/objectives`; -2 to 2 unless the "
+        "operator has set others). What is left out keeps the operator's default.",
     )
-    beta: Annotated[float | None, SkipValidation] = Field(default=None, description="Strength of the tilt, >= 0.")
+    beta: Annotated[float | None, SkipValidation] = Field(
+        default=None, description="Strength of the whole tilt, 0 to 10000; the operator's default (1) if left out."
+    )
     candidates: Annotated[int | None, SkipValidation] = Field(
-        default=None, description="How many of the base model's most likely tokens are scored at each step."
+        default=None,
+        description="How many of the base model's most likely tokens are scored at each step: 1 to the operator's "
+        "maximum (64); the operator's default (40) if left out.",
     )
     kl_budget: Annotated[float | None, SkipValidation] = Field(
-        default=None, description="Nats a token that the tilt may cost; beta is lowered just enough to keep it."
+        default=None,
+        description="Nats a token, above 0: at each step `beta` is lowered just enough that KL(tilted, base on the "
+        "candidates) stays within it. Null for none.",
     )
-    scoring: Annotated[Scoring | None, SkipValidation] = Field(default=None, description="Which scorer.")
+    scoring: Annotated[Scoring | None, SkipValidation] = Field(
+        default=None,
+        description="How candidates are valued, where the checkpoints offer both; the server's default if left out.",
+    )
     profile: Annotated[str | None, SkipValidation] = Field(
-        default=None, description="A named set of these fields from the server's configuration."
+        default=None, description="Reserved for named sets of these fields; refused so far."
     )
     return_values: Annotated[bool | Literal["candidates"], SkipValidation] = Field(
-        default=False, description='Values of every token in the response; "candidates": of those not chosen, too.'
+        default=False,
+        description='True: what every token did for every objective, in `mavis.tokens`. "candidates": and what the '
+        "tokens that were not sampled would have done.",
     )
 
     def guidance_fields(self) -> dict[str, Any]:

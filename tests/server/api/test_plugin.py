@@ -3,6 +3,7 @@
 import inspect
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.routing import APIRoute
@@ -19,7 +20,7 @@ from server.api import routes
 from server.errors import StartupError
 from server.start.vllm_arguments import ServeOptions, vllm_defaults
 from server.start.vllm_server import parse_for_vllm
-from tests.server.kit import value_config
+from tests.server.kit import catalogue, value_config
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
 
@@ -101,3 +102,21 @@ async def test_workers_that_hold_something_else_are_refused(tmp_path: Path) -> N
     args = Namespace(additional_config={EXTRA_ARGS_KEY: config.to_wire()})
     with pytest.raises(StartupError, match="loaded the objectives b"):
         await ours.MavisEndpoints().init_state(Engine("b"), Namespace(), args)
+
+
+@pytest.mark.parametrize(("flag", "variable"), [(["k"], None), (None, "k"), (None, None)])
+async def test_the_curl_line_at_the_start_knows_of_keys_wherever_they_were_set(
+    flag: list[str] | None, variable: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM takes them from `--api-key` and from VLLM_API_KEY; without one a pasted line would be refused."""
+    disable_envs_cache()
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("VLLM_API_KEY", variable)
+    state = SimpleNamespace(server=SimpleNamespace(started=True))
+    args = Namespace(
+        api_key=flag, chat_template=None, host="127.0.0.1", port=1, uds=None, ssl_certfile=None, model="m",
+        served_model_name=None,
+    )  # fmt: skip
+    await ours._announce(state, args, catalogue())
+    assert ("Authorization: Bearer $VLLM_API_KEY" in capsys.readouterr().out) is bool(flag or variable)

@@ -1,0 +1,146 @@
+"""`docs/http-api.md`, written from the models that the routes are declared with.
+
+    python -m server.api.document docs/http-api.md        (or `make docs`)
+
+A test fails when the file is not what this writes. Imports vLLM, and so takes some seconds; never imported by a server.
+"""
+
+import sys
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from server.api import schema
+from server.requests.catalogue import NULLABLE
+from server.requests.fields import GuidanceFields
+
+INTRODUCTION = """# HTTP API
+
+Written by `make docs` from the models in `server/api/schema.py` and `server/requests/fields.py`; the running server
+tells the same at `/openapi.json`. Everything that is not on this page is vLLM's own API, unchanged: see vLLM's
+documentation for the other fields and routes.
+
+**What is stable.** Names, types and meanings on this page do not change within a major version; new fields may be added
+to answers, and new optional ones to requests. The figures under `metrics` and `fast_metrics`, the wording of messages,
+and metrics that Prometheus reads may change in any version. Fields called reserved may come to mean something.
+
+**Errors** have vLLM's envelope, `{"error": {"message", "type", "param", "code"}}`. `message` names the field, the value
+and what is allowed, `param` the field, `code` is the HTTP status. In a stream that has begun, an error is an event with
+the same content, and `[DONE]` follows.
+"""
+
+ROUTES: tuple[tuple[str, str, str], ...] = (
+    (
+        "`POST /v1/chat/completions`, `POST /v1/completions`",
+        "OpenAI's routes as vLLM serves them, with these fields on top (in the `openai` package: `extra_body`). "
+        "Without weights, or with all of them 0, an answer is vLLM's bit for bit. Unknown fields that look like a slip "
+        "of one of these are refused.",
+        "request",
+    ),
+    ("`GET /v1/objectives`", "The sliders that this server offers.", "objectives"),
+    (
+        "`PATCH /v1/generations/{id}`",
+        "Changes a generation while it runs; `id` is the completion's. The answer comes once the workers have taken "
+        "the change over. 403 without the API key, or the token, that the generation was started with; 404 where the id "
+        "is unknown or forgotten; 409 where nothing is left to change.",
+        "change",
+    ),
+    (
+        "`GET /v1/generations/{id}`",
+        "What holds in a generation now, and the values of its tokens so far; until 5 minutes after its end. The same "
+        "ownership as for `PATCH`.",
+        "state",
+    ),
+    (
+        "`GET /ready`, `GET /health`, `GET /metrics`",
+        "`/ready` answers 200 once the engine is healthy and the value models are loaded, else 503. `/health` and "
+        "`/metrics` are vLLM's; our metrics begin with `mavis_`.",
+        "ready",
+    ),
+)
+
+_MODELS: dict[str, tuple[type[BaseModel], ...]] = {
+    "objectives": (schema.ObjectiveList, schema.Objective),
+    "change": (schema.GenerationChange, schema.GenerationChanged, schema.ChangedChoice),
+    "state": (schema.GenerationState, schema.GenerationChoiceState),
+    "ready": (schema.Readiness,),
+}
+_BLOCK = (schema.MavisBlock, schema.TokenValues, schema.CandidateValues, schema.Steering, schema.MavisChunk)
+
+
+def document() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for title, text, key in ROUTES:
+        parts.append(f"## {title}\n\n{text}\n")
+        parts += _request_parts() if key == "request" else [_model_part(model) for model in _MODELS[key]]
+    return "\n".join(parts)
+
+
+def documented_models() -> tuple[type[BaseModel], ...]:
+    """Every model of ours that the page describes."""
+    return (GuidanceFields, *_BLOCK, *(model for models in _MODELS.values() for model in models))
+
+
+def _request_parts() -> Iterator[str]:
+    yield _table("field", [(n, _asked(n), _text(info)) for n, info in GuidanceFields.model_fields.items()])
+    headers = [get_args(kind)[1] for kind in (schema.RequestId, schema.ChosenToken)]
+    yield _table("header", [(header.alias, "text", header.description) for header in headers])
+    yield (
+        "A guided choice of the answer has a `mavis` block, and an answer to a request with any field of ours a "
+        "`generation_token`, which in a stream stands in the first chunk. `logprobs` are the base model's, before the "
+        f"tilt. {HTTPStatus.BAD_REQUEST.value} for a wrong field, {HTTPStatus.CONFLICT.value} for an id that is "
+        "taken.\n"
+    )
+    yield from (_model_part(model) for model in _BLOCK)
+
+
+def _asked(name: str) -> str:
+    """A request field's type. None is pydantic's word for a field that was left out; as a value most refuse it."""
+    kind = _type(GuidanceFields, name)
+    return kind if name in NULLABLE else kind.replace(" or null", "")
+
+
+def _model_part(model: type[BaseModel]) -> str:
+    rows = [(name, _type(model, name), _text(info)) for name, info in model.model_fields.items()]
+    return f"### {model.__name__}\n\n{model.__doc__}\n\n{_table('field', rows)}"
+
+
+def _table(head: str, rows: list[tuple[Any, ...]]) -> str:
+    lines = [f"| {head} | type | meaning |", "|---|---|---|"]
+    lines += ["| " + " | ".join((f"`{name}`", kind, text)) + " |" for name, kind, text in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(info: FieldInfo) -> str:
+    assert info.description, f"{info} has no description"
+    return info.description
+
+
+def _type(model: type[BaseModel], name: str) -> str:
+    kind = _in_words(model.model_json_schema()["properties"][name])
+    return kind if name in model.model_json_schema().get("required", ()) else f"{kind}, optional"
+
+
+def _in_words(kind: dict[str, Any]) -> str:
+    """A JSON schema in a few words."""
+    if "$ref" in kind:
+        return f"[{kind['$ref'].rpartition('/')[2]}](#{kind['$ref'].rpartition('/')[2].lower()})"
+    if "anyOf" in kind:
+        return " or ".join(_in_words(option) for option in kind["anyOf"])
+    if "const" in kind or "enum" in kind:
+        return " or ".join(f'`"{value}"`' for value in kind.get("enum", [kind.get("const")]))
+    if kind.get("type") == "array":
+        return "two numbers" if "prefixItems" in kind else f"list of {_in_words(kind['items'])}"
+    if kind.get("type") == "object":
+        return f"object of {_in_words(kind['additionalProperties'])}"
+    name = str(kind["type"])
+    return {"string": "text", "boolean": "true or false"}.get(name, name)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(document(), encoding="utf-8")

@@ -1,0 +1,247 @@
+"""What our routes answer and take, as pydantic models: the source of `/openapi.json` and of `docs/http-api.md`.
+
+The answers themselves are plain dicts, since a stream writes one a token; a test holds them against these models.
+
+Runs in the HTTP process. No torch.
+"""
+
+from typing import Annotated, Literal
+
+from fastapi import Header
+from pydantic import BaseModel, ConfigDict, Field
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse, ChatCompletionResponseChoice
+from vllm.entrypoints.openai.completion.protocol import CompletionResponse, CompletionResponseChoice
+
+from server.generations.ownership import MAX_TOKEN_LENGTH, MIN_TOKEN_LENGTH, TOKEN_HEADER
+from server.requests.fields import MAX_ID_LENGTH, REQUEST_ID_HEADER
+from valuemodels.contract.guidance import Scoring
+
+Numbers = dict[str, float]
+"""Objective -> number."""
+
+Advantages = Annotated[
+    Numbers | None,
+    Field(
+        description="Objective -> what this token did for it: its value minus the base model's expectation over the "
+        "candidates, in standard deviations of the base model's reward. Null where the token was not scored."
+    ),
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CandidateValues(_Answer):
+    """A token that could have been sampled; `return_values: "candidates"`."""
+
+    token_id: Annotated[int, Field(description="The token.")]
+    logprob: Annotated[
+        float | None, Field(description="Under the base model, renormalised on the candidates; null for -inf.")
+    ]
+    tilted_logprob: Annotated[float | None, Field(description="The same after the tilt.")]
+    values: Annotated[Numbers, Field(description="As a token's `values`.")]
+
+
+class TokenValues(_Answer):
+    """One sampled token; with `return_values`."""
+
+    token_id: Annotated[int, Field(description="The token.")]
+    kl: Annotated[
+        float | None, Field(description="KL(tilted, base on the candidates) of this step, in nats; 0 where not tilted.")
+    ]
+    values: Advantages
+    levels: Annotated[
+        Numbers | None,
+        Field(description="Objective -> expected final reward after this token, in its own units. Exact scoring only."),
+    ] = None
+    candidates: Annotated[
+        list[CandidateValues] | None,
+        Field(description='All scored tokens of this step, the likeliest first; with `return_values: "candidates"`.'),
+    ] = None
+
+
+class Steering(_Answer):
+    """What held from a token on, until the next entry's."""
+
+    from_token: Annotated[int, Field(description="Index of the first token it held for.")]
+    objective_weights: Annotated[Numbers, Field(description="The weights, the operator's defaults included.")]
+    beta: Annotated[float, Field(description="Strength.")]
+    kl_budget: Annotated[float | None, Field(description="Nats a token; null for none.")]
+
+
+class MavisBlock(_Answer):
+    """`mavis` of a choice. In a stream, chunks carry `tokens` and `steering` as they come, the last one the totals."""
+
+    objective_weights: Annotated[Numbers, Field(description="The weights that held at last, defaults included.")]
+    beta: Annotated[float, Field(description="Strength that held at last.")]
+    kl_budget: Annotated[
+        float | None, Field(description="Nats a token that hold now; `GET /v1/generations/{id}` only.")
+    ] = None
+    scoring: Annotated[Scoring, Field(description="How candidates were valued.")]
+    checkpoint: Annotated[str, Field(description='Id of the value checkpoint; of several, joined by "+".')]
+    kl: Annotated[
+        float | None, Field(description="Sum over the tokens, in nats; null where it is not known for all of them.")
+    ]
+    values: Annotated[
+        Numbers,
+        Field(
+            description="Objective -> sum of the tokens' `values`: what the sampled tokens did for it; empty where "
+            "that is not known for all of them."
+        ),
+    ]
+    tokens: Annotated[list[TokenValues] | None, Field(description="One entry a token; with `return_values`.")] = None
+    steering: Annotated[
+        list[Steering] | None, Field(description="What held for which tokens; where something was changed.")
+    ] = None
+
+
+class MavisChunk(_Answer):
+    """`mavis` of a choice in a chunk that is not its last: the tokens whose values have arrived."""
+
+    tokens: Annotated[list[TokenValues], Field(description="Since the chunk before.")]
+    steering: Annotated[list[Steering] | None, Field(description="What held for them, where it was changed.")] = None
+
+
+class GuidedChatChoice(ChatCompletionResponseChoice):
+    """vLLM's choice, and what guided it."""
+
+    mavis: Annotated[MavisBlock | None, Field(description="Absent where nothing guided the answer.")] = None
+
+
+class GuidedCompletionChoice(CompletionResponseChoice):
+    """vLLM's choice, and what guided it."""
+
+    mavis: Annotated[MavisBlock | None, Field(description="Absent where nothing guided the answer.")] = None
+
+
+GenerationToken = Annotated[
+    str | None,
+    Field(description="Proves the ownership of this generation where the server has no API keys; in the first chunk."),
+]
+
+
+class GuidedChatCompletionResponse(ChatCompletionResponse):
+    """OpenAI's chat completion as vLLM answers it, with our two additions."""
+
+    choices: list[GuidedChatChoice]
+    generation_token: GenerationToken = None
+
+
+class GuidedCompletionResponse(CompletionResponse):
+    """OpenAI's completion as vLLM answers it, with our two additions."""
+
+    choices: list[GuidedCompletionChoice]
+    generation_token: GenerationToken = None
+
+
+class Objective(_Answer):
+    """One slider."""
+
+    id: Annotated[str, Field(description="What `objective_weights` calls it.")]
+    object: Annotated[Literal["objective"], Field(description="Always this.")]
+    description: Annotated[str, Field(description="What it means, from the checkpoint.")]
+    default: Annotated[float, Field(description="Weight of requests that do not name it.")]
+    bounds: Annotated[tuple[float, float], Field(description="Lowest and highest weight that is allowed.")]
+    floor: Annotated[float | None, Field(description="Reserved; null.")]
+    scorings: Annotated[list[Scoring], Field(description="What `scoring` may ask for.")]
+    checkpoint: Annotated[str, Field(description="Id of its value checkpoint.")]
+    reward: Annotated[str, Field(description="Id of the reward its values were trained on.")]
+    metrics: Annotated[Numbers, Field(description="Held-out figures of exact scoring, by name.")]
+    fast_metrics: Annotated[
+        Numbers | None, Field(description="The same of fast scoring; null where the checkpoint offers none.")
+    ]
+
+
+class ObjectiveList(_Answer):
+    """All sliders."""
+
+    object: Annotated[Literal["list"], Field(description="Always this.")]
+    data: Annotated[list[Objective], Field(description="In the order of the checkpoints.")]
+
+
+class GenerationChange(_Answer):
+    """What to change of a running generation: what is named changes, what is not stays."""
+
+    objective_weights: Annotated[
+        dict[str, float | None] | None,
+        Field(description="Objective -> weight from now on; null is the operator's default, for one or for all."),
+    ] = None
+    beta: Annotated[float | None, Field(description="Strength from now on; null is the operator's default.")] = None
+    kl_budget: Annotated[float | None, Field(description="Nats a token from now on; null is none.")] = None
+    choice: Annotated[
+        int,
+        Field(
+            description="Index of the one choice to change, from 0; left out, all of them, begun or not.",
+            json_schema_extra=lambda field: field.pop("default"),
+        ),
+    ] = -1
+
+
+class ChangedChoice(_Answer):
+    """From where a change holds in one choice."""
+
+    index: Annotated[int, Field(description="The choice.")]
+    effective_from_token: Annotated[int, Field(description="Index of its first token that the change holds for.")]
+
+
+class GenerationChanged(_Answer):
+    """A change that the workers have taken over."""
+
+    id: Annotated[str, Field(description="The generation.")]
+    effective_from_token: Annotated[int, Field(description="From here on it holds in every choice that it is about.")]
+    choices: Annotated[list[ChangedChoice], Field(description="The running choices that it is about.")]
+
+
+class GenerationChoiceState(_Answer):
+    """One choice of a generation as it stands."""
+
+    index: Annotated[int, Field(description="The choice.")]
+    finished: Annotated[bool, Field(description="Whether the engine will sample no more for it.")]
+    mavis: Annotated[MavisBlock, Field(description="What holds now, and everything known of its tokens so far.")]
+
+
+class GenerationState(_Answer):
+    """A generation as it stands."""
+
+    id: Annotated[str, Field(description="The completion's id.")]
+    object: Annotated[Literal["generation"], Field(description="Always this.")]
+    status: Annotated[Literal["running", "finished"], Field(description="Whether anything can still be changed.")]
+    choices: Annotated[list[GenerationChoiceState], Field(description="All its choices, begun or not.")]
+
+
+class Readiness(_Answer):
+    """Whether requests can be answered."""
+
+    status: Annotated[Literal["ready", "unavailable"], Field(description="200 for ready, 503 for unavailable.")]
+    reason: Annotated[str | None, Field(description="Why not.")] = None
+
+
+RequestId = Annotated[
+    str | None,
+    Header(
+        alias=REQUEST_ID_HEADER,
+        description=f"Chosen id, 1 to {MAX_ID_LENGTH} printable ASCII characters: the completion's id is `chatcmpl-` "
+        "or `cmpl-` and this. 409 while another generation of this id runs.",
+    ),
+]
+ChosenToken = Annotated[
+    str | None,
+    Header(
+        alias=TOKEN_HEADER,
+        description=f"Chosen token, {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH} printable ASCII characters, which later "
+        "reads and changes must carry. Chosen here, no `generation_token` has to be waited for.",
+    ),
+]
+OwnersToken = Annotated[
+    str | None,
+    Header(alias=TOKEN_HEADER, description="The generation's token; not needed where the server has API keys."),
+]
+
+
+def generation_headers(request_id: RequestId = None, generation_token: ChosenToken = None) -> None:
+    """Declares the headers of the generating routes; they are read and checked with the request's fields."""
+
+
+def owner_headers(generation_token: OwnersToken = None) -> None:
+    """Declares the header by which a generation's owner is known."""
