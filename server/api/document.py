@@ -45,8 +45,8 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
     (
         "`PATCH /v1/generations/{id}`",
         "Changes a generation while it runs; `id` is the completion's. The answer comes once the workers have taken "
-        "the change over. 403 without the API key, or the token, that the generation was started with; 404 where the id "
-        "is unknown or forgotten; 409 where nothing is left to change.",
+        "the change over. 403 without the API key, or the token, that the generation was started with; 404 where the "
+        "id is unknown or forgotten; 409 where nothing is left to change.",
         "change",
     ),
     (

@@ -1,6 +1,7 @@
 """The SDK and the real `openai` package against the real server."""
 
 import asyncio
+from typing import Any
 
 import openai
 import pytest
@@ -14,11 +15,11 @@ QUESTION = "What do you think of rainy days?"
 WEIGHTS = {"positivity": 1.0}
 
 
-def test_the_sdk_chats_streams_and_lists_objectives(server: Server):
+def test_the_sdk_chats_streams_and_lists_objectives(server: Server) -> None:
     with MavisClient(server.url) as client:
         assert client.ready()
         assert {"positivity", "simplicity"} <= {objective.id for objective in client.objectives()}
-        whole = client.chat(QUESTION, objective_weights=WEIGHTS, max_tokens=16, seed=1, return_values=True)
+        whole: Any = client.chat(QUESTION, objective_weights=WEIGHTS, max_tokens=16, seed=1, return_values=True)
         block = whole.choices[0].mavis
         assert block is not None and block.kl is not None and block.kl > 0
         assert block.tokens is not None and len(block.tokens) == 16
@@ -30,7 +31,7 @@ def test_the_sdk_chats_streams_and_lists_objectives(server: Server):
         assert refused.value.param == "objective_weights.humour"
 
 
-def test_the_async_sdk_guides_every_request_by_its_own_weights(server: Server):
+def test_the_async_sdk_guides_every_request_by_its_own_weights(server: Server) -> None:
     async def both() -> tuple[float, float]:
         async with AsyncMavisClient(server.url) as client:
             answers = await asyncio.gather(
@@ -47,14 +48,14 @@ def test_the_async_sdk_guides_every_request_by_its_own_weights(server: Server):
     assert low < 0 < high
 
 
-def test_the_openai_package_guides_through_extra_body(server: Server):
+def test_the_openai_package_guides_through_extra_body(server: Server) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     model = client.models.list().data[0].id
-    messages = [{"role": "user", "content": QUESTION}]
-    extra = {"objective_weights": WEIGHTS, "return_values": True}
-    whole = client.chat.completions.create(model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra)
+    messages: Any = [{"role": "user", "content": QUESTION}]
+    extra: Any = {"objective_weights": WEIGHTS, "return_values": True}
+    whole: Any = client.chat.completions.create(model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra)
     assert whole.choices[0].mavis["values"].keys() == {"positivity", "simplicity"}
-    chunks = list(
+    chunks: list[Any] = list(
         client.chat.completions.create(
             model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra, stream=True
         )

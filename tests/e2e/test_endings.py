@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.e2e.conftest import (
@@ -115,24 +115,24 @@ def is_in_the_envelope(error: dict[str, Any]) -> bool:
     return error.keys() == {"message", "type", "param", "code"} and error["code"] == 500 and bool(error["message"])
 
 
-def test_a_signal_while_the_engine_starts_ends_all_of_it(interrupted: End):
+def test_a_signal_while_the_engine_starts_ends_all_of_it(interrupted: End) -> None:
     assert interrupted.status == 0 and interrupted.seconds < 10
     assert interrupted.left_over == []
     assert interrupted.said == ["mavis: stopped"] and "Traceback" not in interrupted.log
 
 
-def test_a_stream_whose_engine_is_killed_ends_in_an_error(bereft: End):
+def test_a_stream_whose_engine_is_killed_ends_in_an_error(bereft: End) -> None:
     assert len(bereft.stream) > 1
     assert not any("error" in event for event in bereft.stream[:-1])
     assert is_in_the_envelope(bereft.stream[-1]["error"])
 
 
-def test_a_request_whose_engine_is_killed_fails_at_once(bereft: End):
+def test_a_request_whose_engine_is_killed_fails_at_once(bereft: End) -> None:
     assert bereft.answer is not None, "its connection was closed without an answer"
     assert bereft.answer.status_code == 500 and is_in_the_envelope(bereft.answer.json()["error"])
 
 
-def test_a_server_whose_engine_is_killed_says_so_and_ends_with_status_1(bereft: End):
+def test_a_server_whose_engine_is_killed_says_so_and_ends_with_status_1(bereft: End) -> None:
     assert bereft.status == 1 and bereft.seconds < 30
     assert bereft.said == ["mavis: the engine died; the reason stands above"]
     assert bereft.left_over == []

@@ -19,7 +19,8 @@ MESSAGES = [{"role": "user", "content": "How was the weather on your last holida
 def chat(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     answer = http.post(CHAT, json={"messages": MESSAGES, "max_tokens": 16, "seed": 7, **fields})
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def events(http: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -36,12 +37,12 @@ def events(http: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
-    error = answer.json()["error"]
+    error: dict[str, Any] = answer.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"} and error["code"] == answer.status_code
     return error
 
 
-def test_status_routes(http):
+def test_status_routes(http: httpx.Client) -> None:
     assert http.get("/health").status_code == 200
     assert http.get("/ready").json() == {"status": "ready"}
     assert http.get("/v1/models").json()["data"][0]["id"]
@@ -49,7 +50,7 @@ def test_status_routes(http):
     assert "vllm:num_requests_running" in metrics and "mavis_requests_total" in metrics
 
 
-def test_objectives_say_what_a_client_needs_to_know(http):
+def test_objectives_say_what_a_client_needs_to_know(http: httpx.Client) -> None:
     listing = http.get("/v1/objectives").json()
     assert listing["object"] == "list"
     by_id = {entry["id"]: entry for entry in listing["data"]}
@@ -59,14 +60,14 @@ def test_objectives_say_what_a_client_needs_to_know(http):
     assert entry["description"] and entry["checkpoint"] and entry["reward"] == "positivity" and entry["metrics"]
 
 
-def test_a_plain_answer_is_vllms_and_says_nothing_of_values(http):
+def test_a_plain_answer_is_vllms_and_says_nothing_of_values(http: httpx.Client) -> None:
     answer = chat(http)
     assert "mavis" not in answer["choices"][0]
     assert answer["choices"][0]["message"] == chat(http, objective_weights={"positivity": 0})["choices"][0]["message"]
     assert answer["choices"][0]["message"] == chat(http, objective_weights=WEIGHTS, beta=0)["choices"][0]["message"]
 
 
-def test_a_guided_answer_says_what_held_and_what_it_did(http):
+def test_a_guided_answer_says_what_held_and_what_it_did(http: httpx.Client) -> None:
     block = chat(http, objective_weights={"positivity": 1.5}, kl_budget=0.3, candidates=20)["choices"][0]["mavis"]
     assert block["objective_weights"] == {"positivity": 1.5, "simplicity": 0.0}
     assert block["beta"] == 1.0 and block["scoring"] == "exact" and block["checkpoint"]
@@ -76,7 +77,7 @@ def test_a_guided_answer_says_what_held_and_what_it_did(http):
 
 
 @pytest.mark.parametrize("detail", [True, "candidates"])
-def test_token_values_add_up_to_the_totals(http, detail):
+def test_token_values_add_up_to_the_totals(http: httpx.Client, detail: Any) -> None:
     answer = chat(http, objective_weights=WEIGHTS, return_values=detail, return_token_ids=True)
     choice = answer["choices"][0]
     tokens = choice["mavis"]["tokens"]
@@ -94,7 +95,7 @@ def token_in_its_candidates(tokens: list[dict[str, Any]]) -> bool:
 
 
 @pytest.mark.parametrize("extra", [{}, {"objective_weights": WEIGHTS}])
-def test_a_stream_says_what_the_whole_answer_says(http, extra):
+def test_a_stream_says_what_the_whole_answer_says(http: httpx.Client, extra: Any) -> None:
     body = {"messages": MESSAGES, "max_tokens": 20, "seed": 3, "return_values": bool(extra), **extra}
     whole = chat(http, **body)["choices"][0]
     chunks = events(http, CHAT, {**body, "stream_options": {"include_usage": True}})
@@ -113,17 +114,17 @@ def test_a_stream_says_what_the_whole_answer_says(http, extra):
 
 @pytest.mark.parametrize("weights", [{}, {"objective_weights": WEIGHTS}])
 class TestWhatVllmOffersKeepsWorking:
-    def test_n(self, http, weights):
+    def test_n(self, http: httpx.Client, weights: Any) -> None:
         answer = chat(http, n=3, temperature=1.0, **weights)
         assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
         assert len({choice["message"]["content"] for choice in answer["choices"]}) > 1
         assert all(("mavis" in choice) == bool(weights) for choice in answer["choices"])
 
-    def test_seed(self, http, weights):
+    def test_seed(self, http: httpx.Client, weights: Any) -> None:
         first, second = (chat(http, temperature=1.0, **weights)["choices"][0]["message"] for _ in range(2))
         assert first == second
 
-    def test_stop_strings_cut_the_trace_with_the_text(self, http, weights):
+    def test_stop_strings_cut_the_trace_with_the_text(self, http: httpx.Client, weights: Any) -> None:
         asked = {"max_tokens": 40, "ignore_eos": True, **weights}
         content = chat(http, **asked)["choices"][0]["message"]["content"]
         stop = content[len(content) // 2 :][:4]
@@ -134,11 +135,11 @@ class TestWhatVllmOffersKeepsWorking:
         if weights:
             assert len(choice["mavis"]["tokens"]) == answer["usage"]["completion_tokens"]
 
-    def test_logprobs(self, http, weights):
+    def test_logprobs(self, http: httpx.Client, weights: Any) -> None:
         entries = chat(http, logprobs=True, top_logprobs=3, **weights)["choices"][0]["logprobs"]["content"]
         assert len(entries) == 16 and all(len(entry["top_logprobs"]) == 3 for entry in entries)
 
-    def test_json_schema(self, http, weights):
+    def test_json_schema(self, http: httpx.Client, weights: Any) -> None:
         schema = {
             "type": "object",
             "properties": {"name": {"type": "string", "maxLength": 10}, "age": {"type": "integer", "maximum": 99}},
@@ -153,7 +154,7 @@ class TestWhatVllmOffersKeepsWorking:
         )
         assert json.loads(answer["choices"][0]["message"]["content"]).keys() == {"name", "age"}
 
-    def test_tools(self, http, weights):
+    def test_tools(self, http: httpx.Client, weights: Any) -> None:
         tool = {
             "type": "function",
             "function": {
@@ -166,7 +167,7 @@ class TestWhatVllmOffersKeepsWorking:
         call = answer["choices"][0]["message"]["tool_calls"][0]
         assert call["function"]["name"] == "weather" and isinstance(json.loads(call["function"]["arguments"]), dict)
 
-    def test_several_prompts_and_echo(self, http, weights):
+    def test_several_prompts_and_echo(self, http: httpx.Client, weights: Any) -> None:
         body = {"prompt": ["One day", "Once upon a time"], "max_tokens": 8, "n": 2, "seed": 1, **weights}
         answer = http.post(COMPLETIONS, json=body).json()
         assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
@@ -175,7 +176,7 @@ class TestWhatVllmOffersKeepsWorking:
         if weights:
             assert all(len(choice["mavis"]["tokens"]) == 8 for choice in echoed["choices"])
 
-    def test_streamed_completions(self, http, weights):
+    def test_streamed_completions(self, http: httpx.Client, weights: Any) -> None:
         body = {"prompt": "The sea", "max_tokens": 8, "seed": 1, **weights}
         whole = http.post(COMPLETIONS, json=body).json()["choices"][0]
         streamed = [choice for chunk in events(http, COMPLETIONS, body) for choice in chunk["choices"]]
@@ -210,7 +211,9 @@ BAD = [
 
 @pytest.mark.parametrize(("fields", "param", "says"), BAD, ids=[json.dumps(case[0])[:60] for case in BAD])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_bad_input_is_a_400_that_names_field_value_and_what_is_allowed(http, path, fields, param, says):
+def test_bad_input_is_a_400_that_names_field_value_and_what_is_allowed(
+    http: httpx.Client, path: Any, fields: Any, param: Any, says: Any
+) -> None:
     prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Hello"}
     answer = http.post(path, json={**prompt, "max_tokens": 4, **fields})
     assert answer.status_code == 400, answer.text
@@ -220,20 +223,20 @@ def test_bad_input_is_a_400_that_names_field_value_and_what_is_allowed(http, pat
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
 @pytest.mark.parametrize("field", ['"objective_weights": {"positivity": %s}', '"beta": %s', '"kl_budget": %s'])
-def test_numbers_that_json_cannot_mean_are_refused(http, number, field):
+def test_numbers_that_json_cannot_mean_are_refused(http: httpx.Client, number: Any, field: Any) -> None:
     body = '{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, ' + field % number + "}"
     answer = http.post(CHAT, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     error_of(answer)
 
 
-def test_other_routes_cannot_smuggle_guidance_into_the_worker(http):
+def test_other_routes_cannot_smuggle_guidance_into_the_worker(http: httpx.Client) -> None:
     answer = http.post("/v1/responses", json={"input": "Hi", "max_output_tokens": 4, "vllm_xargs": {"mavis": "x"}})
     assert answer.status_code == 400 and "reserved" in answer.text
     assert http.get("/ready").status_code == 200
 
 
-def test_an_id_that_is_live_is_refused_and_free_again_afterwards(http):
+def test_an_id_that_is_live_is_refused_and_free_again_afterwards(http: httpx.Client) -> None:
     headers = {"X-Request-Id": "the-same-id"}
     body = {"messages": MESSAGES, "max_tokens": 200, "ignore_eos": True, "objective_weights": WEIGHTS, "stream": True}
     with http.stream("POST", CHAT, json=body, headers=headers) as first:
@@ -247,7 +250,7 @@ def test_an_id_that_is_live_is_refused_and_free_again_afterwards(http):
     )
 
 
-def test_a_client_that_goes_away_frees_its_slot(http):
+def test_a_client_that_goes_away_frees_its_slot(http: httpx.Client) -> None:
     body = {"messages": MESSAGES, "max_tokens": 2000, "ignore_eos": True, "objective_weights": WEIGHTS, "stream": True}
     with http.stream("POST", CHAT, json=body) as answer:
         next(answer.iter_lines())

@@ -24,7 +24,7 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
-def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(server: Server):
+def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(server: Server) -> None:
     text = server.log.read_text()
     assert server.url in text and "positivity" in text and "simplicity" in text
     start = text.index("curl ")
@@ -34,7 +34,7 @@ def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(
     assert answer.returncode == 0 and '"mavis"' in answer.stdout, answer
 
 
-def test_a_port_in_use_is_said_at_once():
+def test_a_port_in_use_is_said_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -42,7 +42,7 @@ def test_a_port_in_use_is_said_at_once():
     assert result.returncode == 2 and "port" in last_line(result) and "in use" in last_line(result)
 
 
-def test_broken_checkpoints_refuse_to_start_with_one_sentence(tmp_path: Path):
+def test_broken_checkpoints_refuse_to_start_with_one_sentence(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(EMBEDDED_VALUES, tmp_path / "values"))
     tensors = folder / "model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:1000])
@@ -52,7 +52,7 @@ def test_broken_checkpoints_refuse_to_start_with_one_sentence(tmp_path: Path):
     assert missing.returncode == 2 and "nowhere" in last_line(missing)
 
 
-def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence():
+def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence() -> None:
     result = serve("--port", str(free_port()), "--max-model-len", "99999")
     assert result.returncode == 2
     said = [line for line in result.stderr.splitlines() if line.startswith("mavis: ")]
@@ -60,7 +60,7 @@ def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence():
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals):
+def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals) -> None:
     import httpx
 
     running = start_server(tmp_path / "log.txt")

@@ -28,12 +28,12 @@ def at(server: Server, example: str) -> str:
     return example.replace("http://127.0.0.1:8000", server.url)
 
 
-def test_the_curl_line_gets_a_guided_answer(server: Server):
+def test_the_curl_line_gets_a_guided_answer(server: Server) -> None:
     (line,) = CURL
     (choice,) = json.loads(output(["bash", "-c", at(server, line)]))["choices"]
     assert choice["mavis"]["objective_weights"]["positivity"] == 1.0
 
 
 @pytest.mark.parametrize("example", PYTHON, ids=["sdk", "openai"])
-def test_a_python_example_prints_answers(server: Server, example: str):
+def test_a_python_example_prints_answers(server: Server, example: str) -> None:
     assert len(output([sys.executable, "-c", at(server, example)])) > 100

@@ -12,7 +12,7 @@ from valuemodels.contract.guidance import ChoiceName
 
 pytestmark = pytest.mark.engine
 
-NEW = {"warmth": -1.0, "brevity": 0.75}
+NEW: dict[str, Any] = {"warmth": -1.0, "brevity": 0.75}
 
 
 def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **weights: float) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **
     return next_tokens
 
 
-def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_start(engine):
+def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_start(engine: Any) -> None:
     """Catches overrides that are lost when V1 removes a request, or when its original parameters come back."""
     fresh = [request(40, 40 + i, guided(weights=NEW), max_tokens=60) for i in range(8)]
     steered = [{**asked, "guidance": guided()} for asked in fresh]
@@ -40,7 +40,7 @@ def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_star
         assert read_traces(engine, name)[name]["0:0"]["settings"] == [[0, list(NEW.values()), 1.0, None]]
 
 
-def test_a_dropped_generation_leaves_nothing_to_the_next_of_its_id(engine):
+def test_a_dropped_generation_leaves_nothing_to_the_next_of_its_id(engine: Any) -> None:
     """Catches overrides that outlive their generation."""
     asked = request(18, 60, guided())
     first = generate(engine, [asked])
@@ -50,7 +50,7 @@ def test_a_dropped_generation_leaves_nothing_to_the_next_of_its_id(engine):
     assert generate(engine, [asked]) == first
 
 
-def test_a_plain_request_that_is_steered_is_guided_and_its_neighbour_stays_plain(engine):
+def test_a_plain_request_that_is_steered_is_guided_and_its_neighbour_stays_plain(engine: Any) -> None:
     """Catches plain rows that are not followed, and choices that share what is their own."""
     guidance = guided(weights={}, trace="totals")
     both = [request(18, 61, replace(guidance, prompt_index=prompt)) for prompt in range(2)]

@@ -8,6 +8,7 @@ must never lower J(pi) = E[r] - zeta KL(pi || pi_ref), and stand still at pi* = 
 """
 
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,9 @@ def random_reward(seed: int) -> dict[tuple[int, ...], float]:
     return dict(zip(sequences, torch.randn(len(sequences), generator=generator).tolist(), strict=True))
 
 
-def evaluate(policy: Policy, base: Policy, reward: dict[tuple[int, ...], float], zeta: float) -> dict:
+def evaluate(
+    policy: Policy, base: Policy, reward: dict[tuple[int, ...], float], zeta: float
+) -> dict[tuple[int, ...], float]:
     """V of every prefix under a policy, by enumeration from the last layer up; V of the empty prefix is J(policy)."""
     values: dict[tuple[int, ...], float] = dict(reward)
     for context in reversed(contexts()):
@@ -67,7 +70,7 @@ def sequence_probabilities(policy: Policy) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("zeta", [0.25, 1.0])
-def test_evaluating_and_tilting_in_turn_reaches_the_kl_regularised_optimum(seed, zeta):
+def test_evaluating_and_tilting_in_turn_reaches_the_kl_regularised_optimum(seed: Any, zeta: Any) -> None:
     base, reward = random_base(seed), random_reward(seed)
     policy, objective = base, []
     for _ in range(LENGTH + 1):

@@ -55,9 +55,11 @@ def assert_trace_is_exact(model: ValueModel, prefix: list[int], output: list[int
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_without_weights_the_engine_is_plain_vllm_token_for_token(engine, engine_base, tmp_path):
+def test_without_weights_the_engine_is_plain_vllm_token_for_token(
+    engine: Any, engine_base: str, tmp_path: Path
+) -> None:
     """Catches any touch of unguided rows: truncation to the candidates, changed logits, a disturbed random stream."""
-    sampling = {"temperature": 1.0, "max_tokens": 24}
+    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 24}
     requests = [request(3 + 8 * i, i, seed=i, **sampling) for i in range(6)]
     requests += [request(12, 50, seed=9, n=3, **sampling), request(7, 51, temperature=0.0)]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
@@ -75,7 +77,7 @@ def test_without_weights_the_engine_is_plain_vllm_token_for_token(engine, engine
     assert (ask(weights={"warmth": 0.0}, trace="values") == plain) is True, "watching values changed the answer"
 
 
-def test_a_request_alone_is_the_request_in_a_mixed_batch(engine):
+def test_a_request_alone_is_the_request_in_a_mixed_batch(engine: Any) -> None:
     """Catches rows that leak into each other: a neighbour's weights, strength, candidates or cache."""
     requests = [
         request(20, 1, guided()),
@@ -90,7 +92,7 @@ def test_a_request_alone_is_the_request_in_a_mixed_batch(engine):
         assert generate(engine, [asked]) == [answer]
 
 
-def test_values_in_the_engine_are_those_of_an_uncached_forward(engine, uncached):
+def test_values_in_the_engine_are_those_of_an_uncached_forward(engine: Any, uncached: ValueModel) -> None:
     """Catches a wrong prefix, position, cache row or candidate in the served path."""
     asked = [request(4 + 5 * i, 20 + i, guided(), temperature=1.0, seed=i) for i in range(4)]
     answers = generate(engine, asked)
@@ -99,7 +101,7 @@ def test_values_in_the_engine_are_those_of_an_uncached_forward(engine, uncached)
         assert_trace_is_exact(uncached, r["prompt"], output, trace)
 
 
-def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(engine, uncached):
+def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(engine: Any, uncached: ValueModel) -> None:
     """Catches tilting or tracing on the rows of unfinished prompts."""
     asked = [request(3 * BATCHED_TOKENS + 7, 30, guided()), request(10, 31, guided())]
     for r, (output,) in zip(asked, generate(engine, asked), strict=True):
@@ -108,7 +110,7 @@ def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(engine, uncache
         assert_trace_is_exact(uncached, r["prompt"], output, trace)
 
 
-def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine, uncached):
+def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine: Any, uncached: ValueModel) -> None:
     """Catches caches that survive a preemption wrongly, and traces that lose or double tokens over it."""
     before = preemptions(engine)
     asked = [request(40, 40 + i, guided(), max_tokens=60) for i in range(8)]
@@ -120,7 +122,7 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine, u
         assert generate(engine, [r]) == [[output]]
 
 
-def test_a_reused_slot_is_as_good_as_a_fresh_one(engine):
+def test_a_reused_slot_is_as_good_as_a_fresh_one(engine: Any) -> None:
     """Catches state that outlives its request."""
     asked = request(18, 60, guided())
     first = generate(engine, [asked])
@@ -129,7 +131,7 @@ def test_a_reused_slot_is_as_good_as_a_fresh_one(engine):
         assert generate(engine, [asked]) == first
 
 
-def test_every_choice_of_a_request_has_its_own_trace(engine, uncached):
+def test_every_choice_of_a_request_has_its_own_trace(engine: Any, uncached: ValueModel) -> None:
     """Catches choices of one request that share a cache entry or a trace."""
     asked = request(14, 80, guided(), n=3, temperature=1.0, seed=5)
     (outputs,) = generate(engine, [asked])
@@ -139,7 +141,7 @@ def test_every_choice_of_a_request_has_its_own_trace(engine, uncached):
         assert_trace_is_exact(uncached, asked["prompt"], output, traces[f"0:{i}"])
 
 
-def test_a_kl_budget_holds_at_every_token_and_lowers_the_total(engine):
+def test_a_kl_budget_holds_at_every_token_and_lowers_the_total(engine: Any) -> None:
     """Catches budgets applied to the wrong row, or only to the first step."""
     free, bounded = request(16, 90, guided(beta=5.0)), request(16, 90, guided(beta=5.0, kl_budget=0.1))
     generate(engine, [free, bounded])
@@ -150,7 +152,7 @@ def test_a_kl_budget_holds_at_every_token_and_lowers_the_total(engine):
     assert max(kl[0]) > 0.1 and max(kl[1]) <= 0.1 + 1e-4
 
 
-def test_more_weight_buys_more_value(engine):
+def test_more_weight_buys_more_value(engine: Any) -> None:
     """Catches a tilt of the wrong sign, or one that sampling never sees."""
     gains = {}
     for weight in (-1.0, 0.0, 1.0):
@@ -167,7 +169,7 @@ def test_more_weight_buys_more_value(engine):
     assert gains[-1.0] < gains[0.0] - 0.2 and gains[1.0] > gains[0.0] + 0.2
 
 
-def test_nan_values_fall_back_to_the_base_and_leave_others_alone(engine, monkeypatch):
+def test_nan_values_fall_back_to_the_base_and_leave_others_alone(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a NaN that reaches the sampler, or that takes the whole batch down with it."""
     plain, other = request(11, 120), request(13, 121, guided())
     expected_plain, expected_other = generate(engine, [plain])[0], generate(engine, [other])[0]

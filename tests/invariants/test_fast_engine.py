@@ -1,5 +1,6 @@
 """What must hold of fast scoring on the real engine. Every test says in a line which bug it would catch."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ TOLERANCE = 1e-3
 
 def hidden_states(model: LlamaForCausalLM, tokens: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return model.model(torch.tensor([tokens])).last_hidden_state[0]
+        states: torch.Tensor = model.model(torch.tensor([tokens])).last_hidden_state[0]
+        return states
 
 
 def assert_trace_is_the_probes(
@@ -39,7 +41,9 @@ def assert_trace_is_the_probes(
     assert trace["levels"] == [None] * len(output)
 
 
-def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(engine, base_model, fast):
+def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(
+    engine: Any, base_model: LlamaForCausalLM, fast: FastScorer
+) -> None:
     """Catches states of another row or step, and rows of exact scoring that disturb those of fast scoring."""
     asked = [
         request(4 + 5 * i, 200 + i, guided(scoring="fast" if i % 2 else "exact"), temperature=1.0) for i in range(6)
@@ -52,7 +56,9 @@ def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(engine, base_
             assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 
 
-def test_chunked_prompts_and_preemption_change_nothing(engine, base_model, fast):
+def test_chunked_prompts_and_preemption_change_nothing(
+    engine: Any, base_model: LlamaForCausalLM, fast: FastScorer
+) -> None:
     """Catches states of a prompt's chunk taken for those of its end, and anything that a preemption could lose."""
     before = preemptions(engine)
     asked = [request(40, 240 + i, guided(scoring="fast"), max_tokens=60) for i in range(7)]
@@ -64,7 +70,7 @@ def test_chunked_prompts_and_preemption_change_nothing(engine, base_model, fast)
         assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 
 
-def test_prompt_logprobs_do_not_shift_the_states(engine, base_model, fast):
+def test_prompt_logprobs_do_not_shift_the_states(engine: Any, base_model: LlamaForCausalLM, fast: FastScorer) -> None:
     """Catches states of the rows that vLLM makes for prompt logprobs in the same step."""
     asked = [request(12 + i, 260 + i, guided(scoring="fast"), prompt_logprobs=2 if i % 2 else None) for i in range(4)]
     for r, (output,) in zip(asked, generate(engine, asked), strict=True):
@@ -72,7 +78,9 @@ def test_prompt_logprobs_do_not_shift_the_states(engine, base_model, fast):
         assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 
 
-def test_positions_are_recorded_with_the_states_they_were_scored_at(engine, base_model, tmp_path):
+def test_positions_are_recorded_with_the_states_they_were_scored_at(
+    engine: Any, base_model: LlamaForCausalLM, tmp_path: Path
+) -> None:
     """Catches distillation data whose states and values are of different positions."""
     engine.collective_rpc("mavis_record", args=(str(tmp_path),))
     asked = request(14, 270, guided(weights={}, trace="values", scoring="exact"))

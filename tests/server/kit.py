@@ -4,6 +4,7 @@ import asyncio
 import json
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,14 +117,17 @@ class FakeEngine:
     async def _outputs(self, params: Any, request_id: str) -> AsyncGenerator[Any, None]:
         guidance = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
         try:
-            for at in range(self.tokens):
+            for at in count():
                 await asyncio.sleep(STEP_S)
+                is_last = at >= self.tokens - 1  # a test may shorten what runs
                 if isinstance(guidance, Guidance):
                     self.known[guidance.generation_id] = at + 1 + self.overshoot
                     self._note_settings(guidance, params.n, at)
-                reason = "stop" if at == self.tokens - 1 else None
+                reason = "stop" if is_last else None
                 children = [SimpleNamespace(index=i, token_ids=[at], finish_reason=reason) for i in range(params.n)]
-                yield SimpleNamespace(outputs=children, last=at == self.tokens - 1)
+                yield SimpleNamespace(outputs=children, last=is_last)
+                if is_last:
+                    return
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)
             raise

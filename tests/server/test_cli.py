@@ -11,6 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from server import cli
+from server.start.stopping import Stop
+from server.start.vllm_arguments import ServeOptions
 from tests.server.kit import value_config
 
 RUN = [sys.executable, "-m", "server.cli", "serve"]
@@ -57,7 +59,12 @@ def test_no_cache_at_all_is_refused(checkpoint: Path) -> None:
 
 def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(cli, "_serve", lambda options, stop: seen.append(options) or 0)
+
+    def serve(options: ServeOptions, stop: Stop) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(cli, "_serve", serve)
     for of_the_process in ("end_start_at_signals", "adopt_orphans", "end_children"):
         monkeypatch.setattr(cli, of_the_process, lambda: None)
     line = "serve org/model -tp 2 --values a --max-model-len 4096 --compile --values=b --value-cache-gib 2 --seed=1"

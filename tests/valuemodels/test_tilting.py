@@ -1,6 +1,7 @@
 """The maths of one step, against an independent float64 reference and as properties."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from valuemodels.tilting import (
     NEG_INF,
     Candidates,
+    Tilt,
     advantages_of,
     beta_within_budget,
     kl_divergence,
@@ -40,7 +42,7 @@ def reference(logits: list[float], v: list[float], temperature: float, beta: flo
     return pi, float((pi[mask] * (np.log(pi[mask]) - np.log(base[mask]))).sum())
 
 
-def tilt_one(z: list[float], v: list[float], temperature: float, beta: float, budget: float | None = None):
+def tilt_one(z: list[float], v: list[float], temperature: float, beta: float, budget: float | None = None) -> Tilt:
     return tilt(
         candidates_of([z]),
         torch.tensor([v]),
@@ -52,10 +54,10 @@ def tilt_one(z: list[float], v: list[float], temperature: float, beta: float, bu
 
 @given(z=row, data=st.data(), temperature=st.floats(0.1, 3), beta=st.floats(0, 20))
 @settings(deadline=None, max_examples=150)
-def test_sampling_after_temperature_sees_the_papers_rule(z, data, temperature, beta):
+def test_sampling_after_temperature_sees_the_papers_rule(z: Any, data: Any, temperature: Any, beta: Any) -> None:
     v = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z)))
     found = tilt_one(z, v, temperature, beta)
-    pi, kl = reference(z, v, np.float32(temperature), np.float32(beta))
+    pi, kl = reference(z, v, float(np.float32(temperature)), float(np.float32(beta)))
     sampled_from = torch.softmax(found.logits[0].double() / temperature, -1).numpy()
     assert np.allclose(sampled_from, pi, atol=2e-4)
     assert np.allclose(found.logprobs[0].double().exp().numpy(), pi, atol=1e-5)
@@ -64,7 +66,7 @@ def test_sampling_after_temperature_sees_the_papers_rule(z, data, temperature, b
 
 @given(z=row, data=st.data(), beta=st.floats(0.01, 50), budget=st.floats(0.001, 3))
 @settings(deadline=None, max_examples=200)
-def test_a_kl_budget_is_met_and_beta_is_not_lowered_needlessly(z, data, beta, budget):
+def test_a_kl_budget_is_met_and_beta_is_not_lowered_needlessly(z: Any, data: Any, beta: Any, budget: Any) -> None:
     v = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z)))
     found = tilt_one(z, v, 1.0, beta, budget)
     asked = tilt_one(z, v, 1.0, beta)
@@ -77,12 +79,12 @@ def test_a_kl_budget_is_met_and_beta_is_not_lowered_needlessly(z, data, beta, bu
 
 @given(z=row, data=st.data(), low=st.floats(0, 10), more=st.floats(0, 10))
 @settings(deadline=None, max_examples=100)
-def test_kl_never_falls_as_beta_grows(z, data, low, more):
+def test_kl_never_falls_as_beta_grows(z: Any, data: Any, low: Any, more: Any) -> None:
     v = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z)))
     assert tilt_one(z, v, 1.0, low).kl.item() <= tilt_one(z, v, 1.0, low + more).kl.item() + 1e-5
 
 
-def test_budgets_hold_row_by_row_and_infinity_is_none():
+def test_budgets_hold_row_by_row_and_infinity_is_none() -> None:
     z, v = [[0.0, 1.0, 2.0]] * 3, torch.tensor([[3.0, 0.0, -1.0]] * 3)
     budget = torch.tensor([0.01, math.inf, 0.2])
     found = tilt(candidates_of(z), v, torch.ones(3), torch.full((3,), 4.0), budget)
@@ -90,19 +92,19 @@ def test_budgets_hold_row_by_row_and_infinity_is_none():
     assert found.kl[1] > 0.2
 
 
-def test_greedy_rows_are_tilted_and_measured_as_at_temperature_one():
+def test_greedy_rows_are_tilted_and_measured_as_at_temperature_one() -> None:
     z, v = [1.0, 0.5, 0.0], [0.0, 0.3, 2.0]
     greedy, at_one = tilt_one(z, v, 0.0, 1.5), tilt_one(z, v, 1.0, 1.5)
     assert torch.equal(greedy.logits, at_one.logits) and torch.equal(greedy.kl, at_one.kl)
     assert greedy.logits.argmax().item() == int(np.argmax(np.array(z) + 1.5 * np.array(v)))
 
 
-def test_beta_zero_changes_nothing():
+def test_beta_zero_changes_nothing() -> None:
     found = tilt_one([2.0, 1.0, -3.0], [5.0, -5.0, 1.0], 0.7, 0.0)
     assert found.logits.tolist() == [[2.0, 1.0, -3.0]] and found.kl.item() == 0.0
 
 
-def test_what_the_base_forbids_stays_forbidden_and_the_rest_is_kept():
+def test_what_the_base_forbids_stays_forbidden_and_the_rest_is_kept() -> None:
     logits = torch.tensor([[0.0, NEG_INF, 3.0, 1.0], [NEG_INF, NEG_INF, NEG_INF, 2.0]])
     found = select_candidates(logits, torch.tensor([3, 3]), 3, 64)
     assert found.token_ids[0].tolist() == [2, 3, 0] and found.valid[0].tolist() == [True] * 3
@@ -113,7 +115,7 @@ def test_what_the_base_forbids_stays_forbidden_and_the_rest_is_kept():
 
 
 @pytest.mark.parametrize("neighbour", [1, 41, 64])
-def test_a_neighbours_candidates_never_change_mine_where_logits_tie(neighbour):
+def test_a_neighbours_candidates_never_change_mine_where_logits_tie(neighbour: Any) -> None:
     """In bfloat16 several tokens tie at a row's last rank; taken by the batch's largest k, others came out."""
     logits = (4 * torch.randn(200, 5000, generator=torch.Generator().manual_seed(1))).bfloat16()
     alone = select_candidates(logits, torch.full((200,), 40), 40, 64)
@@ -127,7 +129,7 @@ def test_a_neighbours_candidates_never_change_mine_where_logits_tie(neighbour):
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=50)
-def test_every_row_keeps_its_own_number_of_candidates(counts):
+def test_every_row_keeps_its_own_number_of_candidates(counts: Any) -> None:
     logits = torch.randn(len(counts), 20, generator=torch.Generator().manual_seed(0))
     found = select_candidates(logits, torch.tensor(counts), max(counts), 64)
     assert found.valid.sum(-1).tolist() == counts
@@ -135,13 +137,13 @@ def test_every_row_keeps_its_own_number_of_candidates(counts):
         assert set(found.token_ids[r, :count].tolist()) == set(logits[r].topk(count).indices.tolist())
 
 
-def test_candidates_are_capped_by_the_vocabulary_and_skip_nan():
+def test_candidates_are_capped_by_the_vocabulary_and_skip_nan() -> None:
     found = select_candidates(torch.tensor([[1.0, float("nan"), 2.0]]), torch.tensor([40]), 40, 64)
     assert found.token_ids.shape == (1, 3)
     assert sorted(found.token_ids[found.valid].tolist()) == [0, 2]
 
 
-def test_advantages_of_average_to_zero_under_the_base_and_ignore_padding():
+def test_advantages_of_average_to_zero_under_the_base_and_ignore_padding() -> None:
     base = torch.log_softmax(torch.tensor([[1.0, 0.0, NEG_INF]]), -1)
     values = torch.tensor([[[1.0], [3.0], [float("nan")]]])
     centred = advantages_of(values, base)
@@ -149,19 +151,19 @@ def test_advantages_of_average_to_zero_under_the_base_and_ignore_padding():
     assert math.isclose((centred[0, 1] - centred[0, 0]).item(), 2.0, abs_tol=1e-6)
 
 
-def test_an_objective_of_weight_zero_has_no_say_even_when_it_is_nan():
+def test_an_objective_of_weight_zero_has_no_say_even_when_it_is_nan() -> None:
     values = torch.tensor([[[1.0, float("nan")], [2.0, float("inf")]]])
     assert weighted_values(values, torch.tensor([[2.0, 0.0]])).tolist() == [[2.0, 4.0]]
     assert weighted_values(values, torch.tensor([[2.0, 1.0]])).isfinite().any().item() is False
 
 
-def test_extreme_strengths_stay_finite_and_pick_the_best_candidate():
+def test_extreme_strengths_stay_finite_and_pick_the_best_candidate() -> None:
     found = tilt_one([0.0, 10.0, -10.0], [0.0, -4.0, 4.0], 1.0, 1e4)
     assert found.logprobs.exp()[0].tolist() == [0.0, 0.0, 1.0]
     assert math.isfinite(found.kl.item()) and math.isclose(found.kl.item(), 20.0, abs_tol=0.1)
 
 
-def test_solver_does_not_lose_the_root_where_the_kl_saturates():
+def test_solver_does_not_lose_the_root_where_the_kl_saturates() -> None:
     base = torch.log_softmax(torch.tensor([[0.0, -12.0]], dtype=torch.float64), -1)
     v = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     beta = beta_within_budget(base, v, torch.tensor([1e3], dtype=torch.float64), torch.tensor([6.0]).double())
@@ -169,7 +171,7 @@ def test_solver_does_not_lose_the_root_where_the_kl_saturates():
     assert math.isclose(kl_divergence(tilted, base).item(), 6.0, abs_tol=1e-4)
 
 
-def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_candidates():
+def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_candidates() -> None:
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
     before = logits.clone()
     index = torch.tensor([3, 0, 2])

@@ -40,7 +40,7 @@ async def started(
         try:
             yield http, call
         finally:
-            call.cancel()
+            engine.tokens = 0
             await asyncio.wait([call])
             await eventually(lambda: len(app.state.mavis.registry) == 0)
 

@@ -17,7 +17,7 @@ from vllm.envs import disable_envs_cache
 
 from server.api import plugin as ours
 from server.api import routes
-from server.errors import StartupError
+from server.errors import RequestError, StartupError
 from server.start.vllm_arguments import ServeOptions, vllm_defaults
 from server.start.vllm_server import parse_for_vllm
 from tests.server.kit import catalogue, value_config
@@ -62,7 +62,7 @@ def test_our_routes_replace_vllms_and_leave_the_others() -> None:
         assert [route.endpoint for route in served if route.path == path] == [endpoint]
     paths = {route.path for route in served}
     assert {"/v1/objectives", "/ready", "/health", "/v1/models", "/tokenize", "/v1/responses"} <= paths
-    assert ours.RequestError in app.exception_handlers
+    assert RequestError in app.exception_handlers
     assert "objective_weights" in app.openapi()["components"]["schemas"]["GuidedCompletionRequest"]["properties"]
 
 

@@ -33,9 +33,12 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_every_field_says_what_it_means() -> None:
-    models = {model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, BaseModel)}
+    models: set[type[BaseModel]] = {
+        model for model in vars(schema).values() if isinstance(model, type) and issubclass(model, BaseModel)
+    }
     ours = [model for model in models if model.__module__ == schema.__name__ and not model.__name__.startswith("_")]
-    for model in [*ours, GuidanceFields]:
+    everything: list[type[BaseModel]] = [*ours, GuidanceFields]
+    for model in everything:
         assert model.__doc__, model
         own = model.__annotations__.keys() - {"choices" if model.__name__.endswith("Response") else ""}
         assert {

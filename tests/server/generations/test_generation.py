@@ -1,5 +1,7 @@
 """What is known of a generation and its choices, and how far they have come."""
 
+from collections.abc import Callable
+
 from server.generations.choice import Choice, TokenTrace
 from server.generations.phase import Phase
 from tests.server.kit import generation, trace
@@ -30,16 +32,16 @@ def test_choices_are_named_by_prompt_and_child() -> None:
 
 def test_a_generation_is_as_far_as_its_last_choice() -> None:
     two = generation(n=2)
-    two.count(ChoiceName(0, 0), 3, is_last=True)
-    assert two.phase is Phase.RUNNING
-    two.count(ChoiceName(0, 1), 3, is_last=True)
-    assert two.phase is Phase.SAMPLED
-    two.choice(1).advance(Phase.TOLD)
-    assert two.phase is Phase.SAMPLED
-    two.choice(0).advance(Phase.TOLD)
-    assert two.phase is Phase.TOLD
-    two.end()
-    assert two.phase is Phase.OVER
+    steps: list[tuple[Callable[[], None], Phase]] = [
+        (lambda: two.count(ChoiceName(0, 0), 3, is_last=True), Phase.RUNNING),
+        (lambda: two.count(ChoiceName(0, 1), 3, is_last=True), Phase.SAMPLED),
+        (lambda: two.choice(1).advance(Phase.TOLD), Phase.SAMPLED),
+        (lambda: two.choice(0).advance(Phase.TOLD), Phase.TOLD),
+        (two.end, Phase.OVER),
+    ]
+    for step, phase in steps:
+        step()
+        assert two.phase is phase
 
 
 def test_a_choice_never_goes_back() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from training.bench import bench
-from training.bench.worker import BenchWorker, Job, Timing, WorkerDiedError, job_requests
+from training.bench.worker import BenchWorker, Job, Timing, job_requests
+from training.errors import WorkerDiedError
 from training.recipe import EngineRecipe
 from valuemodels.contract.guidance import Guidance
 

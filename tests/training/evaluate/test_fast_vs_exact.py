@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.conftest import TINY_PROBE
 from tests.training.kit import FakeEngine
@@ -59,7 +59,7 @@ def call(values: Path, chat_base: str, tmp_path: Path, monkeypatch: pytest.Monke
     return invoke
 
 
-def test_every_setting_is_sampled_both_ways_at_equal_cost(call, tmp_path):
+def test_every_setting_is_sampled_both_ways_at_equal_cost(call: Callable[..., Result], tmp_path: Path) -> None:
     result = call("--out", str(tmp_path / "compare.json"))
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "compare.json").read_text())
@@ -75,7 +75,7 @@ def test_every_setting_is_sampled_both_ways_at_equal_cost(call, tmp_path):
     assert 0.3 < warm["kept"]["value"] < 0.95
 
 
-def test_arms_share_prompts_and_seeds(call):
+def test_arms_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
     assert call().exit_code == 0
     seeds: dict[tuple[str, int], set[int]] = {}
     for request in TwoWays.asked:
@@ -85,7 +85,7 @@ def test_arms_share_prompts_and_seeds(call):
     assert len(ids) == len(set(ids)) == 3 * 10 * (6 + 4 + 6)
 
 
-def test_what_was_sampled_before_is_not_sampled_again(call, tmp_path):
+def test_what_was_sampled_before_is_not_sampled_again(call: Callable[..., Result], tmp_path: Path) -> None:
     assert call().exit_code == 0
     asked = len(TwoWays.asked)
     (tmp_path / "run" / "base" / "shard_0000.parquet").unlink()
@@ -94,13 +94,13 @@ def test_what_was_sampled_before_is_not_sampled_again(call, tmp_path):
     assert len(TwoWays.asked) == 10 * 6 < asked, "the base's only shard"
 
 
-def test_other_settings_refuse_to_mix(call):
+def test_other_settings_refuse_to_mix(call: Callable[..., Result]) -> None:
     assert call().exit_code == 0
     result = call("--max-tokens", "8")
     assert result.exit_code == 2 and "was made with max_tokens = 64, but it is 8 now" in result.output
 
 
-def test_a_checkpoint_without_fast_scoring_says_how_to_make_it(call, values):
+def test_a_checkpoint_without_fast_scoring_says_how_to_make_it(call: Callable[..., Result], values: Any) -> None:
     config = json.loads((values / CONFIG_FILE).read_text())
     (values / CONFIG_FILE).write_text(json.dumps({**config, "probe": None}))
     result = call()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from training.evaluate.bootstrap import mean_estimate, ratio_estimate
 from training.evaluate.scored import Scored
@@ -94,7 +95,7 @@ def test_distinct_pairs_of_words_are_counted_over_all_replies(texts: list[str], 
     assert distinct_share(texts, 2) == pytest.approx(share)
 
 
-def _row(weights: dict[str, float], rewards: np.ndarray, base: np.ndarray) -> SliderRow:  # type: ignore[type-arg]
+def _row(weights: dict[str, float], rewards: NDArray[np.float64], base: NDArray[np.float64]) -> SliderRow:
     replies = [
         Rollout(str(prompt), "test", sample, (1,), (1, 2, 3), "a b c", "length", kl_nats=float(prompt + sample + 0.5))
         for prompt in range(2)

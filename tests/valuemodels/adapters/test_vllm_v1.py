@@ -28,7 +28,7 @@ class Batch:
         self.ids: list[str] = []
         self.requests: dict[str, tuple[SamplingParams, list[int], list[int]]] = {}
 
-    def update(self, *, add=(), remove=(), move=()) -> None:
+    def update(self, *, add: Any = (), remove: Any = (), move: Any = ()) -> None:
         """add: (row, id, params, prompt, output); remove: rows; move: (source, target, direction)."""
         for index, request_id, params, prompt, output in add:
             self.ids += [""] * (index + 1 - len(self.ids))
@@ -60,7 +60,7 @@ def processor(tiny_base: str, tiny_checkpoint: Path) -> ValueLogitsProcessor:
     vllm_config = SimpleNamespace(
         additional_config={"mavis": config.to_wire()}, model_config=SimpleNamespace(dtype=torch.float32)
     )
-    return ValueLogitsProcessor(vllm_config, torch.device("cpu"), False)  # type: ignore[arg-type]
+    return ValueLogitsProcessor(vllm_config, torch.device("cpu"), False)
 
 
 def params(generation: str = "g", **guidance: object) -> SamplingParams:
@@ -68,10 +68,10 @@ def params(generation: str = "g", **guidance: object) -> SamplingParams:
     return SamplingParams(temperature=1.0, extra_args={"mavis": wire})
 
 
-GUIDED = {"weights": {"warmth": 1.0, "brevity": -0.5}}
+GUIDED: dict[str, Any] = {"weights": {"warmth": 1.0, "brevity": -0.5}}
 
 
-def test_the_interface_is_the_one_we_were_written_for():
+def test_the_interface_is_the_one_we_were_written_for() -> None:
     """Fails loudly when vLLM moves a seam: names, arguments and order of V1's logits-processor interface."""
     assert list(inspect.signature(LogitsProcessor.__init__).parameters)[1:] == [
         "vllm_config",
@@ -84,7 +84,7 @@ def test_the_interface_is_the_one_we_were_written_for():
     assert "validate_params" in vars(LogitsProcessor)
 
 
-def test_rows_that_move_swap_and_leave_keep_their_own_guidance(processor):
+def test_rows_that_move_swap_and_leave_keep_their_own_guidance(processor: ValueLogitsProcessor) -> None:
     batch = Batch(processor)
     outputs: dict[str, list[int]] = {name: [] for name in "abcd"}
     alone: dict[str, torch.Tensor] = {}
@@ -107,7 +107,7 @@ def test_rows_that_move_swap_and_leave_keep_their_own_guidance(processor):
     torch.testing.assert_close(batch.step(), torch.stack([alone[name] for name in "cda"]))
 
 
-def test_a_request_that_leaves_and_comes_back_goes_on_as_if_it_had_stayed(processor):
+def test_a_request_that_leaves_and_comes_back_goes_on_as_if_it_had_stayed(processor: ValueLogitsProcessor) -> None:
     stayed, left = Batch(processor), Batch(processor)
     output: list[int] = []
     add = (0, "same-id", params(**GUIDED), [3, 4, 5], output)
@@ -121,7 +121,7 @@ def test_a_request_that_leaves_and_comes_back_goes_on_as_if_it_had_stayed(proces
     torch.testing.assert_close(left.step(11), expected)
 
 
-def test_a_slot_taken_without_a_removal_belongs_to_the_newcomer(processor):
+def test_a_slot_taken_without_a_removal_belongs_to_the_newcomer(processor: ValueLogitsProcessor) -> None:
     batch = Batch(processor)
     batch.update(add=[(0, "first", params("first", **GUIDED), [3, 4], [])])
     batch.step()
@@ -130,7 +130,7 @@ def test_a_slot_taken_without_a_removal_belongs_to_the_newcomer(processor):
     assert (before > float("-inf")).all(), "a plain request in a reused slot is not truncated to the candidates"
 
 
-def test_plain_and_zero_weight_requests_are_not_scored(processor):
+def test_plain_and_zero_weight_requests_are_not_scored(processor: ValueLogitsProcessor) -> None:
     batch = Batch(processor)
     batch.update(
         add=[
@@ -145,9 +145,9 @@ def test_plain_and_zero_weight_requests_are_not_scored(processor):
     assert processor.guide.guided_rows == 0
 
 
-def test_children_of_one_request_have_their_own_traces(processor):
+def test_children_of_one_request_have_their_own_traces(processor: ValueLogitsProcessor) -> None:
     batch = Batch(processor)
-    shared, outputs = params("g", **GUIDED), [[], []]
+    shared, outputs = params("g", **GUIDED), [list[int](), list[int]()]
     batch.update(add=[(i, f"{i}_g-0a1b", shared, [3, 4], outputs[i]) for i in range(2)])
     tilted = batch.step()
     for i, output in enumerate(outputs):
@@ -157,13 +157,13 @@ def test_children_of_one_request_have_their_own_traces(processor):
     assert [traces[f"0:{i}"]["token_ids"] for i in range(2)] == outputs
 
 
-def test_guided_requests_before_attach_are_an_error_that_says_what_to_call(processor):
+def test_guided_requests_before_attach_are_an_error_that_says_what_to_call(processor: ValueLogitsProcessor) -> None:
     processor.update_state(BatchUpdate(1, removed=[], added=[(0, params(**GUIDED), [3], [])], moved=[]))
     with pytest.raises(RuntimeError, match="mavis_attach"):
         processor.apply(torch.randn(1, TINY_VOCAB))
 
 
-def test_guidance_that_is_not_ours_is_refused_at_admission():
+def test_guidance_that_is_not_ours_is_refused_at_admission() -> None:
     forged = SamplingParams(extra_args={"mavis": {"generation_id": "x", "weights": {"warmth": 99}}})
     with pytest.raises(ValueError, match=r"vllm_xargs\.mavis is reserved"):
         ValueLogitsProcessor.validate_params(forged)
@@ -177,8 +177,8 @@ def change(processor: ValueLogitsProcessor, choice: ChoiceName | None = None, **
     processor.guide.changed.take([Change("g", weights=fields, choice=choice, **strength)])
 
 
-def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(processor):
-    batch, output = Batch(processor), []
+def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(processor: ValueLogitsProcessor) -> None:
+    batch, output = Batch(processor), list[int]()
     batch.update(add=[(0, "x", params(weights={"warmth": -1.0, "brevity": 0.25}, beta=0.5), [3, 4, 5], output)])
     expected = batch.step(3)
     batch.update(remove=[0])
@@ -191,7 +191,7 @@ def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(p
     assert torch.equal(after, expected)
 
 
-def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor):
+def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor: ValueLogitsProcessor) -> None:
     batch = Batch(processor)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
     before = batch.step()
@@ -199,7 +199,7 @@ def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor):
     assert torch.equal(batch.step(), before)
 
 
-def test_a_change_outlives_removal_and_readding_with_the_original_parameters(processor):
+def test_a_change_outlives_removal_and_readding_with_the_original_parameters(processor: ValueLogitsProcessor) -> None:
     """A preemption must not bring the old weights back."""
     batch, output = Batch(processor), [7]
     add = (0, "x", params(**GUIDED), [3, 4, 5], output)
@@ -218,7 +218,7 @@ def test_a_change_outlives_removal_and_readding_with_the_original_parameters(pro
     assert not torch.equal(batch.step(1), steered), "the next generation of this id inherits nothing"
 
 
-def test_a_change_that_comes_before_its_request_holds_from_its_first_token(processor):
+def test_a_change_that_comes_before_its_request_holds_from_its_first_token(processor: ValueLogitsProcessor) -> None:
     change(processor, warmth=-2.0)
     batch = Batch(processor)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
@@ -227,7 +227,7 @@ def test_a_change_that_comes_before_its_request_holds_from_its_first_token(proce
     assert trace["settings"] == [[0, [-2.0, -0.5], 1.0, None]]
 
 
-def test_one_choice_is_steered_and_the_other_is_not(processor):
+def test_one_choice_is_steered_and_the_other_is_not(processor: ValueLogitsProcessor) -> None:
     batch, shared = Batch(processor), params(**GUIDED)
     batch.update(add=[(i, f"{i}_g-0a1b", shared, [3, 4], []) for i in range(2)])
     before = batch.step()
@@ -236,8 +236,8 @@ def test_one_choice_is_steered_and_the_other_is_not(processor):
     assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
 
 
-def test_a_plain_request_can_be_steered_and_calmed_again(processor):
-    batch, output = Batch(processor), []
+def test_a_plain_request_can_be_steered_and_calmed_again(processor: ValueLogitsProcessor) -> None:
+    batch, output = Batch(processor), list[int]()
     batch.update(add=[(0, "x", params(weights={"warmth": 0.0}), [3, 4, 5], output)])
     plain = batch.step()
     output += [7, 9]
@@ -253,7 +253,7 @@ def test_a_plain_request_can_be_steered_and_calmed_again(processor):
     assert trace["kl"][:2] == [0.0, 0.0] and trace["kl"][2] > 0 and trace["kl"][3] == 0.0
 
 
-def test_the_worker_says_which_tokens_come_next_also_of_preempted_requests():
+def test_the_worker_says_which_tokens_come_next_also_of_preempted_requests() -> None:
     def known(output: list[int], parameters: SamplingParams) -> SimpleNamespace:
         return SimpleNamespace(sampling_params=parameters, output_token_ids=output)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -46,7 +47,7 @@ def ask(**fields: object) -> Guidance:
         (ask(trace="all"), "return_values", "candidates"),
     ],
 )
-def test_a_refusal_names_field_value_and_what_is_allowed(guidance, field, allowed):
+def test_a_refusal_names_field_value_and_what_is_allowed(guidance: Any, field: Any, allowed: Any) -> None:
     with pytest.raises(GuidanceError) as refused:
         POLICY.check(guidance)
     assert refused.value.field == field
@@ -54,24 +55,24 @@ def test_a_refusal_names_field_value_and_what_is_allowed(guidance, field, allowe
     assert field in str(refused.value) and "allowed is" in str(refused.value)
 
 
-def test_bounds_are_inclusive():
+def test_bounds_are_inclusive() -> None:
     POLICY.check(ask(weights={"warmth": 1.5, "brevity": -2}, beta=0, candidates=32, kl_budget=1e-9))
 
 
-def test_names_left_out_keep_the_operators_default_and_named_ones_win():
+def test_names_left_out_keep_the_operators_default_and_named_ones_win() -> None:
     assert POLICY.resolve(None).weights == (0.0, 0.5)
     assert POLICY.resolve(ask(weights={"warmth": 1})).weights == (1.0, 0.5)
     assert POLICY.resolve(ask(weights={"brevity": 0})).weights == (0.0, 0.0)
 
 
-def test_a_request_is_plain_exactly_when_no_value_can_change_it():
+def test_a_request_is_plain_exactly_when_no_value_can_change_it() -> None:
     assert POLICY.resolve(ask(weights={"brevity": 0})).is_plain
     assert POLICY.resolve(ask(weights={"warmth": 1}, beta=0)).is_plain
     assert not POLICY.resolve(None).is_plain
     assert not POLICY.resolve(ask(weights={"brevity": -1e-9})).is_plain
 
 
-def test_an_operators_bad_defaults_are_refused_by_name():
+def test_an_operators_bad_defaults_are_refused_by_name() -> None:
     with pytest.raises(GuidanceError, match=r"default_weights\.humour"):
         GuidancePolicy(objectives=("warmth",), default_weights={"humour": 1.0})
     with pytest.raises(GuidanceError, match=r"default_weights\.warmth"):
@@ -82,7 +83,7 @@ def test_an_operators_bad_defaults_are_refused_by_name():
         GuidancePolicy(objectives=("warmth",), default_candidates=65, max_candidates=64)
 
 
-def test_guidance_survives_the_engines_own_serialisation():
+def test_guidance_survives_the_engines_own_serialisation() -> None:
     guidance = ask(weights={"warmth": 0.25}, kl_budget=0.5, trace="candidates", prompt_index=3)
     wire = msgspec.msgpack.decode(msgspec.msgpack.encode({"mavis": guidance}))["mavis"]
     assert isinstance(wire, dict)
@@ -92,7 +93,7 @@ def test_guidance_survives_the_engines_own_serialisation():
         Guidance.from_wire({**wire, "unknown": 1})
 
 
-def test_the_workers_config_survives_json():
+def test_the_workers_config_survives_json() -> None:
     config = GuideConfig(
         checkpoints=("a", "b"), base_model="base", default_weights={"warmth": 0.5}, bounds={"warmth": Bounds(0, 1)}
     )
@@ -102,7 +103,7 @@ def test_the_workers_config_survives_json():
     assert policy.bounds_of("warmth") == Bounds(0, 1) and policy.resolve(None).weights == (0.5,)
 
 
-def test_records_are_frozen():
+def test_records_are_frozen() -> None:
     for record in (ask(), POLICY, POLICY.resolve(None)):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(record, dataclasses.fields(record)[0].name, None)

@@ -1,6 +1,8 @@
 """From folders to scorers: which ways of scoring are loaded, in which arithmetic, and what is refused."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +16,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def config(tiny_base, tiny_probed_checkpoint) -> GuideConfig:
+def config(tiny_base: str, tiny_probed_checkpoint: Path) -> GuideConfig:
     return GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base)
 
 
-def test_a_checkpoint_with_a_probe_offers_both_and_fast_is_the_default(config):
+def test_a_checkpoint_with_a_probe_offers_both_and_fast_is_the_default(config: Any) -> None:
     guide = load_guide(config, CPU, torch.float32)
     assert set(guide.scorers) == {"exact", "fast"} and guide.policy.default_scoring == "fast"
 
 
-def test_the_operator_chooses_the_default_and_what_is_loaded(config):
+def test_the_operator_chooses_the_default_and_what_is_loaded(config: Any) -> None:
     exact = load_guide(dataclasses.replace(config, default_scoring="exact"), CPU, torch.float32)
     assert exact.policy.default_scoring == "exact" and set(exact.scorers) == {"exact", "fast"}
     fast = load_guide(dataclasses.replace(config, scorings=("fast",)), CPU, torch.float32)
@@ -31,7 +33,7 @@ def test_the_operator_chooses_the_default_and_what_is_loaded(config):
     assert fast.stats()["cache_capacity_bytes"] == 0
 
 
-def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base, tiny_checkpoint):
+def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base: str, tiny_checkpoint: Path) -> None:
     config = GuideConfig(checkpoints=(str(tiny_checkpoint),), base_model=tiny_base)
     assert load_guide(config, CPU, torch.float32).policy.scorings == ("exact",)
     with pytest.raises(GuidanceError, match=r"scorings: got .*fast.*, allowed is some of exact"):
@@ -40,13 +42,13 @@ def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base, tiny_checkpo
         load_guide(dataclasses.replace(config, default_scoring="fast"), CPU, torch.float32)
 
 
-def test_two_checkpoints_with_one_name_are_refused(tiny_base, tiny_checkpoint):
+def test_two_checkpoints_with_one_name_are_refused(tiny_base: str, tiny_checkpoint: Path) -> None:
     config = GuideConfig(checkpoints=(str(tiny_checkpoint),) * 2, base_model=tiny_base)
     with pytest.raises(CheckpointError, match="objective warmth is in both value checkpoints"):
         load_guide(config, CPU, torch.float32)
 
 
-def test_auto_dtype_is_float32_on_cpus_without_bfloat16(monkeypatch):
+def test_auto_dtype_is_float32_on_cpus_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: False)
     assert resolve_dtype("auto", CPU, torch.bfloat16) == torch.float32
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: True)

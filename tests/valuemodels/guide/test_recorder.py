@@ -1,6 +1,8 @@
 """What is recorded is what was scored, and comes back as it was."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +13,12 @@ from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.tilting import Candidates
 
 
-def batch(step, hidden) -> ScoringBatch:
+def batch(step: Any, hidden: Any) -> ScoringBatch:
     rows = [row([], f"g{i}", index=i) for i in range(len(step.kl))]
     return ScoringBatch(rows, Candidates(step.token_ids, step.base_logprobs), hidden)
 
 
-def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path):
+def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path: Path) -> None:
     recorder = PositionRecorder(tmp_path)
     first, second = record([5, 7]), record([9, 3, 6], [4])
     hidden = torch.randn(3, 8, dtype=torch.bfloat16)
@@ -33,7 +35,7 @@ def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path):
     assert (found.base_logprobs > float("-inf")).sum(1).tolist() == [2, 3, 1]
 
 
-def test_only_rows_that_were_scored_exactly_are_kept(tmp_path):
+def test_only_rows_that_were_scored_exactly_are_kept(tmp_path: Path) -> None:
     recorder = PositionRecorder(tmp_path)
     step = dataclasses.replace(
         record([5], [6], [7]),
@@ -45,12 +47,12 @@ def test_only_rows_that_were_scored_exactly_are_kept(tmp_path):
     assert read_positions(tmp_path).token_ids.tolist() == [[5]]
 
 
-def test_recording_without_hidden_states_says_so(tmp_path):
+def test_recording_without_hidden_states_says_so(tmp_path: Path) -> None:
     step = record([5])
     with pytest.raises(RuntimeError, match="hidden states"):
         PositionRecorder(tmp_path).note(batch(step, None), step)
 
 
-def test_an_empty_folder_says_so(tmp_path):
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no recorded positions"):
         read_positions(tmp_path)

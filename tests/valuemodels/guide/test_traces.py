@@ -1,6 +1,7 @@
 """Traces hold one entry a sampled token, whatever order steps, samples and reads come in."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -33,12 +34,13 @@ def row(output: list[int], name: str = "g", detail: TraceDetail = "values", inde
     return Row(index, name, name, ChoiceName(0, 0), guidance, 1.0, [1], output)
 
 
-def read(store: TraceStore, start: int = 0) -> dict:
-    return store.read({"g": {"0:0": start}})["g"]["0:0"]
+def read(store: TraceStore, start: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = store.read({"g": {"0:0": start}})["g"]["0:0"]
+    return found
 
 
-def test_a_token_is_entered_once_it_has_been_sampled():
-    store, output = TraceStore(4), []
+def test_a_token_is_entered_once_it_has_been_sampled() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([5, 7]), [row(output)])
     assert read(store)["kl"] == []
     output.append(7)
@@ -48,16 +50,16 @@ def test_a_token_is_entered_once_it_has_been_sampled():
     assert found["levels"] == [[75.0]], "mean + std * value"
 
 
-def test_the_last_token_of_a_generation_is_read_without_another_step():
-    store, output = TraceStore(4), []
+def test_the_last_token_of_a_generation_is_read_without_another_step() -> None:
+    store, output = TraceStore(4), list[int]()
     for token in (5, 6, 7):
         store.record(record([5, 6, 7]), [row(output)])
         output.append(token)
     assert read(store, 1)["token_ids"] == [6, 7] and read(store, 1)["advantages"] == [[0.0], [1.0]]
 
 
-def test_rows_of_one_step_are_settled_together_and_never_crossed():
-    store, outputs = TraceStore(4), {name: [] for name in "abc"}
+def test_rows_of_one_step_are_settled_together_and_never_crossed() -> None:
+    store, outputs = TraceStore(4), {name: list[int]() for name in "abc"}
     rows = [row(output, name, index=i) for i, (name, output) in enumerate(outputs.items())]
     store.record(record([5, 7], [9, 3, 6], [4]), rows)
     for name, token in zip("abc", (7, 3, 4), strict=True):
@@ -67,8 +69,8 @@ def test_rows_of_one_step_are_settled_together_and_never_crossed():
     assert [found[name]["advantages"] for name in "abc"] == [[[pytest.approx(v)]] for v in (1.0, -3.0, 0.0)]
 
 
-def test_a_token_that_async_scheduling_has_not_repaired_yet_waits():
-    store, output = TraceStore(4), []
+def test_a_token_that_async_scheduling_has_not_repaired_yet_waits() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([5]), [row(output)])
     output.append(-1)
     assert read(store)["kl"] == []
@@ -76,16 +78,16 @@ def test_a_token_that_async_scheduling_has_not_repaired_yet_waits():
     assert read(store)["token_ids"] == [5]
 
 
-def test_scoring_a_position_again_replaces_it():
-    store, output = TraceStore(4), []
+def test_scoring_a_position_again_replaces_it() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([5], kl=0.25), [row(output)])
     store.record(record([5], kl=0.5), [row(output)])
     output.append(5)
     assert read(store)["kl"] == [0.5]
 
 
-def test_a_resumed_request_goes_on_in_a_new_list():
-    store, output = TraceStore(4), []
+def test_a_resumed_request_goes_on_in_a_new_list() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([5], kl=0.25), [row(output)])
     output.append(5)
     store.record(record([6]), [row(output)])
@@ -95,8 +97,8 @@ def test_a_resumed_request_goes_on_in_a_new_list():
     assert read(store)["token_ids"] == [5, 6] and read(store)["kl"] == [0.25, 0.5]
 
 
-def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values():
-    store, output = TraceStore(4), []
+def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([3], scored=False), [row(output)])
     output.append(3)
     store.record(record([5], kl=0.5), [row(output)])
@@ -105,15 +107,15 @@ def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values():
     assert found["advantages"] == [None, None] and found["levels"] == [None, None] and found["kl"] == [0.0, 0.5]
 
 
-def test_scoring_without_levels_leaves_them_out():
-    store, output = TraceStore(4), []
+def test_scoring_without_levels_leaves_them_out() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([5, 7], levels=False), [row(output)])
     output.append(5)
     assert read(store)["advantages"] == [[-1.0]] and read(store)["levels"] == [None]
 
 
-def test_candidates_are_kept_only_when_asked_for():
-    store, output = TraceStore(4), []
+def test_candidates_are_kept_only_when_asked_for() -> None:
+    store, output = TraceStore(4), list[int]()
     store.record(record([5, 6], [1, 2, 3]), [row(output, detail="candidates"), row([], "h", index=1)])
     output.append(6)
     (table,) = read(store)["candidates"]
@@ -121,7 +123,7 @@ def test_candidates_are_kept_only_when_asked_for():
     assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
 
 
-def test_the_store_is_bounded_and_drops_on_request():
+def test_the_store_is_bounded_and_drops_on_request() -> None:
     store = TraceStore(2)
     for name in "abc":
         store.record(record([1]), [row([], name)])
@@ -130,7 +132,7 @@ def test_the_store_is_bounded_and_drops_on_request():
     assert store.read({"b": {}}) == {}
 
 
-def test_rows_of_no_generation_leave_nothing():
+def test_rows_of_no_generation_leave_nothing() -> None:
     store = TraceStore(2)
     store.record(record([1]), [row([], "")])
     assert store.read({"": {}}) == {}
@@ -141,8 +143,8 @@ def weighted(output: list[int], weight: float) -> Row:
     return Row(0, "g", "g", ChoiceName(0, 0), guidance, 1.0, [1], output)
 
 
-def test_every_token_knows_the_weights_it_was_sampled_with():
-    store, output = TraceStore(4), []
+def test_every_token_knows_the_weights_it_was_sampled_with() -> None:
+    store, output = TraceStore(4), list[int]()
     for token, weight in enumerate((1.0, 1.0, -1.0, 0.5, 0.5)):
         store.record(record([token]), [weighted(output, weight)])
         output.append(token)
@@ -151,8 +153,8 @@ def test_every_token_knows_the_weights_it_was_sampled_with():
     assert read(store, 4)["settings"] == [[3, [0.5], 1.0, None]]
 
 
-def test_a_position_that_is_scored_again_was_sampled_with_the_newer_weights():
-    store, output = TraceStore(4), []
+def test_a_position_that_is_scored_again_was_sampled_with_the_newer_weights() -> None:
+    store, output = TraceStore(4), list[int]()
     for weight in (1.0, -1.0, 0.5):
         store.record(record([5]), [weighted(output, weight)])
     output.append(5)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TARGETS, random_tensors
 from valuemodels.contract.errors import CheckpointError
-from valuemodels.contract.value_config import CONFIG_FILE, TENSORS_FILE, BackboneConfig, read_value_config
+from valuemodels.contract.value_config import CONFIG_FILE, TENSORS_FILE, BackboneConfig, ValueConfig, read_value_config
 from valuemodels.models.check import main
 from valuemodels.models.checkpoint import load_value_model, peft_adapter_tensors, save_checkpoint
 from valuemodels.models.trunk import ValueModel
@@ -43,7 +45,9 @@ def one_sentence(folder: Path, base: str) -> str:
     return message
 
 
-def test_merging_the_adapter_gives_the_values_of_the_model_that_was_trained(tiny_base, tiny_config, tmp_path):
+def test_merging_the_adapter_gives_the_values_of_the_model_that_was_trained(
+    tiny_base: str, tiny_config: Callable[..., ValueConfig], tmp_path: Path
+) -> None:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
@@ -59,7 +63,7 @@ def test_merging_the_adapter_gives_the_values_of_the_model_that_was_trained(tiny
         torch.testing.assert_close(load(tmp_path / "values", tiny_base)(ids), trained.eval()(ids), atol=1e-5, rtol=1e-5)
 
 
-def test_a_backbone_of_n_layers_is_the_bases_first_n(tiny_base, tiny_config):
+def test_a_backbone_of_n_layers_is_the_bases_first_n(tiny_base: str, tiny_config: Callable[..., ValueConfig]) -> None:
     from transformers import AutoModel
 
     model = ValueModel.build(tiny_config(), tiny_base)
@@ -68,30 +72,30 @@ def test_a_backbone_of_n_layers_is_the_bases_first_n(tiny_base, tiny_config):
     assert torch.equal(model.backbone.layers[1].mlp.up_proj.weight, whole.layers[1].mlp.up_proj.weight)
 
 
-def test_loading_twice_gives_the_same_model(folder, tiny_base):
+def test_loading_twice_gives_the_same_model(folder: Path, tiny_base: str) -> None:
     ids = torch.arange(10)[None]
     assert torch.equal(load(folder, tiny_base)(ids), load(folder, tiny_base)(ids))
 
 
-def test_missing_pieces_are_named(folder, tiny_base, tmp_path):
+def test_missing_pieces_are_named(folder: Path, tiny_base: str, tmp_path: Path) -> None:
     assert "has no value_config.json" in one_sentence(tmp_path / "nowhere", tiny_base)
     (folder / TENSORS_FILE).unlink()
     assert "has no model.safetensors" in one_sentence(folder, tiny_base)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -3])
-def test_a_truncated_tensor_file_is_refused(folder, tiny_base, keep):
+def test_a_truncated_tensor_file_is_refused(folder: Path, tiny_base: str, keep: Any) -> None:
     path = folder / TENSORS_FILE
     path.write_bytes(path.read_bytes()[:keep])
     assert "truncated" in one_sentence(folder, tiny_base)
 
 
-def test_a_pickle_in_place_of_safetensors_is_refused_unread(folder, tiny_base):
+def test_a_pickle_in_place_of_safetensors_is_refused_unread(folder: Path, tiny_base: str) -> None:
     torch.save({"a": torch.ones(1)}, folder / TENSORS_FILE)
     assert "not a safetensors file" in one_sentence(folder, tiny_base)
 
 
-def test_broken_tensors_are_named(folder, tiny_base, tmp_path):
+def test_broken_tensors_are_named(folder: Path, tiny_base: str, tmp_path: Path) -> None:
     def broken(**changes: torch.Tensor | None) -> str:
         copy = Path(shutil.copytree(folder, tmp_path / str(len(list(tmp_path.iterdir())))))
         edit_tensors(copy, **changes)
@@ -105,12 +109,12 @@ def test_broken_tensors_are_named(folder, tiny_base, tmp_path):
     assert "holds tensor extra" in broken(extra=torch.ones(1))
 
 
-def test_a_foreign_tokenizer_is_refused(folder, tiny_base):
+def test_a_foreign_tokenizer_is_refused(folder: Path, tiny_base: str) -> None:
     edit_config(folder, tokenizer_fingerprint="0" * 64)
     assert "was trained with the tokenizer of tiny-base" in one_sentence(folder, tiny_base)
 
 
-def test_config_mistakes_are_named(folder, tiny_base):
+def test_config_mistakes_are_named(folder: Path, tiny_base: str) -> None:
     edit_config(folder, surprise=1)
     assert "surprise" in one_sentence(folder, tiny_base)
     edit_config(folder, format_version=99)
@@ -119,7 +123,7 @@ def test_config_mistakes_are_named(folder, tiny_base):
     assert "cannot be read as JSON" in one_sentence(folder, tiny_base)
 
 
-def test_doubled_objectives_and_useless_numbers_are_refused(folder):
+def test_doubled_objectives_and_useless_numbers_are_refused(folder: Path) -> None:
     data = json.loads((folder / CONFIG_FILE).read_text())
     edit_config(folder, objectives=data["objectives"][:1] * 2)
     with pytest.raises(CheckpointError, match="warmth is listed twice"):
@@ -129,12 +133,16 @@ def test_doubled_objectives_and_useless_numbers_are_refused(folder):
         read_value_config(folder)
 
 
-def test_more_layers_than_the_base_has_is_refused(folder, tiny_base, tiny_config):
+def test_more_layers_than_the_base_has_is_refused(
+    folder: Path, tiny_base: str, tiny_config: Callable[..., ValueConfig]
+) -> None:
     edit_config(folder, backbone=BackboneConfig(kind="base", layers=9).model_dump(mode="json"))
     assert "takes 9 layers" in one_sentence(folder, tiny_base)
 
 
-def test_saving_replaces_the_old_folder_whole_and_leaves_nothing_else(folder, tiny_base, tiny_config):
+def test_saving_replaces_the_old_folder_whole_and_leaves_nothing_else(
+    folder: Path, tiny_base: str, tiny_config: Callable[..., ValueConfig]
+) -> None:
     before = load(folder, tiny_base)(torch.arange(8)[None])
     save_checkpoint(folder, tiny_config(id="newer"), random_tensors(tiny_config(), tiny_base, seed=9))
     assert read_value_config(folder).id == "newer"
@@ -142,7 +150,9 @@ def test_saving_replaces_the_old_folder_whole_and_leaves_nothing_else(folder, ti
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(folder, tiny_config, monkeypatch):
+def test_a_failed_save_leaves_the_old_checkpoint(
+    folder: Path, tiny_config: Callable[..., ValueConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -153,7 +163,9 @@ def test_a_failed_save_leaves_the_old_checkpoint(folder, tiny_config, monkeypatc
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_the_check_command_says_one_sentence_and_exits_with_2(folder, tiny_base, capsys):
+def test_the_check_command_says_one_sentence_and_exits_with_2(
+    folder: Path, tiny_base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(folder), "--base", tiny_base]) == 0
     edit_config(folder, tokenizer_fingerprint="0" * 64)
     assert main([str(folder), "--base", tiny_base]) == 2

@@ -1,6 +1,8 @@
 """Cached scoring equals an uncached forward of prefix + candidate, whatever the cache went through."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import GPT2Config, GPT2Model, MistralConfig, MistralModel
 
 from tests.conftest import TINY_VOCAB
 from valuemodels.contract.errors import CheckpointError
-from valuemodels.contract.value_config import BackboneConfig
+from valuemodels.contract.value_config import BackboneConfig, ValueConfig
 from valuemodels.models.checkpoint import load_value_model
 from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.exact import PREFILL_CHUNK, ExactScorer, Query
@@ -45,7 +47,7 @@ def assert_exact(model: ValueModel, queries: list[Query], values: list[torch.Ten
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_ragged_batches_over_many_steps_score_as_if_uncached(scorer, uncached):
+def test_ragged_batches_over_many_steps_score_as_if_uncached(scorer: ExactScorer, uncached: ValueModel) -> None:
     prefixes = {f"s{i}": tokens(1 + 7 * i, i) for i in range(6)}
     for step in range(5):
         queries = [query(name, list(p), tokens(1 + (len(p) + step) % 5, step)) for name, p in prefixes.items()]
@@ -54,19 +56,19 @@ def test_ragged_batches_over_many_steps_score_as_if_uncached(scorer, uncached):
             prefix.extend(tokens(1 + (i + step) % 3, 99 + step))
 
 
-def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(scorer, uncached):
+def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(scorer: ExactScorer, uncached: ValueModel) -> None:
     prompt = tokens(50)
     for stop in (1, 2, 17, 18, 50):
         queries = [query("a", prompt[:stop], [3, 4, 5])]
         assert_exact(uncached, queries, scorer.score_queries(queries))
 
 
-def test_a_prompt_longer_than_the_prefill_chunk_is_exact(scorer, uncached):
+def test_a_prompt_longer_than_the_prefill_chunk_is_exact(scorer: ExactScorer, uncached: ValueModel) -> None:
     queries = [query("long", tokens(2 * PREFILL_CHUNK + 70), [1, 2]), query("short", tokens(4), [5])]
     assert_exact(uncached, queries, scorer.score_queries(queries))
 
 
-def test_scoring_the_same_prefix_again_is_idempotent(scorer, uncached):
+def test_scoring_the_same_prefix_again_is_idempotent(scorer: ExactScorer, uncached: ValueModel) -> None:
     asked = [query("a", tokens(20), [7, 8])]
     first = scorer.score_queries(asked)
     again = scorer.score_queries(asked)
@@ -74,7 +76,7 @@ def test_scoring_the_same_prefix_again_is_idempotent(scorer, uncached):
     assert_exact(uncached, asked, again)
 
 
-def test_a_reused_name_with_other_tokens_never_sees_the_old_ones(scorer, uncached):
+def test_a_reused_name_with_other_tokens_never_sees_the_old_ones(scorer: ExactScorer, uncached: ValueModel) -> None:
     scorer.score_queries([query("a", tokens(30, 1), [3])])
     asked = [query("a", tokens(30, 1)[:10] + tokens(12, 2), [3, 9])]
     assert_exact(uncached, asked, scorer.score_queries(asked))
@@ -82,21 +84,21 @@ def test_a_reused_name_with_other_tokens_never_sees_the_old_ones(scorer, uncache
     assert_exact(uncached, shorter, scorer.score_queries(shorter))
 
 
-def test_a_forgotten_sequence_is_read_again_and_exact(scorer, uncached):
+def test_a_forgotten_sequence_is_read_again_and_exact(scorer: ExactScorer, uncached: ValueModel) -> None:
     scorer.score_queries([query("a", tokens(12), [3])])
     scorer.cache.forget("a")
     asked = [query("a", [*tokens(12), 5], [3, 4])]
     assert_exact(uncached, asked, scorer.score_queries(asked))
 
 
-def test_rows_without_candidates_only_fill_the_cache(scorer):
+def test_rows_without_candidates_only_fill_the_cache(scorer: ExactScorer) -> None:
     values = scorer.score_queries([query("a", tokens(9), []), query("b", tokens(5), [1])])
     assert values[0].shape == (0, 2) and values[1].shape == (1, 2)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 25), st.integers(0, 4)), min_size=1, max_size=12))
 @settings(deadline=None, max_examples=25)
-def test_any_history_of_prefixes_leaves_values_exact(tiny_base, tiny_checkpoint, history):
+def test_any_history_of_prefixes_leaves_values_exact(tiny_base: str, tiny_checkpoint: Path, history: Any) -> None:
     model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
     reference = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
     scorer = ExactScorer(model, cache_bytes=1 << 24)
@@ -105,7 +107,7 @@ def test_any_history_of_prefixes_leaves_values_exact(tiny_base, tiny_checkpoint,
         assert_exact(reference, asked, scorer.score_queries(asked))
 
 
-def test_the_budget_forgets_idle_sequences_first_and_running_ones_never(tiny_base, tiny_checkpoint):
+def test_the_budget_forgets_idle_sequences_first_and_running_ones_never(tiny_base: str, tiny_checkpoint: Path) -> None:
     model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
     scorer = ExactScorer(model, cache_bytes=1)
     scorer.score_queries([query("old", tokens(9), [1])])
@@ -115,7 +117,7 @@ def test_the_budget_forgets_idle_sequences_first_and_running_ones_never(tiny_bas
     assert scorer.cache.bytes == 0
 
 
-def test_only_sequences_that_come_back_count_as_evicted(tiny_base, tiny_checkpoint):
+def test_only_sequences_that_come_back_count_as_evicted(tiny_base: str, tiny_checkpoint: Path) -> None:
     """Would catch a counter that rises with every sequence that has simply ended."""
     model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
     scorer = ExactScorer(model, cache_bytes=1)
@@ -128,7 +130,7 @@ def test_only_sequences_that_come_back_count_as_evicted(tiny_base, tiny_checkpoi
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral"])
-def test_other_decoders_score_exactly_too(kind, tiny_config, tmp_path):
+def test_other_decoders_score_exactly_too(kind: Any, tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> None:
     """Catches attention details that only Llama happens to share: learned positions, biases, fused projections."""
     torch.manual_seed(0)
     if kind == "gpt2":
@@ -145,7 +147,9 @@ def test_other_decoders_score_exactly_too(kind, tiny_config, tmp_path):
     assert_exact(reference, asked, scorer.score_queries(asked))
 
 
-def test_a_sliding_window_backbone_is_refused_in_one_sentence(tiny_config, tmp_path):
+def test_a_sliding_window_backbone_is_refused_in_one_sentence(
+    tiny_config: Callable[..., ValueConfig], tmp_path: Path
+) -> None:
     config = MistralConfig(
         vocab_size=TINY_VOCAB,
         hidden_size=32,

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import TENSORS_FILE, read_value_config
 from valuemodels.models.check import main
 from valuemodels.models.checkpoint import load_probe, load_value_model
+from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.fast import FastScorer
 from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.tilting import select_candidates
@@ -32,7 +34,7 @@ def batch(hidden: torch.Tensor | None, rows: int = 3, k: int = 5) -> ScoringBatc
     return ScoringBatch([], select_candidates(logits, torch.full((rows,), k), k, 64), hidden)
 
 
-def test_values_are_those_of_the_formula(scorer, tiny_base, tiny_probed_checkpoint):
+def test_values_are_those_of_the_formula(scorer: ExactScorer, tiny_base: str, tiny_probed_checkpoint: Path) -> None:
     """Catches a table of the wrong embeddings, a missing scale, or objectives in the wrong order."""
     asked = batch(torch.randn(3, 32))
     tensors = {
@@ -42,6 +44,7 @@ def test_values_are_those_of_the_formula(scorer, tiny_base, tiny_probed_checkpoi
     embeddings /= embeddings.square().mean().sqrt()
     found = scorer.score(asked)
     assert found.shape == (3, 5, 2)
+    assert asked.hidden is not None
     for r, h in enumerate(asked.hidden.double()):
         normal = (h - h.mean()) / (h.var(correction=0) + 1e-5).sqrt() * tensors["norm.weight"] + tensors["norm.bias"]
         hidden = nn.functional.silu(tensors["state.0.weight"] @ normal + tensors["state.0.bias"])
@@ -52,17 +55,19 @@ def test_values_are_those_of_the_formula(scorer, tiny_base, tiny_probed_checkpoi
             torch.testing.assert_close(found[r, c].double(), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_without_hidden_states_it_says_so(scorer):
+def test_without_hidden_states_it_says_so(scorer: ExactScorer) -> None:
     with pytest.raises(RuntimeError, match="hidden states"):
         scorer.score(batch(None))
 
 
-def test_the_exact_part_loads_beside_a_probe_and_the_probe_beside_it(tiny_base, tiny_probed_checkpoint, capsys):
+def test_the_exact_part_loads_beside_a_probe_and_the_probe_beside_it(
+    tiny_base: str, tiny_probed_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     load_value_model(tiny_probed_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
     assert main([str(tiny_probed_checkpoint), "--base", tiny_base]) == 0
 
 
-def test_a_checkpoint_without_a_probe_says_so(tiny_base, tiny_checkpoint):
+def test_a_checkpoint_without_a_probe_says_so(tiny_base: str, tiny_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="has no probe"):
         load_probe(tiny_checkpoint, tiny_base, device="cpu")
 
@@ -76,7 +81,9 @@ def test_a_checkpoint_without_a_probe_says_so(tiny_base, tiny_checkpoint):
         (lambda t: t["probe.token.weight"].fill_(torch.nan), "probe.token.weight holds NaN"),
     ],
 )
-def test_a_broken_probe_is_one_sentence(change, sentence, tiny_base, tiny_probed_checkpoint, tmp_path):
+def test_a_broken_probe_is_one_sentence(
+    change: Any, sentence: Any, tiny_base: str, tiny_probed_checkpoint: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_probed_checkpoint, tmp_path / "broken")
     tensors = load_file(folder / TENSORS_FILE)
     change(tensors)
@@ -90,18 +97,18 @@ class Model(nn.Module):
     """As vLLM's models are: `compute_logits` calls a module of this name."""
 
     class LogitsProcessor(nn.Module):
-        def forward(self, lm_head, hidden_states, embedding_bias=None):
+        def forward(self, lm_head: Any, hidden_states: Any, embedding_bias: Any = None) -> Any:
             return hidden_states @ lm_head
 
     def __init__(self) -> None:
         super().__init__()
         self.logits_processor = self.LogitsProcessor()
 
-    def compute_logits(self, hidden_states):
+    def compute_logits(self, hidden_states: Any) -> Any:
         return self.logits_processor(torch.ones(4, 7), hidden_states)
 
 
-def test_hidden_states_are_those_of_the_latest_logits():
+def test_hidden_states_are_those_of_the_latest_logits() -> None:
     model = Model()
     states = HiddenStates(model)
     assert states.rows(2) is None
@@ -112,6 +119,6 @@ def test_hidden_states_are_those_of_the_latest_logits():
     assert states.rows(3) is second
 
 
-def test_a_model_without_the_seam_is_refused():
+def test_a_model_without_the_seam_is_refused() -> None:
     with pytest.raises(LookupError, match="logits_processor"):
         HiddenStates(nn.Linear(2, 2))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from valuemodels.contract.errors import HubError
@@ -69,7 +70,7 @@ def test_no_connection_is_one_sentence(offline: bool, reason: str, monkeypatch: 
         raise LocalEntryNotFoundError("many\nlines")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     with pytest.raises(HubError, match=f"^owner/name is not an existing folder, .*{reason}$"):
         resolve_folder("owner/name")
 
