@@ -2,7 +2,7 @@
 
 As a script it runs plain vLLM, without any of our code in the engine:
 
-    python -m tests.invariants.engine MODEL REQUESTS.json ANSWERS.json
+    python -m tests.invariants.engine MODEL REQUESTS.json ANSWERS.json DTYPE
 """
 
 import json
@@ -26,7 +26,7 @@ CACHE_BLOCKS = 12
 BLOCK_TOKENS = 32
 
 
-def open_engine(model: str, guide: GuideConfig | None) -> Any:
+def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32") -> Any:
     """vLLM's offline engine in this process, guided where a config is given."""
     prepare_environment()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -35,7 +35,7 @@ def open_engine(model: str, guide: GuideConfig | None) -> Any:
 
     engine = LLM(
         model=model,
-        dtype="float32",
+        dtype=dtype,
         enforce_eager=True,
         max_model_len=320,
         max_num_seqs=8,
@@ -93,9 +93,9 @@ def preemptions(engine: Any) -> int:
     return int(sum(m.value for m in engine.get_metrics() if m.name == "vllm:num_preemptions"))
 
 
-def main(model: str, requests: str, answers: str) -> None:
+def main(model: str, requests: str, answers: str, dtype: str) -> None:
     """Answer the requests of one JSON file into another, one after another, with plain vLLM."""
-    engine = open_engine(model, guide=None)
+    engine = open_engine(model, None, dtype)
     asked = json.loads(Path(requests).read_text())
     Path(answers).write_text(json.dumps(one_by_one(engine, asked)))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.invariants.conftest import only_float32
 from tests.invariants.engine import generate, preemptions, read_traces
 from tests.invariants.test_engine import guided, request
 from valuemodels.contract.changes import Change
@@ -24,6 +25,7 @@ def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **
     return next_tokens
 
 
+@only_float32
 def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_start(engine: Any) -> None:
     """Catches overrides that are lost when V1 removes a request, or when its original parameters come back."""
     fresh = [request(40, 40 + i, guided(weights=NEW), max_tokens=60) for i in range(8)]

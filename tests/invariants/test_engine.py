@@ -56,7 +56,7 @@ def assert_trace_is_exact(model: ValueModel, prefix: list[int], output: list[int
 
 
 def test_without_weights_the_engine_is_plain_vllm_token_for_token(
-    engine: Any, engine_base: str, tmp_path: Path
+    engine: Any, engine_base: str, arithmetic: tuple[str, int], tmp_path: Path
 ) -> None:
     """Catches any touch of unguided rows: truncation to the candidates, changed logits, a disturbed random stream."""
     sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 24}
@@ -64,7 +64,8 @@ def test_without_weights_the_engine_is_plain_vllm_token_for_token(
     requests += [request(12, 50, seed=9, n=3, **sampling), request(7, 51, temperature=0.0)]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
     command = [sys.executable, "-m", "tests.invariants.engine", engine_base]
-    subprocess.run([*command, str(tmp_path / "requests.json"), str(tmp_path / "answers.json")], check=True, timeout=300)
+    files = [str(tmp_path / "requests.json"), str(tmp_path / "answers.json")]
+    subprocess.run([*command, *files, arithmetic[0]], check=True, timeout=300)
     plain = json.loads(Path(tmp_path / "answers.json").read_text())
 
     def ask(**fields: Any) -> list[list[list[int]]]:
@@ -75,6 +76,22 @@ def test_without_weights_the_engine_is_plain_vllm_token_for_token(
     assert (ask(weights={"warmth": 0.0, "brevity": 0.0}, trace="totals") == plain) is True
     assert (ask(beta=0.0, trace="totals") == plain) is True
     assert (ask(weights={"warmth": 0.0}, trace="values") == plain) is True, "watching values changed the answer"
+
+
+def test_a_neighbours_candidates_never_change_mine(engine: Any) -> None:
+    """Catches candidates taken by the batch's largest k: where logits tie at a row's last rank, others come out.
+
+    Both batches have the same rows, so that the base's logits are the same to the last bit.
+    """
+    mine, neighbour = request(20, 200, guided(candidates=40), max_tokens=12), request(20, 201, max_tokens=12)
+    seen = []
+    for beside in (None, guided(candidates=64), guided(candidates=3, kl_budget=0.1)):
+        asked = {**mine, "guidance": guided(candidates=40)}
+        generate(engine, [asked, neighbour if beside is None else {**neighbour, "guidance": beside}])
+        generation_id = asked["guidance"].generation_id
+        trace = read_traces(engine, generation_id)[generation_id]["0:0"]
+        seen.append([[entry["token_id"] for entry in table] for table in trace["candidates"]])
+    assert (seen[1] == seen[0]) is True and (seen[2] == seen[0]) is True
 
 
 def test_a_request_alone_is_the_request_in_a_mixed_batch(engine: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from tests.invariants.conftest import only_float32
 from tests.invariants.engine import BATCHED_TOKENS, generate, preemptions, read_traces
 from tests.invariants.test_engine import guided, request
 from valuemodels.guide.recorder import read_positions
@@ -41,6 +42,7 @@ def assert_trace_is_the_probes(
     assert trace["levels"] == [None] * len(output)
 
 
+@only_float32
 def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(
     engine: Any, base_model: LlamaForCausalLM, fast: FastScorer
 ) -> None:
@@ -56,6 +58,7 @@ def test_values_are_those_of_the_bases_own_states_in_a_mixed_batch(
             assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 
 
+@only_float32
 def test_chunked_prompts_and_preemption_change_nothing(
     engine: Any, base_model: LlamaForCausalLM, fast: FastScorer
 ) -> None:
@@ -70,6 +73,7 @@ def test_chunked_prompts_and_preemption_change_nothing(
         assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 
 
+@only_float32
 def test_prompt_logprobs_do_not_shift_the_states(engine: Any, base_model: LlamaForCausalLM, fast: FastScorer) -> None:
     """Catches states of the rows that vLLM makes for prompt logprobs in the same step."""
     asked = [request(12 + i, 260 + i, guided(scoring="fast"), prompt_logprobs=2 if i % 2 else None) for i in range(4)]
@@ -78,6 +82,7 @@ def test_prompt_logprobs_do_not_shift_the_states(engine: Any, base_model: LlamaF
         assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 
 
+@only_float32
 def test_positions_are_recorded_with_the_states_they_were_scored_at(
     engine: Any, base_model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
