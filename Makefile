@@ -7,7 +7,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test soak check bench train-embedded distill-embedded evaluate-embedded lock clean setup setup-dev
+.PHONY: help serve test unit soak fix docs check bench train-embedded distill-embedded evaluate-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -15,11 +15,21 @@ help: ## List these targets
 serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000)
 	@exec .venv/bin/mavis serve --host $(HOST) --port $(PORT) $(ARGS)
 
-test: setup-dev ## Set up and run all tests but the slow ones
-	@.venv/bin/python -m pytest -m "not slow" $(ARGS)
+test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, coverage has to reach its gate
+	@.venv/bin/python -m pytest -m "not slow" $(if $(ARGS),,--cov) $(ARGS)
+
+unit: setup-dev ## Run the tests that need no engine: under 90 seconds
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" $(ARGS)
 
 soak: setup-dev ## Run the slow tests
 	@.venv/bin/python -m pytest -m slow $(ARGS)
+
+fix: setup-dev ## Format, and mend what ruff can mend
+	@.venv/bin/python -m ruff format .
+	@.venv/bin/python -m ruff check --fix .
+
+docs: setup-dev ## Write docs/http-api.md from the models
+	@.venv/bin/python -m server.api.document docs/http-api.md
 
 check: setup-dev ## Format, lint and types
 	@.venv/bin/python -m ruff format --check .
@@ -42,7 +52,7 @@ lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh
 
 clean: ## Remove what tools leave behind; keeps .venv and runs/
-	@rm -rf build dist client/build client/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist client/build client/dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find server valuemodels training client tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import uvloop
 
 DEADLINE_S = 8.0
