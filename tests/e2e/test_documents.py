@@ -1,4 +1,4 @@
-"""What README tells a new user to type works as it is printed, but for the address."""
+"""What the pages for clients tell a new user to type works as it is printed, but for the address."""
 
 import json
 import re
@@ -12,9 +12,10 @@ from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.engine
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-CURL = re.findall(r"^    curl .*?(?:^$)", README, re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/steer.md"))
+PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+CURL = re.findall(r"^    curl .*?(?:^$)", TEXT, re.DOTALL | re.MULTILINE)
 
 
 def output(command: list[str]) -> str:

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Trains a slider from a reward of one's own, and says how to serve it.
+#
+#     examples/own_objective/train.sh [LIMIT] [FOLDER]
+#
+# LIMIT: use only so many prompts of each split, to try it out. FOLDER: where everything goes; runs/curiosity if not given.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(realpath -m "${2:-runs/curiosity}")
+limit=(${1:+--limit "$1"})
+
+cd "$here" # where the recipe's module `questions` is found
+mavis train run recipe.yaml --run-dir "$folder" --export "$folder/values" "${limit[@]}"
+printf 'serve it: mavis serve --values %s\n' "$folder/values"
