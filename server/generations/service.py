@@ -27,7 +27,7 @@ BEAM_SEARCH = (
     "false: it cannot be guided, so it needs all weights and all of the operator's at 0, no return_values and no "
     f"{TOKEN_HEADER}"
 )
-PROMPT_EMBEDS = f"nothing beside weights, values or {TOKEN_HEADER}: value models read tokens"
+PROMPT_EMBEDS = f"leaving the field out where weights, values or {TOKEN_HEADER} are given: value models read tokens"
 
 
 class GenerationService:

@@ -49,12 +49,12 @@ class Catalogue:
         """Args: `checkpoints` are the `value_config.json` of `config.checkpoints`, in this order.
 
         Raises:
-            CheckpointError: two checkpoints offer the same objective.
+            CheckpointError: two checkpoints entry the same objective.
             GuidanceError: the operator's defaults or bounds do not fit.
         """
         owners = objective_owners(checkpoints)
         self.policy: GuidancePolicy = config.policy(tuple(owners), offered_scorings(checkpoints))
-        self.offers = {
+        self.entries = {
             objective.name: CatalogueEntry(objective, checkpoint)
             for checkpoint in checkpoints
             for objective in checkpoint.objectives
@@ -64,22 +64,22 @@ class Catalogue:
 
     def listing(self) -> dict[str, Any]:
         """The body of `GET /v1/objectives`."""
-        return {"object": "list", "data": [self._entry(name, offer) for name, offer in self.offers.items()]}
+        return {"object": "list", "data": [self._listed(name, entry) for name, entry in self.entries.items()]}
 
-    def _entry(self, name: str, offer: CatalogueEntry) -> dict[str, Any]:
+    def _listed(self, name: str, entry: CatalogueEntry) -> dict[str, Any]:
         bounds = self.policy.bounds_of(name)
-        probe = offer.checkpoint.probe
+        probe = entry.checkpoint.probe
         return {
             "id": name,
             "object": "objective",
-            "description": offer.objective.description,
+            "description": entry.objective.description,
             "default": float(self.policy.default_weights.get(name, 0.0)),
             "bounds": [bounds.low, bounds.high],
             "floor": None,
             "scorings": list(self.policy.scorings),
-            "checkpoint": offer.checkpoint.id,
-            "reward": offer.objective.reward,
-            "metrics": dict(offer.objective.metrics),
+            "checkpoint": entry.checkpoint.id,
+            "reward": entry.objective.reward,
+            "metrics": dict(entry.objective.metrics),
             "fast_metrics": None if probe is None else dict(probe.metrics.get(name, {})),
         }
 
@@ -96,7 +96,7 @@ class Catalogue:
             if value is None and name not in NULLABLE:
                 raise FieldError(name, None, "a value, or leaving the field out")
         if "profile" in fields:
-            raise FieldError("profile", fields["profile"], "nothing: this server has no profiles configured")
+            raise FieldError("profile", fields["profile"], "leaving the field out: this server has no profiles")
         guidance = Guidance(
             generation_id=generation_id,
             weights=self._weights(fields.get("objective_weights", {})),
@@ -115,7 +115,7 @@ class Catalogue:
 
     def _weights(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            names = ", ".join(self.offers)
+            names = ", ".join(self.entries)
             raise FieldError("objective_weights", value, f"an object from objective to number; objectives: {names}")
         return {name: no_giant(weight) for name, weight in value.items()}
 

@@ -92,6 +92,6 @@ def _check(weights: Mapping[str, Any], strength: Mapping[str, Any], policy: Guid
 
 def _instead_of(name: str) -> str:
     if name in GuidanceFields.model_fields:
-        return f"nothing: it holds from start to end; what can change is {', '.join(CHANGEABLE)}"
+        return f"leaving the field out: it holds from start to end; what can change is {', '.join(CHANGEABLE)}"
     meant = near_miss(name, (*CHANGEABLE, "choice"))
     return f'no field of this name; did you mean "{meant}"?' if meant else f"one of {', '.join(CHANGEABLE)}, choice"

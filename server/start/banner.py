@@ -30,24 +30,24 @@ class Address:
 
 
 def ready_text(address: Address, model: str, catalogue: Catalogue, *, chats: bool, needs_key: bool) -> str:
-    """The whole text.
+    """Write it.
 
     Args:
         chats: the model has a chat template.
         needs_key: the server wants an API key; the curl line then takes it from `VLLM_API_KEY`.
     """
     lines = ["", f"mavis is ready: {model} at {address.uds or address.url}", "", "objectives:"]
-    width = max(len(name) for name in catalogue.offers)
-    for name, offer in catalogue.offers.items():
+    width = max(len(name) for name in catalogue.entries)
+    for name, entry in catalogue.entries.items():
         bounds = catalogue.policy.bounds_of(name)
-        description = " ".join(offer.objective.description.split())
+        description = " ".join(entry.objective.description.split())
         lines.append(f"  {name:<{width}}  {description} (weights {bounds.low:g} to {bounds.high:g})")
     lines += ["", "try:", "  " + _curl(address, model, catalogue, chats=chats, needs_key=needs_key), ""]
     return "\n".join(lines)
 
 
 def _curl(address: Address, model: str, catalogue: Catalogue, *, chats: bool, needs_key: bool) -> str:
-    name = next(iter(catalogue.offers))
+    name = next(iter(catalogue.entries))
     asked = {"max_tokens": 64, "objective_weights": {name: min(1.0, catalogue.policy.bounds_of(name).high)}}
     if chats:
         path = "/v1/chat/completions"

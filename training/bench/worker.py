@@ -1,4 +1,4 @@
-"""One engine in a process of its own, which times batches when told to.
+"""One engine in a process of its own, which times batches on request.
 
 `BenchWorker` is the handle in the command's process; the engine lives in the process it starts. Only one worker is to
 compute at a time: they share the machine.

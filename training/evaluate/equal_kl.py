@@ -1,8 +1,8 @@
 """Comparing two ways of tilting at the same cost. numpy only.
 
 For a small tilt of strength b the KL grows with b squared and the gain with b, so gains grow with the root of the KL
-(method of the reward-against-root-KL plots in the literature on RL from human feedback). Two arms whose costs differ by
-a few percent are therefore compared as gain / sqrt(KL).
+(method of the reward-against-root-KL plots in the literature on RL from human feedback). Two conditions whose costs
+differ by a few percent are therefore compared as gain / sqrt(KL).
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def kept_gain(
     reference_kl_nats: NDArray[np.float64],
     seed: int = 0,
 ) -> Estimate | None:
-    """gain / reference gain at the reference's KL; prompts are resampled with all their replies, in all arms at once.
+    """gain / reference gain at the reference's KL; prompts are resampled with all their replies, in all conditions.
 
     Args:
         gain, kl_nats, reference_gain, reference_kl_nats: [prompts, samples].

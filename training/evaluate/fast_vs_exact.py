@@ -9,7 +9,6 @@ earlier run has sampled is not sampled again.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -30,10 +29,8 @@ from training.evaluate.checkpoint import (
     write_report,
 )
 from training.evaluate.equal_kl import kept_gain, matching_strength
-from training.evaluate.scored import Scored, scored_replies
+from training.evaluate.scored import Scored, sampler_on, scored_replies
 from training.evaluate.slider_table import JOINT_WEIGHT, SliderSetting, settings_at
-from training.recipe import EngineRecipe
-from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.sampler import Condition, Sampler
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
@@ -80,14 +77,7 @@ def compare(
         checkpoint = find_checkpoint(values, base_folder)
         if "fast" not in checkpoint.config.scorings:
             raise RecipeError(f"{checkpoint.config.id} offers no fast scoring; make it with `mavis train distill`")
-        sampler = Sampler(
-            folder=run_dir,
-            engine=cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide)),
-            sampled_from=checkpoint.inputs(),
-            prompts=checkpoint.prompts(None, limit),
-            limits=Limits(max_tokens),
-            seed=seed,
-        )
+        sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(None, limit), max_tokens, seed)
         rows = measure(sampler, checkpoint, samples)
         print_rows(rows, sampler, samples)
         plan = {"checkpoint": checkpoint.config.id, "prompts": len(sampler.prompts), "samples": samples}
@@ -104,7 +94,7 @@ def measure(sampler: Sampler, checkpoint: EvaluatedCheckpoint, samples: int) -> 
 
 
 def print_rows(rows: Sequence[ComparisonRow], sampler: Sampler, samples: int) -> None:
-    """The table."""
+    """Print a line for each setting."""
     table = Table("weights", "exact gain", "exact KL", "fast gain", "fast KL", "fast beta", "kept at equal KL")
     for row in rows:
         figures = (row.exact_gain, row.exact_kl_nats, row.fast_gain, row.fast_kl_nats)

@@ -5,12 +5,17 @@ Runs in the process of a measuring command. Must not import torch or vllm.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluate.checkpoint import EvaluatedCheckpoint
+from training.prompts.chat import ChatPrompt
+from training.recipe import EngineRecipe
 from training.rewards.reward import Reward, load_reward
+from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.shards import Rollout
 from training.runs.progress import Advance
@@ -32,6 +37,20 @@ class Scored:
     replies: Sequence[Rollout]
     kl_nats: NDArray[np.float64]
     rewards: dict[str, NDArray[np.float64]]
+
+
+def sampler_on(
+    checkpoint: EvaluatedCheckpoint, folder: Path, prompts: Sequence[ChatPrompt], max_tokens: int, seed: int
+) -> Sampler:
+    """Samples from a checkpoint through the guide that serves; the engine starts with the first missing reply."""
+    return Sampler(
+        folder=folder,
+        engine=cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide)),
+        sampled_from=checkpoint.inputs(),
+        prompts=prompts,
+        limits=Limits(max_tokens),
+        seed=seed,
+    )
 
 
 def scored_replies(

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +27,8 @@ from training.evaluate.checkpoint import (
     find_checkpoint,
     write_report,
 )
-from training.evaluate.scored import scored_replies
+from training.evaluate.scored import sampler_on, scored_replies
 from training.evaluate.slider_table import SliderRow, SliderSetting, monotone_failures, slider_row, slider_settings
-from training.recipe import EngineRecipe
-from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.sampler import Condition, Sampler
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
@@ -76,14 +73,7 @@ def evaluate(
     with errors_in_one_sentence(), _kept_or_temporary(run_dir) as folder:
         checkpoint = find_checkpoint(values, base_folder)
         plan = Plan(slider_settings(checkpoint.config.names, _numbers(weights)), samples, checkpoint.scoring(scoring))
-        sampler = Sampler(
-            folder=folder,
-            engine=cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide)),
-            sampled_from=checkpoint.inputs(),
-            prompts=checkpoint.prompts(prompts, limit),
-            limits=Limits(max_tokens),
-            seed=seed,
-        )
+        sampler = sampler_on(checkpoint, folder, checkpoint.prompts(prompts, limit), max_tokens, seed)
         started = time.monotonic()
         rows = measure(plan, checkpoint, sampler)
         print_rows(rows, plan, sampler)
@@ -103,7 +93,7 @@ def measure(plan: Plan, checkpoint: EvaluatedCheckpoint, sampler: Sampler) -> li
 
 
 def print_rows(rows: Sequence[SliderRow], plan: Plan, sampler: Sampler) -> None:
-    """The table, and whether every slider moves its reward the right way at every step."""
+    """Print a line for each setting, and where a slider does not move its reward the right way."""
     names = list(rows[0].objectives)
     columns = [column for name in names for column in (name, "in base std")]
     table = Table("weights", *columns, "KL, nats", "distinct-2", "tokens")

@@ -84,7 +84,7 @@ class ValueLogitsProcessor(LogitsProcessor):
         guidance = guidance_of(params)
         resolved = self.guide.policy.resolve(guidance)
         # Prompts given as embeddings have no tokens a value model could read. One that is plain and has our guidance
-        # may be steered later.
+        # may be changed later.
         if (guidance is None and not resolved.needs_values) or not prompt:
             return
         self._requests[index] = RunningRequest(guidance, resolved, params.temperature, prompt, output)
