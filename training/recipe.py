@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from valuemodels.contract.guide_config import DType
+from valuemodels.contract.policy import DEFAULT_CANDIDATES
 from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -132,7 +133,7 @@ class CalibrateRecipe(_Strict):
     start: Positive = 4.0
     max_evaluations: Annotated[int, Field(ge=2)] = 6
     prompts: Count = 64
-    candidates: Count = 40
+    candidates: Count = DEFAULT_CANDIDATES
 
 
 class DistillRecipe(_Samples):
@@ -155,7 +156,7 @@ class DistillRecipe(_Samples):
     samples: Count = 4
     held_out_samples: Count = 2
     max_weight: Positive = 1.5
-    candidates: Count = 40
+    candidates: Count = DEFAULT_CANDIDATES
     shard_prompts: Count = 16
     hidden: Count = 512
     rank: Count = 128

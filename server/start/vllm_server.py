@@ -17,6 +17,7 @@ from server.errors import StartupError
 from server.start.preflight import port_sentence
 from server.start.stopping import Stop, StoppableLoop
 from server.start.vllm_arguments import PLUGIN, ServeOptions, vllm_argv, vllm_defaults
+from valuemodels.contract.errors import first_line
 
 logger = logging.getLogger("mavis.server")
 
@@ -55,6 +56,11 @@ def require_plugin() -> None:
 
 
 def run_server(args: Namespace, stop: Stop) -> int:
+    """Serve until a signal or the engine's death. Returns the process's exit status.
+
+    Raises:
+        StartupError: vLLM refuses a flag once it knows the model, or the address cannot be listened at.
+    """
     try:
         uvloop.run(_listen(args), loop_factory=lambda: StoppableLoop(stop))
     except StartupError:
@@ -77,9 +83,9 @@ def _refused_flags(error: Exception) -> StartupError:
 
 def _first_complaint(error: Exception) -> str:
     """One sentence of an error; pydantic's, which vLLM's configuration raises, tell a story."""
-    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
-    first_line = next(iter(text.strip().splitlines()), type(error).__name__)
-    return _SENTENCE_END.split(first_line)[0]
+    if isinstance(error, ValidationError):
+        error = ValueError(error.errors()[0]["msg"].removeprefix("Value error, "))
+    return _SENTENCE_END.split(first_line(error))[0]
 
 
 async def _listen(args: Namespace) -> None:

@@ -19,7 +19,7 @@ from training.recipe import Recipe
 from training.recipe_file import read_recipe
 from training.rollouts import stage as collect
 from training.rollouts.engine import Reply
-from training.rollouts.requests import Request, request_seed
+from training.rollouts.requests import Request
 from training.rollouts.scores import read_rewards
 from training.rollouts.shards import read_rollouts
 from training.runs.run import DistillationStage, Run, StageName, TrainingStage, open_run, write_recipe
@@ -94,11 +94,6 @@ def test_interrupted_rollouts_go_on_at_the_missing_shard(run: Run) -> None:
     _carry_out(run, "rollouts")
     assert len({request.prompt_id for request in WordsEngine.asked}) == 4
     assert read_rollouts(folder) == whole
-
-
-def test_seed_of_a_request_does_not_depend_on_its_neighbours() -> None:
-    assert request_seed(1, "a", 0) == request_seed(1, "a", 0)
-    assert len({request_seed(run, prompt, sample) for run in (1, 2) for prompt in "ab" for sample in (0, 1)}) == 8
 
 
 def test_stage_refuses_to_run_before_those_it_needs(run: Run) -> None:
