@@ -167,6 +167,15 @@ def test_a_recipes_own_limit_holds_where_the_command_gives_none(
     assert seen == [6, 2]
 
 
+def test_a_prompt_file_that_is_not_there_is_one_sentence(recipe: Recipe, tmp_path: Path, chat_base: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "prompts": "no-such-file.jsonl"}))
+    arguments = ["run", str(path), "--run-dir", str(tmp_path / "own"), "--base-folder", chat_base]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert "no-such-file.jsonl cannot be read: No such file" in result.output and "Traceback" not in result.output
+
+
 def test_a_base_of_other_content_is_refused(run: Run, tmp_path: Path) -> None:
     """Would catch a run that goes on with another base model under the same name, or from `--base-folder`."""
     _carry_out(run, "prompts")

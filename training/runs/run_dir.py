@@ -109,9 +109,16 @@ def content_hash(content: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """A short hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """A short hash of a file's bytes.
+
+    Raises:
+        RunDirError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def folder_hash(folder: str | Path) -> str:
