@@ -55,7 +55,11 @@ class Generation:
     @property
     def phase(self) -> Phase:
         """How far it has come."""
-        return Phase.OVER if self._is_over else min(self.choice(index).phase for index in range(self.size))
+        if self._is_over:
+            return Phase.OVER
+        if len(self._choices) < self.size:  # some have not begun
+            return Phase.RUNNING
+        return min(choice.phase for choice in self._choices.values())
 
     @property
     def is_guided(self) -> bool:

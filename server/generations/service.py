@@ -117,7 +117,7 @@ class GenerationService:
     def _open(self, request: Any, headers: Mapping[str, str], checked: CheckedRequest) -> Generation:
         generation = Generation(
             checked,
-            request.n or 1,
+            max(request.n or 1, 1),  # what is below 1 is vLLM's to refuse
             self._ownership.claim(headers),
             expected_prompts=_prompt_count(request),
             echoes_only=bool(getattr(request, "prompt", None)) and bool(request.echo) and request.max_tokens == 0,

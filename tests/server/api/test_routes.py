@@ -158,6 +158,22 @@ async def test_an_error_of_vllms_passes_and_the_id_is_free(engine: FakeEngine) -
     await eventually(lambda: len(app.state.mavis.registry) == 0)
 
 
+@pytest.mark.parametrize("n", [-1, 0, 10**9])
+async def test_a_number_of_choices_that_vllm_refuses_is_its_error_and_the_id_is_free(
+    engine: FakeEngine, n: int
+) -> None:
+    app = make_app(engine)
+
+    async def refuse(request: Any, raw_request: Any) -> Any:
+        raise ValueError(f"n must be sensible, got {request.n}")
+
+    app.state.openai_serving_chat.create_chat_completion = refuse
+    async with over(app) as http:
+        answer = await asyncio.wait_for(http.post(CHAT_PATH, json={**CHAT, **WEIGHTS, "n": n}), 5)
+    assert answer.status_code == 400 and f"got {n}" in answer.json()["error"]["message"]
+    await eventually(lambda: len(app.state.mavis.registry) == 0)
+
+
 class Leaver:
     """An ASGI client that goes away after some events of the answer."""
 

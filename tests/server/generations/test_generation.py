@@ -44,6 +44,14 @@ def test_a_generation_is_as_far_as_its_last_choice() -> None:
         assert two.phase is phase
 
 
+def test_choices_that_have_not_begun_cost_nothing() -> None:
+    """A request may ask for any number of choices, and is registered before vLLM refuses it."""
+    many = generation(n=10**9)
+    many.choice(0).advance(Phase.TOLD)
+    assert many.phase is Phase.RUNNING
+    assert many.unread() == {} and many.weight == 0
+
+
 def test_a_choice_never_goes_back() -> None:
     choice = Choice()
     for phase in (Phase.TOLD, Phase.SAMPLED, Phase.RUNNING):
