@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -17,14 +18,18 @@ from training.prompts.chat import read_prompt_set
 from training.prompts.stage import PROMPTS_FILE
 from training.recipe import Recipe
 from training.recipe_file import read_recipe
+from training.report import copy_checkpoint, print_summary
 from training.rollouts import stage as collect
 from training.rollouts.engine import Reply
 from training.rollouts.requests import Request
 from training.rollouts.scores import read_rewards
 from training.rollouts.shards import read_rollouts
+from training.rounds import run_round
 from training.runs.run import DistillationStage, Run, StageName, TrainingStage, open_run, write_recipe
 from training.runs.run_dir import RunDir
 from training.stages import STAGES, run_stage
+from valuemodels.contract.value_config import read_value_config
+from valuemodels.models.checkpoint import load_value_model
 
 WORDS = ("good", "awful", "happy", "sad", "bread", "photosynthesis", "love", "hate")
 
@@ -145,6 +150,33 @@ def test_command_ends_with_one_sentence_and_status_2(arguments: list[str], messa
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert message in result.output and "Traceback" not in result.output
+
+
+def test_a_whole_round_ends_in_a_checkpoint_that_serves(
+    run: Run, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every stage in its order, in this process; the command then says where the result lies and copies it."""
+    small = {
+        "backbone": recipe.backbone.model_copy(update={"layers": 2}),
+        "fit": recipe.fit.model_copy(update={"epochs": 1}),
+    }
+    whole = Run(recipe.model_copy(update=small), run.run_dir, run.base_folder)
+    _carry_out(whole, *whole.stages)
+    print_summary(whole)
+    copy_checkpoint(whole, "export", tmp_path / "values")
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("positivity", "simplicity", "calibrate", "min in all", "copied to"))
+    config = read_value_config(tmp_path / "values")
+    scales = whole.stage("calibrate").summary()["scales"]
+    assert {objective.name: objective.scale for objective in config.objectives} == scales
+    model = load_value_model(tmp_path / "values", run.base_folder, dtype=torch.float32, device="cpu")
+    assert model(torch.tensor([[5, 6, 7]])).shape == (1, 3, 2)
+
+
+def test_stages_run_in_processes_of_their_own_and_a_failed_one_ends_the_round(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match=r"stage prompts failed with exit status \d+; run the same command again"):
+        run_round(Run(run.recipe, RunDir(tmp_path / "own"), str(tmp_path)))
+    assert not (tmp_path / "own" / "iter_0" / "prompts" / "done.json").exists()
 
 
 def test_every_stage_of_every_round_can_be_carried_out() -> None:
