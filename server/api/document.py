@@ -102,7 +102,7 @@ def _request_parts() -> Iterator[str]:
 def _asked(name: str) -> str:
     """A request field's type. None is pydantic's word for a field that was left out; as a value most refuse it."""
     kind = _type(GuidanceFields, name)
-    return kind if name in NULLABLE else kind.replace(" or null", "")
+    return kind if name in NULLABLE else kind.replace(", or null", "").replace(" or null", "")
 
 
 def _model_part(model: type[BaseModel]) -> str:
@@ -131,7 +131,8 @@ def _in_words(kind: dict[str, Any]) -> str:
     if "$ref" in kind:
         return f"[{kind['$ref'].rpartition('/')[2]}](#{kind['$ref'].rpartition('/')[2].lower()})"
     if "anyOf" in kind:
-        return " or ".join(_in_words(option) for option in kind["anyOf"])
+        options = [_in_words(option) for option in kind["anyOf"]]
+        return (", or " if " or " in options[0] else " or ").join(options)
     if "const" in kind or "enum" in kind:
         return " or ".join(f'`"{value}"`' for value in kind.get("enum", [kind.get("const")]))
     if kind.get("type") == "array":
