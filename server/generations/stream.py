@@ -20,6 +20,7 @@ from server.generations.phase import Phase
 from server.generations.trace_reader import TraceReader
 
 _EVENT_END = re.compile(r"\r?\n\r?\n")
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _DONE = "data: [DONE]\n\n"
 
 FinishedChoice = Callable[[Choice], None]
@@ -41,7 +42,8 @@ class EventSplitter:
 
 def decode(event: str) -> dict[str, Any] | None:
     """The JSON object that an event carries, None for any other event."""
-    data = [line.removeprefix("data:") for line in event.splitlines() if line.startswith("data:")]
+    # Not str.splitlines(): text in the JSON may hold U+2028 and its like unescaped, and those end no line here.
+    data = [line.removeprefix("data:") for line in _LINE_END.split(event) if line.startswith("data:")]
     try:
         payload = json.loads("\n".join(data))
     except ValueError:

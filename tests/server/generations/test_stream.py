@@ -85,6 +85,20 @@ def test_what_is_decoded_and_encoded_is_what_vllm_wrote() -> None:
     assert encode(payload).count("\n") == 2
 
 
+@pytest.mark.parametrize("end", [*"\v\f\x1c\x1d\x1e\x85\u2028\u2029"])
+async def test_what_only_python_takes_for_a_line_end_costs_no_block(end: str) -> None:
+    """A chunk whose text held one lost its `mavis` block, and a first one its token."""
+    text = f"a{end}b"
+    event = f'data: {{"id":"x","choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":"stop"}}]}}\n\n'
+    if end.isprintable() or end in "\x85\u2028\u2029":
+        assert (decode(event) or {})["choices"][0]["delta"]["content"] == text
+    source = Source(FakeEngine(), generation(), [(0, chunk(text=text, finish="stop")), (None, DONE)])
+    first, done = [written async for written in guided(source).rewrite(source.events())]
+    payload = decode(first)
+    assert payload is not None and payload["generation_token"] == OWNER.token
+    assert payload["choices"][0]["mavis"]["kl"] == 0.0 and done == DONE
+
+
 @pytest.mark.parametrize("event", [DONE, KEEP_ALIVE, "data: [1]\n\n", "data: {\n\n", "event: x\n\n", "\n\n"])
 def test_what_is_no_object_is_not_decoded(event: str) -> None:
     assert decode(event) is None
