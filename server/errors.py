@@ -18,7 +18,7 @@ No torch, no vLLM.
 from http import HTTPStatus
 from typing import Any
 
-from valuemodels.contract.errors import MavisError, shown
+from valuemodels.contract.errors import MavisError, cut, shown
 
 
 class StartupError(MavisError):
@@ -43,12 +43,12 @@ class FieldError(RequestError):
     """A request field is wrong.
 
     Attributes:
-        param: dotted name of the field, as the client wrote it (`objective_weights.positivity`).
+        param: dotted name of the field, as the client wrote it (`objective_weights.positivity`), cut where it is long.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}: got {shown(value)}, allowed is {allowed}")
-        self.param = field
+        super().__init__(f"{cut(field)}: got {shown(value)}, allowed is {allowed}")
+        self.param = cut(field)
 
 
 class LiveIdError(RequestError):

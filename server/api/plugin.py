@@ -23,12 +23,15 @@ from vllm import envs
 
 from server.api import generation_routes, routes
 from server.api.routes import CHAT_PATH, COMPLETIONS_PATH
+from server.api.schema import GenerationChange
 from server.errors import BodyError, RequestError, StartupError, envelope
+from server.generations.ownership import TOKEN_HEADER
 from server.generations.registry import Registry
 from server.generations.service import GenerationService
 from server.generations.token_counter import TokenCounter
 from server.metrics import WorkerStats, observe_error
 from server.requests.catalogue import Catalogue
+from server.requests.fields import REQUEST_ID_HEADER, GuidanceFields
 from server.start.banner import Address, ready_text
 from server.workers.mailbox import Mailbox
 from server.workers.rpc import first_answer
@@ -36,10 +39,23 @@ from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.value_config import read_value_config
 
+KNOWN_PARAMS = frozenset(
+    {*GuidanceFields.model_fields, *GenerationChange.model_fields, REQUEST_ID_HEADER, TOKEN_HEADER}
+    | {"request_id", "id", "use_beam_search", "prompt_embeds", "vllm_xargs"}
+)
+
+
+def _metric_label(param: str | None) -> str:
+    """The field's first part where it is one that we know; a client may write anything there."""
+    if param is None:
+        return "none"
+    head = param.split(".")[0]
+    return head if head in KNOWN_PARAMS else "other"
+
 
 async def _refuse(raw_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError), f"registered for RequestError, got {error!r}"
-    observe_error(error.param)
+    observe_error(_metric_label(error.param))
     status, body = envelope(error)
     return JSONResponse(body, status)
 

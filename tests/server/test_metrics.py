@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 from prometheus_client import REGISTRY
 
+from server.api.plugin import KNOWN_PARAMS
 from server.metrics import WorkerStats
 from tests.server.kit import FakeEngine
 
@@ -33,6 +34,27 @@ async def test_requests_tokens_kl_and_errors_are_counted(http: httpx.AsyncClient
     await http.post(ROUTE, json={**CHAT, "objective_weights": {"a name the client made up": 1}})
     after = [read(name, **labels) for name, labels in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 16, 4, 3.0, 1]
+
+
+async def test_what_a_client_writes_becomes_no_series(http: httpx.AsyncClient) -> None:
+    """A label for each would grow the process and every scrape with every bad request, for ever."""
+
+    def series() -> set[str]:
+        (family,) = [family for family in REGISTRY.collect() if family.name == "mavis_request_errors"]
+        return {sample.labels["param"] for sample in family.samples}
+
+    before = read("mavis_request_errors_total", param="other")
+    for number in range(20):
+        body = {**CHAT, f"objective_weights{number}": {}}
+        assert (await http.post(ROUTE, json=body)).status_code == 400
+    assert read("mavis_request_errors_total", param="other") - before == 20
+    assert series() <= KNOWN_PARAMS | {"none", "other"}
+
+
+async def test_a_long_name_is_not_echoed_whole(http: httpx.AsyncClient) -> None:
+    answer = await http.post(ROUTE, json={**CHAT, "objective_weights": {"x" * 60_000: 1}})
+    assert answer.status_code == 400 and len(answer.content) < 1000
+    assert answer.json()["error"]["param"].startswith("objective_weights.xxx")
 
 
 def test_the_workers_counters_become_increments() -> None:

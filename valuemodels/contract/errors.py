@@ -25,7 +25,7 @@ class GuidanceError(MavisError):
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}: got {shown(value)}, allowed is {allowed}")
+        super().__init__(f"{cut(field)}: got {shown(value)}, allowed is {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -50,5 +50,9 @@ def first_line(error: Exception) -> str:
 
 def shown(value: object) -> str:
     """A value as error messages quote it: never longer than 80 characters."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text that somebody else chose, at most 80 characters of it."""
     return text if len(text) <= 80 else text[:77] + "..."
