@@ -107,13 +107,17 @@ class GenerationControl:
         return generation
 
     async def _apply(self, generation: Generation, change: Change) -> dict[str, Any]:
-        targets = _running_targets(generation, change)
+        _running_targets(generation, change)
         next_tokens = await self._sender.send(generation, change)
-        _running_targets(generation, change)  # it may have ended before the workers heard of the change
-        effective = {
-            index: next_tokens.get(generation.choice_name(index), generation.choice(index).returned)
-            for index in targets
-        }
+        effective: dict[int, int] = {}
+        for index in _running_targets(generation, change):  # it may have ended before the workers heard of the change
+            # A choice that no worker holds has not begun, or has sampled its last token.
+            if (token := next_tokens.get(generation.choice_name(index))) is not None:
+                effective[index] = token
+            elif not generation.choice(index).returned:
+                effective[index] = 0
+        if not effective:
+            raise EndedError(generation.id)
         return {
             "id": generation.id,
             "effective_from_token": max(effective.values()),

@@ -157,7 +157,7 @@ class FakeEngine:
         wires, read, drop = args
         changes = [Change.from_wire(wire) for wire in wires]
         self.changed.take(changes)
-        next_tokens = {change.generation_id: {"0:0": self.known.get(change.generation_id, 0)} for change in changes}
+        next_tokens = {change.generation_id: self._next_tokens(change.generation_id) for change in changes}
         traces = {
             gid: {
                 choice: trace(start, self.known[gid], candidates=True, settings=self._settings_of(gid, choice))
@@ -171,6 +171,11 @@ class FakeEngine:
             self.settings.pop(gid, None)
         self.changed.drop(drop)
         return [None, {"traces": traces, "next_tokens": next_tokens, "stats": {"value_fallback_rows": 0}}]
+
+    def _next_tokens(self, gid: str) -> dict[str, int]:
+        """Of the choices that have begun, those that have not got their last token."""
+        known = self.known.get(gid, 0)
+        return {str(name): known for name in self.settings.get(gid, {}) if known < self.tokens}
 
     def _settings_of(self, gid: str, choice: str) -> list[tuple[Any, ...]]:
         return self.settings.get(gid, {}).get(ChoiceName.parse(choice), [])

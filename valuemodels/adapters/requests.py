@@ -1,7 +1,7 @@
 """What both of vLLM's runners know of a request: its guidance, its choice, the place of its next token. No vLLM."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,13 @@ class EngineParams(Protocol):
     """What we need of vLLM's `SamplingParams`."""
 
     extra_args: dict[str, Any] | None
+    max_tokens: int | None
+    stop_token_ids: list[int] | None
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """None where the request goes on after it."""
+        ...
 
 
 class EngineRequest(Protocol):
@@ -43,16 +50,29 @@ class EngineRequest(Protocol):
 def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
     """Which of these generations the worker knows: generation id -> choice -> index of its next token to be sampled.
 
+    Choices whose last token has been sampled are left out: the runner keeps them until its next step.
+
     Args:
         requests: all unfinished ones that the runner has ever scheduled, by the engine's request id.
     """
     found: dict[str, dict[str, int]] = {}
     for request_id, request in requests.items():
-        guidance = None if request.sampling_params is None else guidance_of(request.sampling_params)
-        if guidance is not None and guidance.generation_id in generation_ids:
-            position = len(request.output_token_ids)
+        params, output = request.sampling_params, request.output_token_ids
+        guidance = None if params is None else guidance_of(params)
+        if params is None or guidance is None or _is_through(params, output):
+            continue
+        if guidance.generation_id in generation_ids:
+            position = len(output)
             found.setdefault(guidance.generation_id, {})[str(choice_name(guidance, request_id))] = position
     return found
+
+
+def _is_through(params: EngineParams, output: Sequence[int]) -> bool:
+    """Whether vLLM will sample no more: the conditions that its scheduler looks at, but for the model's length."""
+    if not output:
+        return False
+    is_stop = output[-1] == params.eos_token_id or output[-1] in (params.stop_token_ids or ())
+    return is_stop or (params.max_tokens is not None and len(output) >= params.max_tokens)
 
 
 def guidance_of(params: EngineParams) -> Guidance | None:

@@ -236,6 +236,17 @@ async def test_one_choice_of_several_prompts_is_steered(engine: FakeEngine) -> N
     assert [choice["mavis"]["beta"] for choice in whole["choices"]] == [1.0, 1.0, 1.0, 2.0]
 
 
+async def test_a_change_after_the_last_sampled_token_is_a_409(engine: FakeEngine) -> None:
+    """The worker is ahead of what the client has seen; it used to be answered with a token that never comes."""
+    engine.overshoot = 0
+    async with started(engine) as (http, _):
+        assert (await http.patch(URL, json={"beta": 2}, headers=MINE)).status_code == 200
+        engine.tokens = engine.known["chatcmpl-mine"]
+        refused = await http.patch(URL, json={"beta": 3}, headers=MINE)
+    assert refused.status_code == 409, refused.text
+    assert "has ended" in refused.json()["error"]["message"]
+
+
 async def test_null_is_the_operators_default() -> None:
     engine = FakeEngine()
     app = make_app(engine, catalogue(default_weights={"positivity": 0.5}, default_beta=3.0))

@@ -31,8 +31,8 @@ def sender_to(engine: FakeEngine) -> ChangeSender:
 
 
 async def test_a_change_holds_from_the_token_that_the_worker_names() -> None:
-    engine, generation = FakeEngine(), running()
-    engine.known["g"] = 7
+    engine, generation = FakeEngine(tokens=100), running()
+    engine.known["g"], engine.settings["g"] = 7, {FIRST: []}
     assert await sender_to(engine).send(generation, weight(-1.0)) == {FIRST: 7}
     assert generation.overrides.over(generation.guidance, FIRST).weights == {"positivity": -1.0}
     assert generation.is_watched

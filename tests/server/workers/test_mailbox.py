@@ -26,7 +26,7 @@ def weight(generation_id: str, to: float) -> Change:
 async def test_what_comes_together_goes_in_one_exchange() -> None:
     """Each call stops the engine's loop: one a stream and token would halve its speed."""
     engine = FakeEngine()
-    engine.known = {f"g{i}": 3 for i in range(20)}
+    engine.known, engine.settings = {f"g{i}": 3 for i in range(20)}, {"g1": {FIRST: []}}
     mailbox = mailbox_to(engine)
     for _ in range(3):
         for gid in engine.known:

@@ -266,3 +266,24 @@ def test_the_worker_says_which_tokens_come_next_also_of_preempted_requests() -> 
         "plain": known([1], SamplingParams()),
     }
     assert next_tokens(requests, {"g", "gone"}) == {"g": {"0:0": 2, "0:1": 0, "1:0": 1}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "output"), [({"max_tokens": 2}, [3, 4]), ({"stop_token_ids": [9]}, [3, 9]), ({"max_tokens": 1}, [3])]
+)
+def test_a_choice_that_has_its_last_token_has_no_next_one(fields: dict[str, Any], output: list[int]) -> None:
+    """The runner keeps it until its next step; a change would be promised for a token that never comes."""
+    ended = SamplingParams(extra_args={"mavis": Guidance("g")}, **fields)
+    requests = {"0_g-aa": SimpleNamespace(sampling_params=ended, output_token_ids=output)}
+    assert next_tokens(requests, {"g"}) == {}
+    requests["0_g-aa"].output_token_ids = output[:-1]
+    assert next_tokens(requests, {"g"}) == {"g": {"0:0": len(output) - 1}}
+
+
+def test_a_choice_that_has_its_end_of_sequence_has_no_next_token() -> None:
+    def after(ignore_eos: bool) -> dict[str, dict[str, int]]:
+        sampling = SamplingParams(extra_args={"mavis": Guidance("g")}, ignore_eos=ignore_eos)
+        sampling.update_from_generation_config({}, eos_token_id=7)
+        return next_tokens({"g-aa": SimpleNamespace(sampling_params=sampling, output_token_ids=[3, 7])}, {"g"})
+
+    assert (after(ignore_eos=False), after(ignore_eos=True)) == ({}, {"g": {"0:0": 2}})
