@@ -57,6 +57,8 @@ class TraceReader:
             exchange = await asyncio.shield(answered)
         except EngineLostError as error:
             raise TracesLostError(f"the values could not be read from the engine: {error}") from None
+        if generation.id in exchange.failed:
+            raise TracesLostError("the values of this generation could not be read from the engine")
         generation.take(exchange.traces.get(generation.id, {}))
 
     def forget(self, generation: Generation, *, is_urgent: bool = False) -> asyncio.Future[Exchange] | None:
@@ -65,7 +67,7 @@ class TraceReader:
         Of one that is not watched the workers keep nothing, so its id is free at once.
 
         Returns:
-            the exchange that tells the workers, if there is one.
+            the exchange that tells the workers, if there is one; should it fail, they are told later.
         """
         if generation.phase is Phase.OVER:
             return None
@@ -73,6 +75,4 @@ class TraceReader:
         if not generation.is_watched:
             self._registry.close(generation)
             return None
-        answered = self._mailbox.drop(generation.id, is_urgent=is_urgent)
-        answered.add_done_callback(lambda _: self._registry.close(generation))
-        return answered
+        return self._mailbox.drop(generation.id, lambda: self._registry.close(generation), is_urgent=is_urgent)

@@ -5,7 +5,8 @@ gathered into one call: at most one every `interval_s`, and never two at once. T
 so does what a finished answer waits for, taking along whatever is there.
 
 In an exchange the workers first take over changes, then tell traces, then forget. What was posted earlier is never sent
-later, so that a change cannot reach a worker after its generation was dropped.
+later, so that a change cannot reach a worker after its generation was dropped; and a drop is sent again until it has
+been delivered, so that no later generation of that id inherits anything.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
@@ -34,11 +35,13 @@ class Exchange:
 
     Attributes:
         traces: generation id -> choice -> columns from the token asked for on (see `SequenceTrace.read`).
+        failed: ids of generations whose traces the workers could not read.
         next_tokens: id of a changed generation -> choice -> index of its next token to be sampled, for the choices
             that a worker holds already.
     """
 
     traces: Mapping[str, Traces]
+    failed: frozenset[str]
     next_tokens: Mapping[str, NextTokens]
 
 
@@ -49,7 +52,6 @@ class _Batch:
     answered: asyncio.Future[Exchange]
     changes: list[Change] = field(default_factory=list)
     reads: dict[str, dict[ChoiceName, int]] = field(default_factory=dict)
-    drops: set[str] = field(default_factory=set)
 
 
 class Mailbox:
@@ -65,15 +67,18 @@ class Mailbox:
         on_stats: Callable[[Mapping[str, Any]], None] = lambda stats: None,
         interval_s: float = 0.05,
         liveness_s: float = LIVENESS_S,
+        retry_s: float = 1.0,
     ) -> None:
         """Args: `on_stats` gets the workers' counters of every exchange; `liveness_s` is how often an exchange under
-        way checks that the engine still lives.
+        way checks that the engine still lives; `retry_s` is the pause after one that failed.
         """
         self._engine = engine
         self._on_stats = on_stats
         self._interval_s = interval_s
         self._liveness_s = liveness_s
+        self._retry_s = retry_s
         self._next: _Batch | None = None
+        self._drops: dict[str, Callable[[], None]] = {}
         self._due = 0.0
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -99,10 +104,20 @@ class Mailbox:
             self._urgent.set()
         return batch.answered
 
-    def drop(self, generation_id: str, *, is_urgent: bool = False) -> asyncio.Future[Exchange]:
-        """Have a generation forgotten, with its traces and changes; `is_urgent` as in `read`."""
+    def drop(
+        self, generation_id: str, on_delivered: Callable[[], None], *, is_urgent: bool = False
+    ) -> asyncio.Future[Exchange]:
+        """Have a generation forgotten, with its traces and changes.
+
+        Args:
+            on_delivered: called once the workers have forgotten it, or are no more; however often that is tried.
+            is_urgent: as in `read`.
+
+        Returns:
+            the future of the first try.
+        """
         batch = self._batch()
-        batch.drops.add(generation_id)
+        self._drops[generation_id] = on_delivered
         if is_urgent:
             self._urgent.set()
         return batch.answered
@@ -122,8 +137,10 @@ class Mailbox:
             await self._until_due()
             batch, self._next = self._next, None
             self._urgent.clear()
-            await self._exchange(batch)
-            self._due = asyncio.get_running_loop().time() + self._interval_s
+            is_done = await self._exchange(batch)
+            self._due = asyncio.get_running_loop().time() + (self._interval_s if is_done else self._retry_s)
+            if self._drops and not is_done:
+                self._batch()
 
     async def _until_due(self) -> None:
         wait_s = self._due - asyncio.get_running_loop().time()
@@ -131,27 +148,34 @@ class Mailbox:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), wait_s)
 
-    async def _exchange(self, batch: _Batch) -> None:
+    async def _exchange(self, batch: _Batch) -> bool:
+        """Whether it came about."""
+        drops = sorted(self._drops)
         try:
-            batch.answered.set_result(await self._call(batch))
+            batch.answered.set_result(await self._call(batch, drops))
         except asyncio.CancelledError:
             batch.answered.set_exception(EngineLostError("the server is shutting down"))
             raise
         except Exception as error:
             logger.warning("an exchange with the workers failed: %r", error)
             batch.answered.set_exception(EngineLostError(str(error)))
+            if not self._engine.errored:
+                return False
+        for generation_id in drops:
+            self._drops.pop(generation_id)()
+        return True
 
-    async def _call(self, batch: _Batch) -> Exchange:
+    async def _call(self, batch: _Batch, drops: list[str]) -> Exchange:
         wire = await call_workers(
             self._engine,
             "mavis_exchange",
             [change.to_wire() for change in batch.changes],
             {gid: {str(choice): start for choice, start in starts.items()} for gid, starts in batch.reads.items()},
-            sorted(batch.drops),
+            drops,
             liveness_s=self._liveness_s,
         )
         self._on_stats(wire["stats"])
-        return Exchange(_by_choice(wire["traces"]), _by_choice(wire["next_tokens"]))
+        return Exchange(_by_choice(wire["traces"]), frozenset(wire["failed"]), _by_choice(wire["next_tokens"]))
 
 
 def _by_choice(wire: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[ChoiceName, Any]]:

@@ -108,6 +108,7 @@ class FakeEngine:
         self.changed = ChangedGenerations()
         self.settings: dict[str, dict[ChoiceName, list[tuple[Any, ...]]]] = {}
         self.failure: Exception | None = None
+        self.unreadable: set[str] = set()
         self.hangs = False
 
     def generate(self, prompt: Any, sampling_params: Any, request_id: str, **_: Any) -> AsyncGenerator[Any, None]:
@@ -170,7 +171,10 @@ class FakeEngine:
             self.known.pop(gid, None)
             self.settings.pop(gid, None)
         self.changed.drop(drop)
-        return [None, {"traces": traces, "next_tokens": next_tokens, "stats": {"value_fallback_rows": 0}}]
+        failed = [gid for gid in self.unreadable if gid in traces]
+        told = {gid: trace for gid, trace in traces.items() if gid not in failed}
+        stats = {"value_fallback_rows": 0}
+        return [None, {"traces": told, "failed": failed, "next_tokens": next_tokens, "stats": stats}]
 
     def _next_tokens(self, gid: str) -> dict[str, int]:
         """Of the choices that have begun, those that have not got their last token."""
@@ -259,7 +263,7 @@ def make_app(engine: FakeEngine, offered: Catalogue | None = None, *, has_api_ke
     app.state.engine_client = engine
     app.state.openai_serving_chat = FakeServing(TokenCounter(engine, registry), "chatcmpl-")
     app.state.openai_serving_completion = FakeServing(TokenCounter(engine, registry), "cmpl-")
-    mailbox = Mailbox(engine, interval_s=0.01, liveness_s=0.05)
+    mailbox = Mailbox(engine, interval_s=0.01, liveness_s=0.05, retry_s=0.02)
     app.state.mavis = GenerationService(offered or catalogue(), registry, mailbox, has_api_keys=has_api_keys)
     return app
 

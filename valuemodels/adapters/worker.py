@@ -1,5 +1,6 @@
 """Methods added to vLLM's workers (`worker_extension_cls`), called through `collective_rpc` between two steps."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,9 @@ from valuemodels.adapters.requests import next_tokens
 from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
 from valuemodels.contract.changes import Change
 from valuemodels.guide.recorder import PositionRecorder
+from valuemodels.guide.value_guide import ValueGuide
+
+logger = logging.getLogger("vllm.mavis")
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -60,7 +64,8 @@ class ValueWorkerExtension:
             drop: generations whose traces and changes are forgotten.
 
         Returns:
-            {"traces": generation id -> choice -> columns (see `SequenceTrace.read`),
+            {"traces": generation id -> choice -> columns (see `SequenceTrace.read`), "failed": ids of generations whose
+            traces could not be read,
             "next_tokens": changed generation's id -> choice -> index of the next token to be sampled, for what this
             worker holds, "stats": counters}
         """
@@ -70,10 +75,25 @@ class ValueWorkerExtension:
         guide = processor.guide
         guide.changed.take(Change.from_wire(change) for change in changes)
         next_of = next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
-        traces = guide.traces.read(read)
+        traces, failed = self._mavis_read(guide, read)
         guide.traces.drop(drop)
         guide.changed.drop(drop)
-        return {"traces": traces, "next_tokens": next_of, "stats": guide.stats()}
+        return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": guide.stats()}
+
+    @staticmethod
+    def _mavis_read(
+        guide: ValueGuide, read: Mapping[str, Mapping[str, int]]
+    ) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """One generation after another, so that one that cannot be read costs only its own answer."""
+        traces: dict[str, dict[str, Any]] = {}
+        failed = []
+        for generation_id, starts in read.items():
+            try:
+                traces |= guide.traces.read({generation_id: starts})
+            except Exception:  # whatever it is, the others' traces and all drops must not suffer
+                logger.exception("the trace of a generation could not be read")
+                failed.append(generation_id)
+        return traces, failed
 
     def mavis_stats(self) -> dict[str, int] | None:
         """Counters since the start and the cache's present size."""

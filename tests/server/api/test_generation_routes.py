@@ -40,7 +40,7 @@ async def started(
         try:
             yield http, call
         finally:
-            engine.tokens = 0
+            engine.tokens, engine.failure = 0, None
             await asyncio.wait([call])
             await eventually(lambda: len(app.state.mavis.registry) == 0)
 

@@ -17,7 +17,7 @@ FIRST = ChoiceName(0, 0)
 
 
 def reader_of(engine: FakeEngine, registry: Registry | None = None, interval_s: float = 0.03) -> TraceReader:
-    mailbox = Mailbox(engine, interval_s=interval_s, liveness_s=0.02)
+    mailbox = Mailbox(engine, interval_s=interval_s, liveness_s=0.02, retry_s=0.02)
     return TraceReader(mailbox, Registry() if registry is None else registry)
 
 
@@ -109,11 +109,31 @@ async def test_a_generation_of_which_the_workers_keep_nothing_is_free_at_once() 
     assert engine.calls == []
 
 
-async def test_an_id_becomes_free_even_if_the_drop_fails() -> None:
+async def test_an_id_is_taken_until_the_drop_has_been_delivered() -> None:
+    """Free earlier, the late drop would hit the next generation's trace, or that one would inherit changes."""
     engine, registry = FakeEngine(), Registry()
     engine.failure = RuntimeError("no")
     reader_of(engine, registry).forget(running(engine, "g", registry=registry))
+    await asyncio.sleep(0.05)
+    assert registry.running("g") is not None
+    engine.failure = None
     await eventually(lambda: len(registry) == 0)
+
+
+async def test_an_id_is_free_where_there_is_no_engine_any_more() -> None:
+    engine, registry = FakeEngine(), Registry()
+    engine.failure, engine.errored = RuntimeError("dead"), True
+    reader_of(engine, registry).forget(running(engine, "g", registry=registry))
+    await eventually(lambda: len(registry) == 0)
+
+
+async def test_a_trace_that_cannot_be_read_costs_only_its_own_answer() -> None:
+    engine = FakeEngine()
+    engine.unreadable = {"broken"}
+    reader, broken, whole = reader_of(engine), running(engine, "broken"), running(engine, "whole")
+    results = await asyncio.gather(reader.read(broken), reader.read(whole), return_exceptions=True)
+    assert isinstance(results[0], TracesLostError) and results[1] is None
+    assert len(engine.exchanges) == 1 and len(whole.choice(0).trace) == 3
 
 
 async def test_a_failed_exchange_is_lost_values() -> None:

@@ -16,7 +16,7 @@ FIRST = ChoiceName(0, 0)
 
 
 def mailbox_to(engine: FakeEngine, interval_s: float = 0.03) -> Mailbox:
-    return Mailbox(engine, interval_s=interval_s, liveness_s=0.02)
+    return Mailbox(engine, interval_s=interval_s, liveness_s=0.02, retry_s=0.02)
 
 
 def weight(generation_id: str, to: float) -> Change:
@@ -32,7 +32,7 @@ async def test_what_comes_together_goes_in_one_exchange() -> None:
         for gid in engine.known:
             answered = mailbox.read(gid, {FIRST: 1})
     mailbox.change(weight("g1", 1.0))
-    mailbox.drop("g2")
+    mailbox.drop("g2", lambda: None)
     exchange = await answered
     ((changes, reads, drops),) = engine.exchanges
     assert [change["generation_id"] for change in changes] == ["g1"]
@@ -76,7 +76,11 @@ async def test_what_is_urgent_does_not_wait_for_the_interval_and_takes_the_rest_
     await mailbox.read("early", {FIRST: 0})
     mailbox.read("polled", {FIRST: 0})
     await asyncio.sleep(0.02)
-    urgent = mailbox.read("g", {FIRST: 0}, is_urgent=True) if what == "read" else mailbox.drop("g", is_urgent=True)
+    urgent = (
+        mailbox.read("g", {FIRST: 0}, is_urgent=True)
+        if what == "read"
+        else mailbox.drop("g", lambda: None, is_urgent=True)
+    )
     await asyncio.wait_for(urgent, 5)
     assert len(engine.exchanges) == 2 and "polled" in engine.exchanges[1][1]
 
@@ -103,7 +107,7 @@ async def test_a_change_is_never_sent_after_the_drop_of_its_generation() -> None
     for _ in range(5):
         mailbox.change(weight("g", 1.0))
         await asyncio.sleep(0.007)
-    await mailbox.drop("g")
+    await mailbox.drop("g", lambda: None)
     assert len(engine.changed) == 0
 
 
@@ -152,6 +156,32 @@ async def test_a_failed_exchange_fails_what_was_in_it_and_not_the_next() -> None
     await mailbox.read("b", {FIRST: 0})
 
 
+async def test_a_drop_is_never_lost() -> None:
+    """The worker would keep the changes of that id, and its next generation would inherit them."""
+    engine, delivered = FakeEngine(), list[str]()
+    mailbox = mailbox_to(engine)
+    await mailbox.change(weight("g", 2.0))
+    engine.failure = RuntimeError("worker said no")
+    with pytest.raises(EngineLostError):
+        await mailbox.drop("g", lambda: delivered.append("g"))
+    await asyncio.sleep(0.05)
+    assert delivered == [] and len(engine.changed) == 1
+    engine.failure = None
+    await eventually(lambda: delivered == ["g"])
+    assert len(engine.changed) == 0
+    calls = len(engine.calls)
+    await asyncio.sleep(0.05)
+    assert (delivered, len(engine.calls)) == (["g"], calls), "delivered once, and not tried again"
+
+
+async def test_with_the_engine_everything_is_forgotten() -> None:
+    engine, delivered = FakeEngine(), list[str]()
+    engine.failure, engine.errored = RuntimeError("dead"), True
+    with pytest.raises(EngineLostError):
+        await mailbox_to(engine).drop("g", lambda: delivered.append("g"))
+    await eventually(lambda: delivered == ["g"])
+
+
 async def test_no_answering_rank_is_an_error() -> None:
     engine = FakeEngine()
 
@@ -160,7 +190,7 @@ async def test_no_answering_rank_is_an_error() -> None:
 
     engine.collective_rpc = nobody  # type: ignore[method-assign]
     with pytest.raises(EngineLostError, match="no worker answered"):
-        await mailbox_to(engine).drop("a")
+        await mailbox_to(engine).drop("a", lambda: None)
 
 
 async def test_the_end_of_the_server_fails_those_who_wait() -> None:
