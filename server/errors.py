@@ -61,7 +61,10 @@ class LiveIdError(RequestError):
 
 
 class TracesLostError(RequestError):
-    """The values of a generation could not be read from the engine."""
+    """The values of a generation could not be read from the engine; why stands in the log alone."""
+
+    def __init__(self) -> None:
+        super().__init__("the values of this generation could not be read from the engine")
 
 
 class UnknownIdError(RequestError):
@@ -90,7 +93,15 @@ class NotOwnerError(RequestError):
 
 
 class EngineLostError(RequestError):
-    """The engine died, or the worker failed, before it had answered a call."""
+    """The engine died, or the worker failed, before it had answered a call.
+
+    Attributes:
+        reason: for the log; it may hold paths and other things that are no client's business.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the engine did not answer")
+        self.reason = reason
 
 
 _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {

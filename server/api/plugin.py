@@ -24,7 +24,7 @@ from vllm import envs
 from server.api import generation_routes, routes
 from server.api.routes import CHAT_PATH, COMPLETIONS_PATH
 from server.api.schema import GenerationChange
-from server.errors import BodyError, RequestError, StartupError, envelope
+from server.errors import BodyError, EngineLostError, RequestError, StartupError, envelope
 from server.generations.ownership import TOKEN_HEADER
 from server.generations.registry import Registry
 from server.generations.service import GenerationService
@@ -92,7 +92,10 @@ class MavisEndpoints:
             raise StartupError("the engine holds no value guide; start the server with `mavis serve`")
         config = GuideConfig.from_wire(wire)
         catalogue = Catalogue(config, [read_value_config(folder) for folder in config.checkpoints])
-        attached = first_answer(await engine_client.collective_rpc("mavis_attach"))
+        try:
+            attached = first_answer(await engine_client.collective_rpc("mavis_attach"))
+        except EngineLostError as error:
+            raise StartupError(error.reason) from None
         if tuple(attached["objectives"]) != catalogue.policy.objectives:
             raise StartupError(
                 f"the workers loaded the objectives {', '.join(attached['objectives'])}, "

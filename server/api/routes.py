@@ -94,13 +94,15 @@ async def ready(raw_request: Request) -> JSONResponse:
     state = raw_request.app.state
     try:
         await state.engine_client.check_health()
-    except Exception as error:  # whatever it is, it means no
-        return JSONResponse({"status": "unavailable", "reason": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+    except Exception:  # whatever it is, it means no
+        return _unavailable("the engine is not healthy")
     if getattr(state, "mavis", None) is None:
-        return JSONResponse(
-            {"status": "unavailable", "reason": "value models are not loaded"}, HTTPStatus.SERVICE_UNAVAILABLE
-        )
+        return _unavailable("value models are not loaded")
     return JSONResponse({"status": "ready"})
+
+
+def _unavailable(reason: str) -> JSONResponse:
+    return JSONResponse({"status": "unavailable", "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def _answer(generate: Generate, request: Any, raw_request: Request, id_prefix: str) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.errors import EndedError, EngineLostError
+from server.errors import EndedError
 from server.generations.generation import Generation
 from server.generations.phase import Phase
 from server.workers.mailbox import Exchange, Mailbox, NextTokens
@@ -35,8 +35,5 @@ class ChangeSender:
                 generation.overrides.take(change)
 
         answered.add_done_callback(taken)
-        try:
-            exchange = await asyncio.shield(answered)
-        except EngineLostError as error:
-            raise EngineLostError(f"the change could not be handed to the engine: {error}") from None
+        exchange = await asyncio.shield(answered)
         return exchange.next_tokens.get(generation.id, {})

@@ -55,10 +55,10 @@ class TraceReader:
             return
         try:
             exchange = await asyncio.shield(answered)
-        except EngineLostError as error:
-            raise TracesLostError(f"the values could not be read from the engine: {error}") from None
+        except EngineLostError:
+            raise TracesLostError from None
         if generation.id in exchange.failed:
-            raise TracesLostError("the values of this generation could not be read from the engine")
+            raise TracesLostError
         generation.take(exchange.traces.get(generation.id, {}))
 
     def forget(self, generation: Generation, *, is_urgent: bool = False) -> asyncio.Future[Exchange] | None:

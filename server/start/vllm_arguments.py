@@ -134,6 +134,11 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
         raise StartupError("--headless, --grpc and --api-server-count above 1 are not supported: one HTTP process")
     if args.data_parallel_size > 1 or args.data_parallel_multi_port_external_lb:
         raise StartupError("--data-parallel-size above 1 is not supported: values are read from one engine")
+    if args.tensor_parallel_size > 1 or args.pipeline_parallel_size > 1:
+        raise StartupError(
+            "--tensor-parallel-size and --pipeline-parallel-size above 1 are not supported: values and changes are "
+            "exchanged with one worker, and each rank would sample by its own values"
+        )
     if args.worker_extension_cls not in ("", None):
         raise StartupError(f"--worker-extension-cls is taken by {WORKER_EXTENSION} and cannot be set")
     if EXTRA_ARGS_KEY in (args.additional_config or {}):

@@ -157,8 +157,9 @@ class Mailbox:
             batch.answered.set_exception(EngineLostError("the server is shutting down"))
             raise
         except Exception as error:
-            logger.warning("an exchange with the workers failed: %r", error)
-            batch.answered.set_exception(EngineLostError(str(error)))
+            reason = error.reason if isinstance(error, EngineLostError) else repr(error)
+            logger.warning("an exchange with the workers failed: %s", reason)
+            batch.answered.set_exception(EngineLostError(reason))
             if not self._engine.errored:
                 return False
         for generation_id in drops:

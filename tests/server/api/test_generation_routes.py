@@ -256,12 +256,15 @@ async def test_null_is_the_operators_default() -> None:
         assert (block["objective_weights"]["positivity"], block["beta"]) == (0.5, 3.0)
 
 
-async def test_an_engine_that_fails_is_a_500_that_says_so(engine: FakeEngine) -> None:
+async def test_an_engine_that_fails_is_a_500_that_keeps_the_reason_to_itself(
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     async with started(engine) as (http, _):
-        engine.failure = RuntimeError("worker gone")
+        engine.failure = RuntimeError("worker gone: /a/path/of/the/server")
         answer = await http.patch(URL, json={"beta": 1}, headers=MINE)
         assert answer.status_code == 500
-        assert "worker gone" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["message"] == "the engine did not answer"
+        assert "/a/path/of/the/server" in caplog.text, "the reason is the operator's"
 
 
 async def test_every_change_is_logged_with_who_what_and_when(

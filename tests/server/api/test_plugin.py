@@ -4,6 +4,7 @@ import inspect
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
@@ -102,6 +103,18 @@ async def test_workers_that_hold_something_else_are_refused(tmp_path: Path) -> N
     args = Namespace(additional_config={EXTRA_ARGS_KEY: config.to_wire()})
     with pytest.raises(StartupError, match="loaded the objectives b"):
         await ours.MavisEndpoints().init_state(Engine("b"), Namespace(), args)
+
+
+async def test_workers_without_a_guide_are_refused_with_the_reason(tmp_path: Path) -> None:
+    class Silent(Engine):
+        async def collective_rpc(self, method: str) -> list[Any]:
+            return [None]
+
+    (tmp_path / "value_config.json").write_text(value_config("a").model_dump_json())
+    config = GuideConfig(checkpoints=(str(tmp_path),), base_model="b")
+    args = Namespace(additional_config={EXTRA_ARGS_KEY: config.to_wire()})
+    with pytest.raises(StartupError, match="no worker answered: is the value guide loaded"):
+        await ours.MavisEndpoints().init_state(Silent(), Namespace(), args)
 
 
 @pytest.mark.parametrize(("flag", "variable"), [(["k"], None), (None, "k"), (None, None)])

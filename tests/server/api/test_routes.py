@@ -140,7 +140,7 @@ async def test_lost_values_are_a_500_and_the_id_is_free_once_the_worker_answers_
     async with over(app) as http:
         answer = await http.post(CHAT_PATH, json={**CHAT, **WEIGHTS})
         assert answer.status_code == 500
-        assert "worker gone" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["message"] == "the values of this generation could not be read from the engine"
         engine.failure = None
         await eventually(lambda: len(app.state.mavis.registry) == 0)
 
@@ -272,4 +272,4 @@ async def test_ready_means_a_healthy_engine_with_value_models(engine: FakeEngine
         engine.errored = True
         answer = await http.get("/ready")
         assert answer.status_code == 503
-        assert answer.json()["reason"] == "dead"
+        assert answer.json()["reason"] == "the engine is not healthy"

@@ -140,7 +140,7 @@ async def test_a_failed_exchange_is_lost_values() -> None:
     engine = FakeEngine()
     engine.failure = RuntimeError("worker said no")
     reader = reader_of(engine)
-    with pytest.raises(TracesLostError, match="could not be read from the engine: worker said no"):
+    with pytest.raises(TracesLostError, match=r"could not be read from the engine$"):
         await reader.read(running(engine, "a"))
     generation = running(engine, "b")
     reader.poll(generation)

@@ -150,8 +150,9 @@ async def test_a_failed_exchange_fails_what_was_in_it_and_not_the_next() -> None
     engine = FakeEngine()
     mailbox = mailbox_to(engine)
     engine.failure = RuntimeError("worker said no")
-    with pytest.raises(EngineLostError, match="worker said no"):
+    with pytest.raises(EngineLostError) as failed:
         await mailbox.read("a", {FIRST: 0})
+    assert "worker said no" in failed.value.reason and "worker said no" not in str(failed.value)
     engine.failure = None
     await mailbox.read("b", {FIRST: 0})
 
@@ -189,8 +190,9 @@ async def test_no_answering_rank_is_an_error() -> None:
         return [None, None]
 
     engine.collective_rpc = nobody  # type: ignore[method-assign]
-    with pytest.raises(EngineLostError, match="no worker answered"):
+    with pytest.raises(EngineLostError) as failed:
         await mailbox_to(engine).drop("a", lambda: None)
+    assert "no worker answered" in failed.value.reason
 
 
 async def test_the_end_of_the_server_fails_those_who_wait() -> None:
@@ -201,8 +203,9 @@ async def test_the_end_of_the_server_fails_those_who_wait() -> None:
     await eventually(lambda: bool(engine.calls))
     (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "mavis mailbox"]
     task.cancel()
-    with pytest.raises(EngineLostError, match="shutting down"):
+    with pytest.raises(EngineLostError) as failed:
         await answered
+    assert "shutting down" in failed.value.reason
 
 
 async def test_the_workers_counters_are_handed_on() -> None:
