@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ COMMANDS: dict[str, tuple[typer.Typer, str]] = {
     "bench": (bench.app, "docs/serve.md"),
 }
 NOT_FILES = {"/openapi.json", "value_config.json", "model.safetensors", "inputs.json", "done.json"}
+
+
+@cache
+def files() -> list[str]:
+    """Every file of ours, by its path from the root."""
+    found = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in (path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        found += folder.rglob("*")
+    return [path.relative_to(ROOT).as_posix() for path in found]
 
 
 def text(page: str) -> str:
@@ -82,7 +92,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_files_that_are_named_are_there(page: Path) -> None:
     """A file is named by its path from the root, or by its end where the room is clear."""
-    tracked = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if ".venv" not in path.parts]
     named = set(re.findall(r"`([\w./-]+\.(?:py|sh|yaml|toml|json|safetensors))`", page.read_text(encoding="utf-8")))
-    missing = {name for name in named - NOT_FILES if not any(f"/{path}".endswith(f"/{name}") for path in tracked)}
+    missing = {name for name in named - NOT_FILES if not any(f"/{path}".endswith(f"/{name}") for path in files())}
     assert missing == set()

@@ -27,7 +27,7 @@ def weight(to: float) -> Change:
 
 
 def sender_to(engine: FakeEngine) -> ChangeSender:
-    return ChangeSender(Mailbox(engine, interval_s=0.01, liveness_s=0.02))
+    return ChangeSender(Mailbox(engine, interval_s=0.01, liveness_s=0.02, retry_s=0.02))
 
 
 async def test_a_change_holds_from_the_token_that_the_worker_names() -> None:

@@ -94,6 +94,7 @@ def test_jobs_are_made_of_distinct_prompts_and_generations_and_are_repeatable() 
     assert len({request.guidance.generation_id for request in requests if request.guidance}) == 8
 
 
+@pytest.mark.engine
 def test_engine_that_dies_at_its_start_is_an_error_and_not_a_hang(tmp_path: Path, capfd: Any) -> None:
     worker = BenchWorker(str(tmp_path / "no-model"), EngineRecipe(), None)
     with worker, pytest.raises(WorkerDiedError, match="process ended"):
