@@ -126,7 +126,7 @@ class Mailbox:
         loop = asyncio.get_running_loop()
         if self._next is None:
             self._next = _Batch(loop.create_future())
-            self._next.answered.add_done_callback(_look_at)
+            self._next.answered.add_done_callback(_mark_as_seen)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run(), name="mavis mailbox")
         return self._next
@@ -183,7 +183,7 @@ def _by_choice(wire: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[ChoiceNa
     return {gid: {ChoiceName.parse(name): value for name, value in of.items()} for gid, of in wire.items()}
 
 
-def _look_at(answered: asyncio.Future[Exchange]) -> None:
+def _mark_as_seen(answered: asyncio.Future[Exchange]) -> None:
     """Otherwise asyncio would report an error that nobody waited for."""
     if not answered.cancelled():
         answered.exception()

@@ -132,7 +132,7 @@ def test_the_server_imports_only_the_light_rooms_of_valuemodels() -> None:
 
 
 def test_the_server_never_imports_torch_or_what_brings_it() -> None:
-    """vLLM is left to the next test: it brings torch, in three files that cannot do without it."""
+    """vLLM is left to the next test: it brings torch, in the files that pyproject.toml names."""
     wrong = [
         f"{where(path)} imports {name}"
         for path in sources("server")

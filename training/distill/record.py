@@ -1,7 +1,7 @@
 """The stage that makes a distillation's data: replies sampled through the guide that serves, which records what it saw.
 
 At every position of a reply it notes the base's hidden state, the candidates, and their exact values; see
-`valuemodels.recorder`. Runs in its own process, started by `training.rounds`, with the engine in it.
+`valuemodels.guide.recorder`. Runs in its own process, started by `training.rounds`, with the engine in it.
 """
 
 import random

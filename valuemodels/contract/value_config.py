@@ -96,7 +96,7 @@ class HeadConfig(_Strict):
 class ProbeConfig(_Strict):
     """A head that values all candidates at once from one hidden state: what `fast` scoring uses.
 
-    It was distilled from the checkpoint's exact values; see `valuemodels.probe` for the formula.
+    It was distilled from the checkpoint's exact values; see `valuemodels.models.probe` for the formula.
 
     Attributes:
         source: whose last hidden state it reads: the served base model's, or the value trunk's.

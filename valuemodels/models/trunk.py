@@ -1,6 +1,6 @@
 """The value model: a transformers decoder and value heads on its last hidden states.
 
-Training and serving build the same module; serving replaces only its attention (`valuemodels.attention`).
+Training and serving build the same module; serving replaces only its attention (`valuemodels.scoring.attention`).
 """
 
 from typing import Any, cast

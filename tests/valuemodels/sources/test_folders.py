@@ -85,3 +85,27 @@ def test_where_folders_cannot_be_exchanged_it_is_still_replaced(
     write(tmp_path / "values", "new")
     assert (tmp_path / "values" / "a").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["values"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (ended := subprocess.Popen(["true"])).wait()
+    dead, alive = (tmp_path / f".values.partial-{pid}" for pid in (ended.pid, os.getppid()))
+    dead.mkdir()
+    alive.mkdir()
+    write(tmp_path / "values", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "values"]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "values", "old")
+
+    def lose(one: Path, other: Path) -> bool:
+        one.rename(tmp_path / "lost")
+        return False
+
+    monkeypatch.setattr(folders, "_exchanged", lose)
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "values", "new")
+    assert (tmp_path / "values" / "a").read_text() == "old"
