@@ -10,6 +10,7 @@
         ├── EndedError          the generation, or the choice, has ended and cannot be changed
         ├── NotOwnerError       the caller does not hold the generation's key
         ├── TracesLostError     the engine died, or the worker failed, before the values could be read
+        ├── ValueFailureError   a value was no number, and the operator lets no answer go without
         └── EngineLostError     the engine died, or the worker failed, before it had answered
 
 No torch, no vLLM.
@@ -67,6 +68,13 @@ class TracesLostError(RequestError):
         super().__init__("the values of this generation could not be read from the engine")
 
 
+class ValueFailureError(RequestError):
+    """A value was no number, and the operator lets no answer go without; which one stands in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("a value of this answer could not be computed, and this server gives no answer without it")
+
+
 class UnknownIdError(RequestError):
     """There is no generation of this id, or it is forgotten."""
 
@@ -112,6 +120,7 @@ _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
     EndedError: (HTTPStatus.CONFLICT, "ConflictError"),
     NotOwnerError: (HTTPStatus.FORBIDDEN, "PermissionDeniedError"),
     EngineLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
+    ValueFailureError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
     TracesLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
 }
 

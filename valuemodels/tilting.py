@@ -5,6 +5,10 @@ weights w_i, scales s_i and strength beta (MAVIS, arXiv 2508.13415):
 
     pi(a) = softmax over a in C of  z_a / T + beta * v_a,      v_a = sum_i w_i s_i V_i(a)
 
+Where the operator has pinned objectives, a part u of the tilt is fixed, and only the rest is lowered by a KL budget:
+
+    pi(a) = softmax over a in C of  z_a / T + u_a + beta * v_a
+
 Shapes: rows = requests in this step, k = candidates, objectives = value heads.
 """
 
@@ -92,34 +96,58 @@ def write_tilted(logits: Tensor, index: Tensor, candidates: Candidates, tilted: 
     logits[places] = new
 
 
+def write_only(logits: Tensor, index: Tensor, token_ids: Tensor, replaced: Tensor) -> None:
+    """Leave the rows that are replaced one token to sample, in place; every other row stays as it is, bit for bit.
+
+    Args:
+        logits: [batch, vocab].
+        index: [rows] which rows of the batch these are.
+        token_ids: [rows] the one token.
+        replaced: [rows] bool.
+    """
+    rows = logits[index]
+    only = torch.full_like(rows, NEG_INF).scatter_(1, token_ids[:, None], 0.0)
+    logits[index] = torch.where(replaced[:, None], only, rows)
+
+
 def sampling_temperature(temperature: Tensor) -> Tensor:
     """T as the tilt sees it: greedy rows (T = 0) are tilted, and their KL measured, as at T = 1."""
     return torch.where(temperature < _GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
 
 
-def tilt(candidates: Candidates, weighted: Tensor, temperature: Tensor, beta: Tensor, kl_budget: Tensor | None) -> Tilt:
-    """Tilt the candidates' logits by beta * v, with beta lowered where a row's KL budget asks for it.
+def tilt(
+    candidates: Candidates,
+    weighted: Tensor,
+    temperature: Tensor,
+    beta: Tensor,
+    kl_budget: Tensor | None,
+    pinned: Tensor | None = None,
+) -> Tilt:
+    """Tilt the candidates' logits by u + beta * v, with beta lowered where a row's KL budget asks for it.
 
-    The returned logits are z + T * beta * v: temperature is applied after us, so sampling sees z / T + beta * v.
+    The returned logits are z + T * (u + beta * v): temperature is applied after us, so sampling sees
+    z / T + u + beta * v.
 
     Args:
         weighted: [rows, k] v, the weighted sum of scaled values. Finite on candidates.
         temperature: [rows], 0 = greedy.
         beta: [rows] >= 0.
         kl_budget: [rows] nats a token, inf = none; or None where no row has one.
+        pinned: [rows, k] u, finite on candidates; None is 0.
     """
     valid = candidates.valid
     temperature = sampling_temperature(temperature)
     # float64: the KL of a near-deterministic step is a difference of large terms.
     base = torch.log_softmax(candidates.logits.double() / temperature.double()[:, None], dim=-1)
     v = weighted.double().masked_fill(~valid, 0.0)
+    u = torch.zeros_like(v) if pinned is None else pinned.double().masked_fill(~valid, 0.0)
     beta = beta.double()
     if kl_budget is not None:
-        beta = beta_within_budget(base, v, beta, kl_budget.double())
-    logprobs = torch.log_softmax(base + beta[:, None] * v, dim=-1)
-    shift = (temperature.double() * beta)[:, None] * v
+        beta = beta_within_budget(base, v, beta, kl_budget.double(), u)
+    shift = u + beta[:, None] * v
+    logprobs = torch.log_softmax(base + shift, dim=-1)
     return Tilt(
-        logits=(candidates.logits.double() + shift).float(),
+        logits=(candidates.logits.double() + temperature.double()[:, None] * shift).float(),
         kl=kl_divergence(logprobs, base).float(),
         beta=beta.float(),
         base_logprobs=base.float(),
@@ -127,25 +155,26 @@ def tilt(candidates: Candidates, weighted: Tensor, temperature: Tensor, beta: Te
     )
 
 
-def beta_within_budget(base_logprobs: Tensor, v: Tensor, beta: Tensor, budget: Tensor) -> Tensor:
-    """The largest strength in [0, beta] whose KL(tilted || base) stays within the budget.
+def beta_within_budget(base_logprobs: Tensor, v: Tensor, beta: Tensor, budget: Tensor, u: Tensor) -> Tensor:
+    """A strength in [0, beta] whose KL(tilted || base) stays within the budget; 0 where the fixed part is beyond it.
 
-    KL(b) = b E_b[v] - log E_base[exp(b v)] is 0 at 0 and non-decreasing, with derivative b Var_b[v]; Newton's step is
-    kept inside a shrinking bracket, and the bracket's lower end, which never exceeds the budget, is the answer.
-    Newton comes to the root of a convex function from above, so it aims a hair below the budget: else the lower end
-    would never move.
+    With u = 0 it is the largest one: KL(b) = b E_b[v] - log E_base[exp(b v)] is then 0 at 0 and non-decreasing. In
+    general its derivative is Cov_b[v, u + b v]. Newton's step is kept inside a shrinking bracket, and the bracket's
+    lower end, which is 0 or within the budget, is the answer. Newton comes to the root of a convex function from above,
+    so it aims a hair below the budget: else the lower end would never move.
 
     Args:
         base_logprobs: [rows, k] normalised, -inf outside the candidates.
         v: [rows, k] finite, 0 outside the candidates.
         beta: [rows] the strength asked for.
         budget: [rows] nats, inf = none.
+        u: [rows, k] the fixed part of the tilt, 0 outside the candidates.
     """
     low, high = torch.zeros_like(beta), beta.clone()
     goal = budget * (1 - _SOLVER_MARGIN)
     trial = beta
     for _ in range(_SOLVER_STEPS):
-        kl, slope = _kl_and_slope(base_logprobs, v, trial)
+        kl, slope = _kl_and_slope(base_logprobs, v, trial, u)
         within = kl <= budget
         low = torch.where(within, trial, low)
         high = torch.where(within, high, trial)
@@ -188,9 +217,10 @@ def weighted_values(values: Tensor, coefficients: Tensor) -> Tensor:
     return torch.where(coefficients[:, None, :] == 0, torch.zeros_like(terms), terms).sum(-1)
 
 
-def _kl_and_slope(base_logprobs: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    logprobs = torch.log_softmax(base_logprobs + beta[:, None] * v, dim=-1)
+def _kl_and_slope(base_logprobs: Tensor, v: Tensor, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    shift = u + beta[:, None] * v
+    logprobs = torch.log_softmax(base_logprobs + shift, dim=-1)
     p = logprobs.exp()
-    mean = (p * v).sum(-1)
-    variance = (p * (v - mean[:, None]) ** 2).sum(-1)
-    return kl_divergence(logprobs, base_logprobs), (beta * variance).clamp_min(1e-300)
+    off_mean = v - (p * v).sum(-1, keepdim=True)
+    covariance = (p * off_mean * (shift - (p * shift).sum(-1, keepdim=True))).sum(-1)
+    return kl_divergence(logprobs, base_logprobs), covariance.clamp_min(1e-300)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from server.api import schema
+from server.api import headers, schema
 from server.requests.catalogue import NULLABLE
 from server.requests.fields import GuidanceFields
 
@@ -88,8 +88,8 @@ def documented_models() -> tuple[type[BaseModel], ...]:
 
 def _request_parts() -> Iterator[str]:
     yield _table("field", [(n, _asked(n), _text(info)) for n, info in GuidanceFields.model_fields.items()])
-    headers = [get_args(kind)[1] for kind in (schema.RequestId, schema.ChosenToken)]
-    yield _table("header", [(header.alias, "text", header.description) for header in headers])
+    declared = [get_args(kind)[1] for kind in (headers.RequestId, headers.ChosenToken)]
+    yield _table("header", [(header.alias, "text", header.description) for header in declared])
     yield (
         "A guided choice of the answer has a `mavis` block, and an answer to a request with any field of ours a "
         "`generation_token`, which in a stream stands in the first chunk. `logprobs` are the base model's, before the "

@@ -9,16 +9,18 @@ its tokens are valued, also where a later change sets all weights to 0.
 Runs in the HTTP process. No torch.
 """
 
+import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from server.api.schema import GenerationChange, GenerationChanged, GenerationState, owner_headers
+from server.api.headers import owner_headers
+from server.api.schema import GenerationChange, GenerationChanged, GenerationState
 from server.errors import BodyError
 from server.generations.control import Caller, GenerationControl
 from server.requests.change import MAX_BODY_BYTES
@@ -29,6 +31,8 @@ PATH = "/v1/generations/{generation_id:path}"
 _STATUSES = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR)
 _CHANGE_STATUSES = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, *_STATUSES)
 _CHANGE_BODY = {"required": True, "content": {"application/json": {"schema": GenerationChange.model_json_schema()}}}
+
+FromToken = Annotated[int, Query(ge=0, lt=2**31, description="Of each choice, the first token to tell of one by one.")]
 
 router = APIRouter(dependencies=[Depends(owner_headers)])
 
@@ -50,9 +54,10 @@ async def change_generation(generation_id: str, raw_request: Request) -> JSONRes
 
 
 @router.get(PATH, responses=_responses(GenerationState, _STATUSES))
-async def read_generation(generation_id: str, raw_request: Request) -> JSONResponse:
+async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> JSONResponse:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
-    return JSONResponse(await _control(raw_request).describe(generation_id, _caller(raw_request)))
+    described = await _control(raw_request).describe(generation_id, _caller(raw_request), from_token)
+    return await asyncio.to_thread(JSONResponse, described)
 
 
 async def _bounded_body(raw_request: Request) -> bytes:

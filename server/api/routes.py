@@ -6,6 +6,7 @@
 Runs in the HTTP process. Does not import torch itself.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
@@ -20,12 +21,12 @@ from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_jso
 from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
+from server.api.headers import generation_headers
 from server.api.schema import (
     GuidedChatCompletionResponse,
     GuidedCompletionResponse,
     ObjectiveList,
     Readiness,
-    generation_headers,
 )
 from server.generations.service import GenerationService
 from server.requests.models import GuidedChatCompletionRequest, GuidedCompletionRequest
@@ -118,7 +119,7 @@ async def _answer(generate: Generate, request: Any, raw_request: Request, id_pre
         if isinstance(result, BaseModel):
             body = result.model_dump()
             await service.complete(generation, body)
-            return _json(body, raw_request)
+            return await asyncio.to_thread(_json, body, raw_request)
         events = _kept_alive(service.stream(generation).rewrite(result), raw_request)
         return _ClosingStream(events, life.pop_all())
 

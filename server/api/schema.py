@@ -7,13 +7,10 @@ Runs in the HTTP process. No torch.
 
 from typing import Annotated, Literal
 
-from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse, ChatCompletionResponseChoice
 from vllm.entrypoints.openai.completion.protocol import CompletionResponse, CompletionResponseChoice
 
-from server.generations.ownership import MAX_TOKEN_LENGTH, MIN_TOKEN_LENGTH, TOKEN_HEADER
-from server.requests.fields import MAX_ID_LENGTH, REQUEST_ID_HEADER
 from valuemodels.contract.guidance import Scoring
 
 Numbers = dict[str, float]
@@ -90,6 +87,20 @@ class MavisBlock(_Answer):
             "that is not known for all of them."
         ),
     ]
+    fallback_tokens: Annotated[
+        int,
+        Field(
+            description="How many tokens were sampled from the base model alone, since a value could not be computed: "
+            "0 unless something is wrong with a value model."
+        ),
+    ] = 0
+    pinned: Annotated[
+        Numbers | None,
+        Field(
+            description="Objective -> the strength (weight x beta) that the operator holds it to at least, whatever "
+            "the request, a change or a KL budget says; absent where there is none."
+        ),
+    ] = None
     tokens: Annotated[list[TokenValues] | None, Field(description="One entry a token; with `return_values`.")] = None
     steering: Annotated[
         list[Steering] | None, Field(description="What held for which tokens; where something was changed.")
@@ -143,7 +154,10 @@ class Objective(_Answer):
     description: Annotated[str, Field(description="What it means, from the checkpoint.")]
     default: Annotated[float, Field(description="Weight of requests that do not name it.")]
     bounds: Annotated[tuple[float, float], Field(description="Lowest and highest weight that is allowed.")]
-    floor: Annotated[float | None, Field(description="Reserved; null.")]
+    floor: Annotated[
+        float | None,
+        Field(description="Strength (weight x beta) that nothing takes it below, included in `bounds`; null for none."),
+    ]
     scorings: Annotated[list[Scoring], Field(description="What `scoring` may ask for.")]
     checkpoint: Annotated[str, Field(description="Id of its value checkpoint.")]
     reward: Annotated[str, Field(description="Id of the reward its values were trained on.")]
@@ -198,6 +212,10 @@ class GenerationChoiceState(_Answer):
 
     index: Annotated[int, Field(description="The choice.")]
     finished: Annotated[bool, Field(description="Whether the engine will sample no more for it.")]
+    next_token: Annotated[
+        int | None,
+        Field(description="Where there is more to tell than one answer holds: `from_token` of the next one."),
+    ] = None
     mavis: Annotated[MavisBlock, Field(description="What holds now, and everything known of its tokens so far.")]
 
 
@@ -215,33 +233,3 @@ class Readiness(_Answer):
 
     status: Annotated[Literal["ready", "unavailable"], Field(description="200 for ready, 503 for unavailable.")]
     reason: Annotated[str | None, Field(description="Why not.")] = None
-
-
-RequestId = Annotated[
-    str | None,
-    Header(
-        alias=REQUEST_ID_HEADER,
-        description=f"Chosen id, 1 to {MAX_ID_LENGTH} printable ASCII characters: the completion's id is `chatcmpl-` "
-        "or `cmpl-` and this. 409 while another generation of this id runs.",
-    ),
-]
-ChosenToken = Annotated[
-    str | None,
-    Header(
-        alias=TOKEN_HEADER,
-        description=f"Chosen token, {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH} printable ASCII characters, which later "
-        "reads and changes must carry. Chosen here, no `generation_token` has to be waited for.",
-    ),
-]
-OwnersToken = Annotated[
-    str | None,
-    Header(alias=TOKEN_HEADER, description="The generation's token; not needed where the server has API keys."),
-]
-
-
-def generation_headers(request_id: RequestId = None, generation_token: ChosenToken = None) -> None:
-    """Declares the headers of the generating routes; they are read and checked with the request's fields."""
-
-
-def owner_headers(generation_token: OwnersToken = None) -> None:
-    """Declares the header by which a generation's owner is known."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from server.generations.phase import Phase
 from valuemodels.contract.guidance import ResolvedGuidance
+from valuemodels.contract.trace_wire import CandidateColumns, TokenRange
 
 
 class Setting(NamedTuple):
@@ -36,30 +37,34 @@ class TokenTrace:
 
     Attributes:
         advantages, levels: per token one number an objective, in the policy's order; None where nothing was scored.
+        fell_back: per token, whether the base's own logits were sampled from, since a value was no number.
         candidates: per token the scored candidates; empty unless the request asked for them.
+        is_aborted: the worker ended the choice, since it must not fall back.
         settings: what held, wherever that changed; the first may stand at a later token than 0.
     """
 
-    token_ids: list[int] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     advantages: list[Sequence[float] | None] = field(default_factory=list)
     levels: list[Sequence[float] | None] = field(default_factory=list)
-    candidates: list[Sequence[Mapping[str, Any]]] = field(default_factory=list)
+    fell_back: list[bool] = field(default_factory=list)
+    candidates: list[CandidateColumns] = field(default_factory=list)
+    is_aborted: bool = False
     settings: list[Setting] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.token_ids)
+        return len(self.kl)
 
     def extend(self, wire: Mapping[str, Any]) -> None:
         """Append what `SequenceTrace.read` gave. What is known already is skipped; what would leave a gap, too."""
         known = len(self) - int(wire["from"])
         if known < 0:
             return
-        self.token_ids.extend(wire["token_ids"][known:])
         self.kl.extend(wire["kl"][known:])
         self.advantages.extend(wire["advantages"][known:])
         self.levels.extend(wire["levels"][known:])
-        self.candidates.extend((wire.get("candidates") or [])[known:])
+        self.fell_back.extend(wire["fell_back"][known:])
+        self.candidates.extend(CandidateColumns(*packed) for packed in (wire.get("candidates") or [])[known:])
+        self.is_aborted |= wire["is_aborted"]
         self._replace_settings([Setting(at, tuple(weights), *rest) for at, weights, *rest in wire["settings"]])
 
     def _replace_settings(self, newest: Sequence[Setting]) -> None:
@@ -75,15 +80,20 @@ class Choice:
 
     Attributes:
         phase: never OVER: that is the whole generation's.
-        returned: how many tokens the engine has returned to this process; those beyond a stop string never are.
+        token_ids: what the engine has returned to this process; what it sampled beyond a stop string never is.
         streamed, streamed_settings: of how many tokens the values, and how many settings, the client has been sent.
     """
 
     trace: TokenTrace = field(default_factory=TokenTrace)
     phase: Phase = Phase.RUNNING
-    returned: int = 0
+    token_ids: list[int] = field(default_factory=list)
     streamed: int = 0
     streamed_settings: int = 0
+
+    @property
+    def returned(self) -> int:
+        """How many tokens the engine has returned."""
+        return len(self.token_ids)
 
     @property
     def unread(self) -> int:
@@ -95,6 +105,16 @@ class Choice:
         """KL from the base over the returned tokens; None where it is not known for all of them."""
         steps = self.trace.kl[: self.returned]
         return None if self.unread or not all(map(math.isfinite, steps)) else math.fsum(steps)
+
+    def missing(self, at_most: int) -> TokenRange:
+        """The next tokens of those."""
+        start = len(self.trace)
+        return TokenRange(start, self.token_ids[start : start + at_most])
+
+    @property
+    def fallback_tokens(self) -> int:
+        """How many of the returned tokens were sampled from the base's own logits, since a value was no number."""
+        return sum(self.trace.fell_back[: self.returned])
 
     def advance(self, phase: Phase) -> None:
         """Go on to a phase; nothing where it is there or further."""

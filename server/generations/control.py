@@ -3,14 +3,15 @@
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from server.errors import EndedError, RequestError, UnknownIdError
+from server.errors import EndedError, FieldError, RequestError, UnknownIdError
 from server.generations.change_sender import ChangeSender
 from server.generations.generation import Generation
 from server.generations.mavis_block import MavisBlock
@@ -22,10 +23,16 @@ from server.metrics import CHANGES
 from server.requests.catalogue import Catalogue
 from server.requests.change import read_change
 from valuemodels.contract.changes import Change
+from valuemodels.contract.errors import GuidanceError
+from valuemodels.contract.guidance import ChoiceName
 
 logger = logging.getLogger("mavis.control")
 
 LONGEST_LOGGED_ID = 160
+MAX_TOLD_TOKENS = 16_384
+"""Tokens that one answer tells of one by one."""
+CANDIDATES_COST = 12
+"""How many of them a token with its candidates counts as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,8 @@ class GenerationControl:
         try:
             generation = self._owned(generation_id, caller)
             names = [generation.choice_name(index) for index in range(generation.size)]
-            change = read_change(body, self._catalogue.policy, generation.id, names)
+            change = read_change(body, self._catalogue.policy.of(generation.guidance.key), generation.id, names)
+            self._check_what_will_hold(generation, change, names)
             answer = await self._apply(generation, change)
         except RequestError as error:
             self._log(generation_id, caller, change, f"refused: {type(error).__name__}")
@@ -79,8 +87,11 @@ class GenerationControl:
         self._log(generation_id, caller, change, f"effective_from_token={answer['effective_from_token']}")
         return answer
 
-    async def describe(self, generation_id: str, caller: Caller) -> dict[str, Any]:
+    async def describe(self, generation_id: str, caller: Caller, from_token: int = 0) -> dict[str, Any]:
         """What holds in a generation now, and its traces so far.
+
+        Args:
+            from_token: of each choice, the first token that is told of one by one.
 
         Raises:
             UnknownIdError, NotOwnerError, TracesLostError: see `server.errors`.
@@ -88,16 +99,36 @@ class GenerationControl:
         generation = self._owned(generation_id, caller)
         if generation.phase is not Phase.OVER:
             await self._reader.read(generation, is_urgent=False)
-        choices = [self._described(generation, index) for index in range(generation.size)]
+        cost = CANDIDATES_COST if generation.guidance.trace == "candidates" else 1
+        share = max(1, MAX_TOLD_TOKENS // cost // generation.size)
+        tokens = range(from_token, from_token + share)
+        # Apart from the event loop: other clients' tokens pass meanwhile.
+        choices = await asyncio.to_thread(
+            lambda: [self._described(generation, index, tokens) for index in range(generation.size)]
+        )
         status = "running" if generation.phase is Phase.RUNNING else "finished"
         return {"id": generation.id, "object": "generation", "status": status, "choices": choices}
 
-    def _described(self, generation: Generation, index: int) -> dict[str, Any]:
+    def _described(self, generation: Generation, index: int, tokens: range) -> dict[str, Any]:
         choice = generation.choice(index)
         asked = generation.overrides.over(generation.guidance, generation.choice_name(index))
-        block = self._block.so_far(choice, generation.resolved, self._catalogue.policy.resolve(asked))
-        finished = generation.phase is Phase.OVER or choice.phase > Phase.RUNNING
-        return {"index": index, "finished": finished, "mavis": block}
+        now = self._catalogue.policy.resolve(asked)
+        described = {
+            "index": index,
+            "finished": generation.phase is Phase.OVER or choice.phase > Phase.RUNNING,
+            "mavis": self._block.so_far(choice, generation.resolved, now, tokens),
+        }
+        return described | (
+            {"next_token": tokens.stop} if min(choice.returned, len(choice.trace)) > tokens.stop else {}
+        )
+
+    def _check_what_will_hold(self, generation: Generation, change: Change, names: Sequence[ChoiceName]) -> None:
+        """Refuse a change that is allowed by itself, and not with what it leaves as it is."""
+        for name in names if change.choice is None else [change.choice]:
+            try:
+                self._catalogue.policy.check(change.over(generation.overrides.over(generation.guidance, name)))
+            except GuidanceError as error:
+                raise FieldError(error.field, error.value, error.allowed) from None
 
     def _owned(self, generation_id: str, caller: Caller) -> Generation:
         generation = self._registry.find(generation_id)

@@ -3,7 +3,7 @@
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.generations.choice import Choice
@@ -12,6 +12,12 @@ from server.generations.phase import Phase
 from server.requests.catalogue import CheckedRequest
 from valuemodels.contract.changes import Overrides
 from valuemodels.contract.guidance import ChoiceName
+from valuemodels.contract.trace_wire import TokenRange
+
+SLICE_TOKENS = 4096
+"""Tokens of a generation that one exchange tells of: the engine stands still meanwhile."""
+SLICE_CANDIDATE_TOKENS = 256
+"""The same where every token carries its candidates."""
 
 
 class Generation:
@@ -82,26 +88,42 @@ class Generation:
         """Note that it is over."""
         self._is_over = True
 
-    def count(self, name: ChoiceName, tokens: int, *, is_last: bool = False) -> None:
-        """Note that the engine returned this many tokens more."""
+    def count(self, name: ChoiceName, token_ids: Sequence[int], *, is_last: bool = False) -> None:
+        """Note that the engine returned these tokens."""
         self._prompts = max(self._prompts, name.prompt + 1)
         choice = self.choice(self._index(name))
         if is_last:
             choice.advance(Phase.SAMPLED)
         if not self.echoes_only:
-            choice.returned += tokens
+            choice.token_ids.extend(token_ids)
 
-    def unread(self) -> dict[ChoiceName, int]:
-        """Every choice of which values are missing here -> the first token missing."""
+    @property
+    def unread(self) -> int:
+        """How many returned tokens there are whose values the workers have and this process has not."""
+        return sum(choice.unread for choice in self._choices.values()) if self.is_watched else 0
+
+    def next_unread(self) -> dict[ChoiceName, TokenRange]:
+        """As many of those as one exchange may carry, by choice."""
         if not self.is_watched:
             return {}
-        return {self.choice_name(i): len(choice.trace) for i, choice in self._choices.items() if choice.unread}
+        left = SLICE_CANDIDATE_TOKENS if self.guidance.trace == "candidates" else SLICE_TOKENS
+        found: dict[ChoiceName, TokenRange] = {}
+        for index, choice in self._choices.items():
+            if left > 0 and choice.unread:
+                found[self.choice_name(index)] = missing = choice.missing(left)
+                left -= len(missing.token_ids)
+        return found
 
     @property
     def weight(self) -> int:
-        """How many tokens and candidates its traces hold."""
+        """What its traces take: one for a token, and one for every dozen candidates."""
         traces = [choice.trace for choice in self._choices.values()]
-        return sum(len(trace) + sum(map(len, trace.candidates)) for trace in traces)
+        return sum(len(trace) + sum(map(len, trace.candidates)) // 12 for trace in traces)
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the worker ended a choice, since a value was no number and it must not do without."""
+        return any(choice.trace.is_aborted for choice in self._choices.values())
 
     def take(self, traces: Mapping[ChoiceName, Mapping[str, Any]]) -> None:
         """Take in what the workers answered to `unread()`."""

@@ -6,12 +6,13 @@ the number of tokens that were returned and cuts there.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from server.generations.choice import Choice, Setting, TokenTrace
+from server.generations.choice import Choice, Setting
 from valuemodels.contract.guidance import ResolvedGuidance
+from valuemodels.contract.trace_wire import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,14 @@ class MavisBlock:
             "checkpoint": self.checkpoint,
             "kl": choice.kl_nats,
             "values": values,
+            "fallback_tokens": choice.fallback_tokens,
+            **self._pinned(resolved),
         }
 
     def tokens(self, choice: Choice, resolved: ResolvedGuidance) -> list[dict[str, Any]]:
         """Entries of the tokens that were returned and not yet streamed, as far as they are known."""
         stop = min(choice.returned, len(choice.trace))
-        return [self._token(choice.trace, at, resolved) for at in range(choice.streamed, stop)]
+        return [self._token(choice, at, resolved) for at in range(choice.streamed, stop)]
 
     def steering(self, choice: Choice, resolved: ResolvedGuidance, stop: int) -> dict[str, Any]:
         """`{"steering": [...]}` with what held up to token `stop` and was not streamed yet; empty where nothing
@@ -64,11 +67,14 @@ class MavisBlock:
             return {}
         return {"steering": [self._setting(setting) for setting in unsent]}
 
-    def so_far(self, choice: Choice, resolved: ResolvedGuidance, now: ResolvedGuidance) -> dict[str, Any]:
+    def so_far(
+        self, choice: Choice, resolved: ResolvedGuidance, now: ResolvedGuidance, tokens: range
+    ) -> dict[str, Any]:
         """The block of a choice that may still run: what holds now, and everything that is known up to here.
 
         Args:
             resolved: what it began with.
+            tokens: those that are told of one by one.
         """
         stop = min(choice.returned, len(choice.trace))
         kl_nats = math.fsum(choice.trace.kl[:stop])
@@ -80,7 +86,9 @@ class MavisBlock:
             "checkpoint": self.checkpoint,
             "kl": _finite(kl_nats),
             "values": self._sums(choice.trace.advantages[:stop]),
-            "tokens": [self._token(choice.trace, at, resolved) for at in range(stop)],
+            "fallback_tokens": choice.fallback_tokens,
+            **self._pinned(resolved),
+            "tokens": [self._token(choice, at, resolved) for at in tokens if at < stop],
             "steering": [self._setting(setting) for setting in self._settings(choice, resolved, stop)],
         }
 
@@ -104,24 +112,30 @@ class MavisBlock:
     def _weights(self, setting: Setting) -> dict[str, float]:
         return dict(zip(self.objectives, setting.weights, strict=True))
 
-    def _token(self, trace: TokenTrace, at: int, resolved: ResolvedGuidance) -> dict[str, Any]:
+    def _pinned(self, resolved: ResolvedGuidance) -> dict[str, Any]:
+        """The strengths that hold whatever the request says; nothing where the operator has set no floor."""
+        pinned = {name: pin for name, pin in zip(self.objectives, resolved.pins, strict=True) if pin}
+        return {"pinned": pinned} if pinned else {}
+
+    def _token(self, choice: Choice, at: int, resolved: ResolvedGuidance) -> dict[str, Any]:
+        trace = choice.trace
         entry: dict[str, Any] = {
-            "token_id": trace.token_ids[at],
+            "token_id": choice.token_ids[at],
             "kl": _finite(trace.kl[at]),
             "values": self._named(trace.advantages[at]),
         }
         if resolved.scoring == "exact":
             entry["levels"] = self._named(trace.levels[at])
         if resolved.trace == "candidates":
-            entry["candidates"] = [self._candidate(candidate) for candidate in trace.candidates[at]]
+            entry["candidates"] = [self._candidate(candidate) for candidate in trace.candidates[at].unpack()]
         return entry
 
-    def _candidate(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
+    def _candidate(self, candidate: Candidate) -> dict[str, Any]:
         return {
-            "token_id": candidate["token_id"],
-            "logprob": _finite(candidate["logprob"]),
-            "tilted_logprob": _finite(candidate["tilted_logprob"]),
-            "values": self._named(candidate["advantages"]) or {},
+            "token_id": candidate.token_id,
+            "logprob": _finite(candidate.logprob),
+            "tilted_logprob": _finite(candidate.tilted_logprob),
+            "values": self._named(candidate.advantages) or {},
         }
 
     def _named(self, numbers: Sequence[float] | None) -> dict[str, float] | None:

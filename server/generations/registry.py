@@ -13,7 +13,7 @@ from server.generations.generation import Generation
 KEPT_S = 300.0
 MAX_ENDED = 1024
 MAX_ENDED_WEIGHT = 200_000
-"""Tokens and candidates of all that have ended: a candidate takes a few hundred bytes."""
+"""Tokens of all that have ended: one takes a few hundred bytes, and so does a dozen candidates."""
 
 
 class Registry:

@@ -3,6 +3,7 @@
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,8 +85,11 @@ class GenerationService:
         for choice in choices:
             choice.advance(Phase.TOLD)
         await self._reader.read(generation)
-        for wire, choice in zip(body["choices"], choices, strict=True):
-            wire["mavis"] = self._block.whole(choice, generation.resolved)
+        # Apart from the event loop, where much may have to be written: other clients' tokens pass meanwhile.
+        resolved = generation.resolved
+        blocks = await asyncio.to_thread(lambda: [self._block.whole(choice, resolved) for choice in choices])
+        for wire, choice, block in zip(body["choices"], choices, blocks, strict=True):
+            wire["mavis"] = block
             self._observe(generation, choice)
 
     def stream(self, generation: Generation) -> GuidedStream:

@@ -48,7 +48,7 @@ async def _counted(
         async for output in outputs:
             for choice in output.outputs:
                 is_last = choice.finish_reason is not None
-                generation.count(ChoiceName(prompt, choice.index), len(choice.token_ids), is_last=is_last)
+                generation.count(ChoiceName(prompt, choice.index), choice.token_ids, is_last=is_last)
             yield output
     finally:
         await outputs.aclose()  # aborts the request where the client has gone

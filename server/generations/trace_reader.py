@@ -5,7 +5,7 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 
 import asyncio
 
-from server.errors import EngineLostError, TracesLostError
+from server.errors import EngineLostError, TracesLostError, ValueFailureError
 from server.generations.generation import Generation
 from server.generations.phase import Phase
 from server.generations.registry import Registry
@@ -25,7 +25,7 @@ class TraceReader:
 
     def poll(self, generation: Generation) -> None:
         """Ask for what is new, some time soon; what arrives is in the generation's choices."""
-        if generation.id in self._polled or not (unread := generation.unread()):
+        if generation.id in self._polled or not (unread := generation.next_unread()):
             return
         self._polled.add(generation.id)
         answered = self._mailbox.read(generation.id, unread)
@@ -45,14 +45,21 @@ class TraceReader:
 
         Raises:
             TracesLostError: the engine died or the exchange failed.
+            ValueFailureError: the worker ended it, since a value was no number.
         """
-        answered: asyncio.Future[Exchange] | None = None
-        if unread := generation.unread():
-            answered = self._mailbox.read(generation.id, unread, is_urgent=is_urgent)
-        if generation.phase is Phase.TOLD:  # in the same exchange: one call an answer
-            answered = self.forget(generation, is_urgent=is_urgent) or answered
-        if answered is None:
-            return
+        while True:
+            before, unread = generation.unread, generation.next_unread()
+            answered = self._mailbox.read(generation.id, unread, is_urgent=is_urgent) if unread else None
+            is_rest = sum(len(asked.token_ids) for asked in unread.values()) == before
+            if is_rest and generation.phase is Phase.TOLD:  # in the same exchange: one call an answer
+                answered = self.forget(generation, is_urgent=is_urgent) or answered
+            if answered is not None:
+                await self._take(generation, answered)
+            if is_rest or generation.unread == before:  # what the workers do not know will not come
+                return
+
+    @staticmethod
+    async def _take(generation: Generation, answered: asyncio.Future[Exchange]) -> None:
         try:
             exchange = await asyncio.shield(answered)
         except EngineLostError:
@@ -60,6 +67,8 @@ class TraceReader:
         if generation.id in exchange.failed:
             raise TracesLostError
         generation.take(exchange.traces.get(generation.id, {}))
+        if generation.is_aborted:
+            raise ValueFailureError
 
     def forget(self, generation: Generation, *, is_urgent: bool = False) -> asyncio.Future[Exchange] | None:
         """End a generation: have the workers forget it, then free its id; nothing where that is under way.

@@ -85,7 +85,7 @@ def _check(weights: Mapping[str, Any], strength: Mapping[str, Any], policy: Guid
     """As a request with these fields is checked. In place of a null stands a weight that is always allowed."""
     stated = {name: policy.bounds_of(name).low if weight is None else weight for name, weight in weights.items()}
     try:
-        policy.check(Guidance("", stated, strength.get("beta"), kl_budget=strength.get("kl_budget")))
+        policy.check_fields(Guidance("", stated, strength.get("beta"), kl_budget=strength.get("kl_budget")))
     except GuidanceError as error:
         raise FieldError(error.field, error.value, error.allowed) from None
 

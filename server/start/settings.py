@@ -18,7 +18,14 @@ from server.errors import StartupError
 from valuemodels.contract.errors import GuidanceError, MavisError, shown
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.guide_config import DEFAULT_CACHE_GIB, DType, GuideConfig
-from valuemodels.contract.policy import DEFAULT_BETA, DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds
+from valuemodels.contract.policy import (
+    DEFAULT_BETA,
+    DEFAULT_BETA_BOUNDS,
+    DEFAULT_CANDIDATES,
+    DEFAULT_MAX_CANDIDATES,
+    Bounds,
+    OnValueError,
+)
 
 PREFIX = "MAVIS_"
 
@@ -31,6 +38,9 @@ class Settings(BaseSettings):
     Attributes:
         default_weights: objective -> weight for requests that do not name it; 0 for those left out.
         bounds: objective -> [low, high] that a request's weight must lie in; [-2, 2] for those left out.
+        floors: objective -> strength (weight x beta) that nothing a client says takes it below.
+        beta_bounds: [low, high] that a request's beta must lie in.
+        on_value_error: objective -> "abort" where a request must not go on without its values; "base" for others.
         default_beta, default_candidates: for requests that do not say.
         max_candidates: the most a request may ask for.
         default_scoring: "fast" or "exact" for requests that do not say; None: fast where the checkpoints offer it.
@@ -45,6 +55,9 @@ class Settings(BaseSettings):
 
     default_weights: dict[str, Number] = {}
     bounds: dict[str, tuple[Number, Number]] = {}
+    floors: dict[str, Number] = {}
+    beta_bounds: tuple[Number, Number] = (DEFAULT_BETA_BOUNDS.low, DEFAULT_BETA_BOUNDS.high)
+    on_value_error: dict[str, OnValueError] = {}
     default_beta: Number = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
     max_candidates: int = DEFAULT_MAX_CANDIDATES
@@ -65,6 +78,9 @@ class Settings(BaseSettings):
             base_revision=base_revision,
             default_weights=self.default_weights,
             bounds={name: Bounds(low, high) for name, (low, high) in self.bounds.items()},
+            floors=self.floors,
+            beta_bounds=Bounds(*self.beta_bounds),
+            on_value_error=self.on_value_error,
             default_beta=self.default_beta,
             default_candidates=self.default_candidates,
             max_candidates=self.max_candidates,

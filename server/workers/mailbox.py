@@ -22,6 +22,7 @@ from server.errors import EngineLostError
 from server.workers.rpc import LIVENESS_S, EngineRpc, call_workers
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName
+from valuemodels.contract.trace_wire import TokenRange
 
 logger = logging.getLogger("mavis.workers")
 
@@ -51,7 +52,7 @@ class _Batch:
 
     answered: asyncio.Future[Exchange]
     changes: list[Change] = field(default_factory=list)
-    reads: dict[str, dict[ChoiceName, int]] = field(default_factory=dict)
+    reads: dict[str, dict[ChoiceName, TokenRange]] = field(default_factory=dict)
 
 
 class Mailbox:
@@ -90,16 +91,16 @@ class Mailbox:
         return batch.answered
 
     def read(
-        self, generation_id: str, starts: Mapping[ChoiceName, int], *, is_urgent: bool = False
+        self, generation_id: str, wanted: Mapping[ChoiceName, TokenRange], *, is_urgent: bool = False
     ) -> asyncio.Future[Exchange]:
         """Read a generation's traces.
 
         Args:
-            starts: choice -> first token wanted; not empty.
+            wanted: choice -> the tokens whose values are wanted; not empty.
             is_urgent: somebody's answer is held up by this.
         """
         batch = self._batch()
-        batch.reads.setdefault(generation_id, {}).update(starts)
+        batch.reads.setdefault(generation_id, {}).update(wanted)
         if is_urgent:
             self._urgent.set()
         return batch.answered
@@ -171,7 +172,7 @@ class Mailbox:
             self._engine,
             "mavis_exchange",
             [change.to_wire() for change in batch.changes],
-            {gid: {str(choice): start for choice, start in starts.items()} for gid, starts in batch.reads.items()},
+            {gid: {str(choice): part for choice, part in wanted.items()} for gid, wanted in batch.reads.items()},
             drops,
             liveness_s=self._liveness_s,
         )

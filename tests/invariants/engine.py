@@ -15,6 +15,7 @@ from typing import Any
 from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.trace_wire import CandidateColumns
 
 BATCHED_TOKENS = 48
 """Prompts longer than this, together or alone, reach the engine in chunks. Never with a seed: vLLM 0.32 cannot take
@@ -80,11 +81,13 @@ def one_by_one(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[
 
 
 def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The traces of some generations, which are dropped by reading."""
+    """The traces of some generations, their candidates unpacked, which are dropped by reading."""
     answers = engine.collective_rpc(
         "mavis_exchange", args=([], {name: {} for name in generation_ids}, list(generation_ids))
     )
     traces: dict[str, dict[str, dict[str, Any]]] = answers[0]["traces"]
+    for trace in (trace for choices in traces.values() for trace in choices.values() if "candidates" in trace):
+        trace["candidates"] = [CandidateColumns(*packed).unpack() for packed in trace["candidates"]]
     return traces
 
 

@@ -46,12 +46,12 @@ def assert_trace_is_exact(model: ValueModel, prefix: list[int], output: list[int
     """Every candidate's value in the trace equals an uncached forward of prefix + candidate, centred by the base."""
     assert trace["token_ids"] == output
     for position, table in enumerate(trace["candidates"]):
-        candidates = torch.tensor([entry["token_id"] for entry in table])
+        candidates = torch.tensor([entry.token_id for entry in table])
         rows = torch.tensor([prefix + output[:position]]).expand(len(candidates), -1)
         values = model(torch.cat([rows, candidates[:, None]], dim=1))[:, -1]
-        base = torch.tensor([entry["logprob"] for entry in table]).exp()
+        base = torch.tensor([entry.logprob for entry in table]).exp()
         expected = values - (base[:, None] * values).sum(0)
-        found = torch.tensor([entry["advantages"] for entry in table])
+        found = torch.tensor([entry.advantages for entry in table])
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -90,7 +90,7 @@ def test_a_neighbours_candidates_never_change_mine(engine: Any) -> None:
         generate(engine, [asked, neighbour if beside is None else {**neighbour, "guidance": beside}])
         generation_id = asked["guidance"].generation_id
         trace = read_traces(engine, generation_id)[generation_id]["0:0"]
-        seen.append([[entry["token_id"] for entry in table] for table in trace["candidates"]])
+        seen.append([[entry.token_id for entry in table] for table in trace["candidates"]])
     assert (seen[1] == seen[0]) is True and (seen[2] == seen[0]) is True
 
 

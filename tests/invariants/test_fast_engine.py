@@ -33,11 +33,11 @@ def assert_trace_is_the_probes(
     assert trace["token_ids"] == output
     states = hidden_states(base, [*prefix, *output])[len(prefix) - 1 :]
     for position, table in enumerate(trace["candidates"]):
-        ids = torch.tensor([[entry["token_id"] for entry in table]])
-        logprobs = torch.tensor([[entry["logprob"] for entry in table]])
+        ids = torch.tensor([[entry.token_id for entry in table]])
+        logprobs = torch.tensor([[entry.logprob for entry in table]])
         values = fast.score(ScoringBatch([], Candidates(ids, logprobs), states[position][None]))[0]
         expected = values - (logprobs[0].exp()[:, None] * values).sum(0)
-        found = torch.tensor([entry["advantages"] for entry in table])
+        found = torch.tensor([entry.advantages for entry in table])
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
     assert trace["levels"] == [None] * len(output)
 

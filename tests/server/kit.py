@@ -3,6 +3,7 @@
 import asyncio
 import json
 from argparse import Namespace
+from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from itertools import count
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.policy import Bounds
+from valuemodels.contract.trace_wire import CandidateColumns
 from valuemodels.contract.value_config import ValueConfig
 from valuemodels.guide.changed import ChangedGenerations
 
@@ -84,11 +86,13 @@ def trace(
         "kl": [i / 8 for i in range(start, stop)],
         "advantages": [[i / 4, -i / 4] for i in range(start, stop)],
         "levels": [[0.5, 1.5] for _ in range(start, stop)],
+        "fell_back": [False] * (stop - start),
+        "is_aborted": False,
         "settings": [list(setting) for setting in settings],
     }
     if candidates:
-        one = {"token_id": 7, "logprob": -0.5, "tilted_logprob": -0.25, "advantages": [1.0, 2.0]}
-        wire["candidates"] = [[one] for _ in range(start, stop)]
+        one = CandidateColumns(array("i", [7]).tobytes(), array("f", [-0.5, -0.25, 1.0, 2.0]).tobytes())
+        wire["candidates"] = [one.to_wire() for _ in range(start, stop)]
     return wire
 
 
@@ -161,8 +165,13 @@ class FakeEngine:
         next_tokens = {change.generation_id: self._next_tokens(change.generation_id) for change in changes}
         traces = {
             gid: {
-                choice: trace(start, self.known[gid], candidates=True, settings=self._settings_of(gid, choice))
-                for choice, start in choices.items()
+                choice: trace(
+                    start,
+                    min(self.known[gid], start + len(token_ids)),
+                    candidates=True,
+                    settings=self._settings_of(gid, choice),
+                )
+                for choice, (start, token_ids) in choices.items()
             }
             for gid, choices in read.items()
             if gid in self.known

@@ -19,6 +19,7 @@ from valuemodels.tilting import (
     select_candidates,
     tilt,
     weighted_values,
+    write_only,
     write_tilted,
 )
 
@@ -166,9 +167,42 @@ def test_extreme_strengths_stay_finite_and_pick_the_best_candidate() -> None:
 def test_solver_does_not_lose_the_root_where_the_kl_saturates() -> None:
     base = torch.log_softmax(torch.tensor([[0.0, -12.0]], dtype=torch.float64), -1)
     v = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
-    beta = beta_within_budget(base, v, torch.tensor([1e3], dtype=torch.float64), torch.tensor([6.0]).double())
+    asked, budget = torch.tensor([1e3], dtype=torch.float64), torch.tensor([6.0]).double()
+    beta = beta_within_budget(base, v, asked, budget, torch.zeros_like(v))
     tilted = torch.log_softmax(base + beta[:, None] * v, -1)
     assert math.isclose(kl_divergence(tilted, base).item(), 6.0, abs_tol=1e-4)
+
+
+@given(z=row, data=st.data(), beta=st.floats(0, 20), budget=st.floats(0.001, 3))
+@settings(deadline=None, max_examples=200)
+def test_a_budget_lowers_what_is_free_and_never_what_is_pinned(z: Any, data: Any, beta: Any, budget: Any) -> None:
+    finite = st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z))
+    v, u = data.draw(finite), data.draw(finite)
+
+    def tilted(strength: float, limit: float | None) -> Tilt:
+        limits = None if limit is None else torch.tensor([limit])
+        return tilt(
+            candidates_of([z]),
+            torch.tensor([v]),
+            torch.ones(1),
+            torch.tensor([strength]),
+            limits,
+            torch.tensor([u]),
+        )
+
+    found, pinned_alone = tilted(beta, budget), tilted(0.0, None)
+    shift = found.logits[0].double().numpy() - np.array(z, dtype=np.float32)
+    assert np.allclose(shift, np.array(u) + found.beta.item() * np.array(v), atol=1e-4 * (1 + beta))
+    if found.kl.item() > budget + 1e-4:
+        assert found.beta.item() == 0.0 and torch.equal(found.kl, pinned_alone.kl), "the floor stands before the budget"
+
+
+def test_a_row_that_is_ended_has_one_token_left_and_its_neighbours_all_of_theirs() -> None:
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
+    before = logits.clone()
+    write_only(logits, torch.tensor([3, 0]), torch.tensor([5, 6]), torch.tensor([True, False]))
+    assert torch.equal(logits[:3], before[:3])
+    assert (logits[3] > NEG_INF).nonzero().flatten().tolist() == [5]
 
 
 def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_candidates() -> None:

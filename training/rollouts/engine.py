@@ -4,7 +4,7 @@ Runs in a training stage's own process, with the engine inside it. The only file
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from training.recipe import EngineRecipe
 from training.rollouts.requests import Request
 from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
-from valuemodels.contract.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.trace_wire import TokenRange
 from valuemodels.sources.cpu import base_dtype
 
 _TRACE_BATCH = 1024
@@ -89,7 +90,12 @@ class RolloutEngine:
             [_sampling_params(request, limits) for request in requests],
             use_tqdm=False,
         )
-        kl = self._kl_nats([request.guidance.generation_id for request in requests if request.guidance is not None])
+        sampled = {
+            request.guidance.generation_id: list(output.outputs[0].token_ids)
+            for request, output in zip(requests, outputs, strict=True)
+            if request.guidance is not None
+        }
+        kl = self._kl_nats(sampled)
         return [
             Reply(
                 prompt_id=request.prompt_id,
@@ -103,12 +109,17 @@ class RolloutEngine:
             for request, output in zip(requests, outputs, strict=True)
         ]
 
-    def _kl_nats(self, generation_ids: list[str]) -> dict[str, float]:
-        """The KL of each generation that left a trace; reading forgets the traces."""
-        if not generation_ids:
+    def _kl_nats(self, sampled: Mapping[str, list[int]]) -> dict[str, float]:
+        """The KL of each generation that left a trace; reading forgets the traces.
+
+        Args:
+            sampled: generation id -> the tokens of its only choice.
+        """
+        if not sampled:
             return {}
-        wanted: dict[str, dict[str, int]] = {generation_id: {} for generation_id in generation_ids}
-        answers = self._llm.collective_rpc("mavis_exchange", args=([], wanted, generation_ids))
+        choice = str(ChoiceName(0, 0))
+        wanted = {generation_id: {choice: TokenRange(0, token_ids)} for generation_id, token_ids in sampled.items()}
+        answers = self._llm.collective_rpc("mavis_exchange", args=([], wanted, list(sampled)))
         traces: dict[str, Any] = next(answer for answer in answers if answer is not None)["traces"]
         return {
             generation_id: sum(sum(trace["kl"]) for trace in choices.values())

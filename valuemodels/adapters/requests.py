@@ -16,6 +16,7 @@ class RunningRequest:
 
     Attributes:
         asked: the guidance that the request began with; None where only the operator's defaults guide it.
+        end_token: what ends its sequence.
         version: of the generation's overrides that `guidance` includes; 0 is none.
     """
 
@@ -24,6 +25,7 @@ class RunningRequest:
     temperature: float
     prompt: list[int]
     output: list[int]
+    end_token: int = 0
     version: int = 0
 
 

@@ -6,6 +6,7 @@ worker extension hands over (`attach`).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,9 @@ class ValueLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
-        self.guide = load_guide(config, torch.device(device), vllm_config.model_config.dtype)
+        model = vllm_config.model_config
+        self.guide = load_guide(config, torch.device(device), model.dtype, max_positions=model.max_model_len)
+        self._end_token = _end_token(model.hf_text_config)
         self._requests: dict[int, RunningRequest] = {}
         self._request_ids: Callable[[], Sequence[str]] | None = None
         self.hidden: HiddenStates | None = None
@@ -87,7 +90,8 @@ class ValueLogitsProcessor(LogitsProcessor):
         # may be changed later.
         if (guidance is None and not resolved.needs_values) or not prompt:
             return
-        self._requests[index] = RunningRequest(guidance, resolved, params.temperature, prompt, output)
+        end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
+        self._requests[index] = RunningRequest(guidance, resolved, params.temperature, prompt, output, end_token)
 
     def _move(self, source: int, target: int, swap: bool) -> None:
         moved, replaced = self._requests.pop(source, None), self._requests.pop(target, None)
@@ -116,4 +120,12 @@ class ValueLogitsProcessor(LogitsProcessor):
             temperature=request.temperature,
             prompt=request.prompt,
             output=request.output,
+            last_token=request.end_token,
         )
+
+
+def _end_token(hf_config: Any) -> int:
+    """The base's end of sequence; of a model that names none, token 0."""
+    found = getattr(hf_config, "eos_token_id", None)
+    first = found[0] if isinstance(found, list) and found else found
+    return first if isinstance(first, int) else 0

@@ -50,7 +50,7 @@ class ValueWorkerExtension:
     def mavis_exchange(
         self,
         changes: Sequence[Mapping[str, Any]],
-        read: Mapping[str, Mapping[str, int]],
+        read: Mapping[str, Mapping[str, Sequence[Any]]],
         drop: Sequence[str],
     ) -> dict[str, Any] | None:
         """Take over changes to running generations, then read traces, then forget generations.
@@ -60,7 +60,7 @@ class ValueWorkerExtension:
 
         Args:
             changes: `Change.to_wire` of each, in order.
-            read: generation id -> choice -> first token wanted; no choices = all of them, from token 0.
+            read: generation id -> choice -> a `TokenRange`; no choices = everything of all of them.
             drop: generations whose traces and changes are forgotten.
 
         Returns:
@@ -82,14 +82,14 @@ class ValueWorkerExtension:
 
     @staticmethod
     def _mavis_read(
-        guide: ValueGuide, read: Mapping[str, Mapping[str, int]]
+        guide: ValueGuide, read: Mapping[str, Mapping[str, Sequence[Any]]]
     ) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """One generation after another, so that one that cannot be read costs only its own answer."""
         traces: dict[str, dict[str, Any]] = {}
         failed = []
-        for generation_id, starts in read.items():
+        for generation_id, ranges in read.items():
             try:
-                traces |= guide.traces.read({generation_id: starts})
+                traces |= guide.traces.read({generation_id: ranges})
             except Exception:  # whatever it is, the others' traces and all drops must not suffer
                 logger.exception("the trace of a generation could not be read")
                 failed.append(generation_id)

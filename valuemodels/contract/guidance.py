@@ -46,6 +46,7 @@ class Guidance:
         scoring: which scorer, where the checkpoint offers both.
         trace: how much of what was scored is kept for the response.
         prompt_index: which prompt of the call this is.
+        key: name of the API key that the request came with, where that key has rules of its own.
     """
 
     generation_id: str
@@ -56,6 +57,7 @@ class Guidance:
     scoring: Scoring | None = None
     trace: TraceDetail = "totals"
     prompt_index: int = 0
+    key: str | None = None
 
     @classmethod
     def from_wire(cls, wire: "Guidance | Mapping[str, Any]") -> "Guidance":
@@ -77,6 +79,8 @@ class ResolvedGuidance:
 
     Attributes:
         weights: one weight an objective, in the policy's order.
+        strengths: per objective weight x beta, within what the operator allows; what the tilt is made of.
+        pins: per objective the part of its strength that no KL budget lowers; 0 unless the operator has set a floor.
     """
 
     weights: tuple[float, ...]
@@ -85,11 +89,13 @@ class ResolvedGuidance:
     kl_budget: float | None
     scoring: Scoring
     trace: TraceDetail
+    strengths: tuple[float, ...]
+    pins: tuple[float, ...]
 
     @property
     def is_plain(self) -> bool:
         """True where the tilt is zero whatever the values are: such a request is plain vLLM, bit for bit."""
-        return self.beta == 0.0 or not any(self.weights)
+        return not any(self.strengths)
 
     @property
     def shows_tokens(self) -> bool:

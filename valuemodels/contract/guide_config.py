@@ -1,12 +1,21 @@
 """What the workers build their guide from. Standard library only."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Scoring
-from valuemodels.contract.policy import DEFAULT_BETA, DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES, Bounds, GuidancePolicy
+from valuemodels.contract.policy import (
+    DEFAULT_BETA,
+    DEFAULT_BETA_BOUNDS,
+    DEFAULT_CANDIDATES,
+    DEFAULT_MAX_CANDIDATES,
+    Bounds,
+    GuidancePolicy,
+    KeyRules,
+    OnValueError,
+)
 
 DEFAULT_CACHE_GIB = 1.0
 
@@ -21,6 +30,7 @@ class GuideConfig:
     Attributes:
         checkpoints: folders of value checkpoints, already on this machine's disk.
         base_model: folder or hub id of the base model; backbones `base[:n]` take their layers from it.
+        keys: name of an API key -> what holds for its requests alone.
         default_scoring: for requests that do not say; None: fast where it is offered, else exact.
         scorings: which of the offered scorings to load; None: all of them.
         cache_gib: memory the value KV cache may take.
@@ -32,6 +42,10 @@ class GuideConfig:
     base_revision: str | None = None
     default_weights: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    beta_bounds: Bounds = DEFAULT_BETA_BOUNDS
+    on_value_error: Mapping[str, OnValueError] = field(default_factory=dict)
+    keys: Mapping[str, KeyRules] = field(default_factory=dict)
     default_beta: float = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
     max_candidates: int = DEFAULT_MAX_CANDIDATES
@@ -53,7 +67,8 @@ class GuideConfig:
         shared = {f.name for f in fields(GuidancePolicy)} & {f.name for f in fields(self)}
         own = {name: getattr(self, name) for name in shared - {"default_scoring", "scorings"}}
         default: Scoring = self.default_scoring or ("fast" if "fast" in scorings else "exact")
-        return GuidancePolicy(objectives=objectives, scorings=scorings, default_scoring=default, **own)
+        policy = GuidancePolicy(objectives=objectives, scorings=scorings, default_scoring=default, **own)
+        return replace(policy, by_key={name: _under(policy, name, rules) for name, rules in self.keys.items()})
 
     def to_wire(self) -> dict[str, Any]:
         """A plain dict with the same content, for vLLM's `additional_config`."""
@@ -66,13 +81,36 @@ class GuideConfig:
         Raises:
             TypeError: a key is unknown or missing.
         """
-        bounds = {name: Bounds(**value) for name, value in wire.get("bounds", {}).items()}
         scorings = wire.get("scorings")
-        return cls(
-            **{
-                **wire,
-                "checkpoints": tuple(wire["checkpoints"]),
-                "bounds": bounds,
-                "scorings": None if scorings is None else tuple(scorings),
-            }
+        parsed = {
+            "checkpoints": tuple(wire["checkpoints"]),
+            "bounds": _parsed_bounds(wire.get("bounds", {})),
+            "beta_bounds": Bounds(**wire["beta_bounds"]) if "beta_bounds" in wire else DEFAULT_BETA_BOUNDS,
+            "keys": {
+                name: KeyRules(**{**rules, "bounds": _parsed_bounds(rules["bounds"])})
+                for name, rules in wire.get("keys", {}).items()
+            },
+            "scorings": None if scorings is None else tuple(scorings),
+        }
+        return cls(**{**wire, **parsed})
+
+
+def _parsed_bounds(wire: Mapping[str, Mapping[str, float]]) -> dict[str, Bounds]:
+    return {name: Bounds(**value) for name, value in wire.items()}
+
+
+def _under(policy: GuidancePolicy, key: str, rules: KeyRules) -> GuidancePolicy:
+    """The policy for one key's requests: its own rules stand in front of everybody's.
+
+    Raises:
+        GuidanceError: its rules do not fit, among themselves or with everybody's.
+    """
+    try:
+        return replace(
+            policy,
+            default_weights={**policy.default_weights, **rules.default_weights},
+            bounds={**policy.bounds, **rules.bounds},
+            floors={**policy.floors, **rules.floors},
         )
+    except GuidanceError as error:
+        raise GuidanceError(f"keys.{key}.{error.field}", error.value, error.allowed) from None

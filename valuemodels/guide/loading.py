@@ -10,36 +10,47 @@ from valuemodels.contract.guide_config import DType, GuideConfig
 from valuemodels.contract.value_config import objective_owners, offered_scorings, read_value_config
 from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.models.checkpoint import load_probe, load_value_model
+from valuemodels.models.trunk import check_positions
 from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.fast import FastScorer
 from valuemodels.scoring.scorer import Scorer
 from valuemodels.sources.cpu import has_fast_bfloat16
 
 
-def load_guide(config: GuideConfig, device: torch.device, base_dtype: torch.dtype) -> ValueGuide:
+def load_guide(
+    config: GuideConfig, device: torch.device, base_dtype: torch.dtype, max_positions: int | None = None
+) -> ValueGuide:
     """Load every checkpoint of a config.
 
+    Args:
+        max_positions: the longest sequence that the engine admits, in tokens; None leaves that unchecked.
+
     Raises:
-        CheckpointError: a checkpoint is broken or does not fit the base, or two name the same objective.
+        CheckpointError: a checkpoint is broken or does not fit the base, or two name the same objective, or a trunk
+            cannot read sequences that long.
         GuidanceError: the operator's defaults do not fit the objectives.
     """
     checkpoints = [read_value_config(folder) for folder in config.checkpoints]
     policy = config.policy(tuple(objective_owners(checkpoints)), offered_scorings(checkpoints))
     scorers: dict[Scoring, Sequence[Scorer]] = {}
     if "exact" in policy.scorings:
-        scorers["exact"] = _exact_scorers(config, device, base_dtype)
+        scorers["exact"] = _exact_scorers(config, device, base_dtype, max_positions)
     if "fast" in policy.scorings:
         scorers["fast"] = [_fast_scorer(folder, config, device) for folder in config.checkpoints]
     return ValueGuide(scorers, policy, device, config.max_traces)
 
 
-def _exact_scorers(config: GuideConfig, device: torch.device, base_dtype: torch.dtype) -> list[ExactScorer]:
+def _exact_scorers(
+    config: GuideConfig, device: torch.device, base_dtype: torch.dtype, max_positions: int | None
+) -> list[ExactScorer]:
     dtype = resolve_dtype(config.value_dtype, device, base_dtype)
     cache_bytes = int(config.cache_gib * 2**30 / len(config.checkpoints))
-    models = (
+    models = [
         load_value_model(folder, config.base_model, dtype=dtype, device=device, base_revision=config.base_revision)
         for folder in config.checkpoints
-    )
+    ]
+    for model in models:
+        check_positions(model, max_positions)
     return [ExactScorer(model, cache_bytes) for model in models]
 
 

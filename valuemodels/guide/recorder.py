@@ -13,17 +13,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from valuemodels.guide.step_record import StepRecord
 from valuemodels.scoring.scorer import ScoringBatch
-
-if TYPE_CHECKING:
-    from valuemodels.guide.traces import StepRecord
 
 SHARD_POSITIONS = 4096
 
@@ -50,7 +47,7 @@ class PositionRecorder:
         self._shards = 0
         self._parts: list[Positions] = []
 
-    def note(self, batch: ScoringBatch, step: "StepRecord") -> None:
+    def note(self, batch: ScoringBatch, step: StepRecord) -> None:
         """Add the exactly scored rows of a step.
 
         Raises:

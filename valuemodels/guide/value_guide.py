@@ -6,7 +6,6 @@ once, to know how many candidates a row has, and traces once for each step that 
 training, copies more.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +17,21 @@ from valuemodels.contract.policy import GuidancePolicy
 from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.fallbacks import Fallbacks
 from valuemodels.guide.recorder import PositionRecorder
-from valuemodels.guide.traces import StepRecord, TraceStore
+from valuemodels.guide.row_by_row import RowByRow
+from valuemodels.guide.step_record import StepRecord
+from valuemodels.guide.traces import TraceStore
 from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.rows import Row
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
-from valuemodels.tilting import Candidates, Tilt, select_candidates, tilt, weighted_values, write_tilted
-
-logger = logging.getLogger("vllm.mavis")
+from valuemodels.tilting import (
+    Candidates,
+    Tilt,
+    select_candidates,
+    tilt,
+    weighted_values,
+    write_only,
+    write_tilted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +40,24 @@ class RowSettings:
 
     Attributes:
         index: [rows] the rows' places in the batch.
-        coefficients: [rows, objectives] weight times scale.
+        free: [rows, objectives] strength times scale, of the part that a KL budget may lower.
+        pinned: [rows, objectives] the same of the part that it may not; None where no row has any.
         tilts: [rows] bool, False where a row only watches.
         kl_budget: [rows] nats, inf = none; None where no row has one.
     """
 
     index: Tensor
-    coefficients: Tensor
+    free: Tensor
+    pinned: Tensor | None
     tilts: Tensor
-    beta: Tensor
     temperature: Tensor
     kl_budget: Tensor | None
+
+    @property
+    def needed(self) -> Tensor:
+        """[rows, objectives] bool, True where a row needs an objective's values."""
+        tilted = self.free != 0 if self.pinned is None else (self.free != 0) | (self.pinned != 0)
+        return tilted | ~self.tilts[:, None]
 
 
 class ValueGuide:
@@ -65,6 +79,9 @@ class ValueGuide:
         self.recorder: PositionRecorder | None = None
         self.guided_rows = 0
         self._fallbacks = Fallbacks(policy.objectives, device)
+        self._row_by_row = RowByRow()
+        aborts = [policy.on_value_error.get(name) == "abort" for name in policy.objectives]
+        self._aborts = torch.tensor(aborts, device=device) if any(aborts) else None
         for some in self.scorers.values():
             names = tuple(objective.name for scorer in some for objective in scorer.objectives)
             assert names == policy.objectives, (names, policy.objectives)
@@ -88,10 +105,13 @@ class ValueGuide:
         settings = self._settings(rows)
         batch = self._batch(logits, rows, settings, hidden)
         values = self._score(batch)
-        usable = self._usable(values, batch.candidates, settings)
+        broken = self._broken(values, batch.candidates, settings)
+        usable = ~broken.any(1) & batch.candidates.valid.any(1)
+        self._fallbacks.note(~usable, broken)
         tilted = self._tilt(batch.candidates, values, settings)
         write_tilted(logits, settings.index, batch.candidates, tilted.logits, usable & settings.tilts)
-        self._record(batch, values, tilted, usable)
+        aborted = self._abort(logits, rows, settings, broken)
+        self._record(batch, values, tilted, usable, aborted)
         self.guided_rows += len(rows)
         return logits
 
@@ -103,11 +123,12 @@ class ValueGuide:
             return torch.tensor(numbers, dtype=torch.float32, device=self.device)
 
         scales = as_tensor([self._scales[g.scoring] for g in asked])
+        free = [[strength - pin for strength, pin in zip(g.strengths, g.pins, strict=True)] for g in asked]
         return RowSettings(
             index=torch.tensor([row.index for row in rows], device=self.device),
-            coefficients=as_tensor([g.weights for g in asked]) * scales,
+            free=as_tensor(free) * scales,
+            pinned=as_tensor([g.pins for g in asked]) * scales if any(any(g.pins) for g in asked) else None,
             tilts=torch.tensor([not g.is_plain for g in asked], device=self.device),
-            beta=as_tensor([g.beta for g in asked]),
             temperature=as_tensor([row.temperature for row in rows]),
             kl_budget=as_tensor(budgets) if any(g.kl_budget is not None for g in asked) else None,
         )
@@ -134,31 +155,38 @@ class ValueGuide:
         return values
 
     def _score_by(self, scoring: Scoring, batch: ScoringBatch) -> Tensor:
-        return torch.cat([self._score_with(scorer, batch) for scorer in self.scorers[scoring]], dim=-1)
+        return torch.cat([self._row_by_row.score(scorer, batch) for scorer in self.scorers[scoring]], dim=-1)
 
-    def _score_with(self, scorer: Scorer, batch: ScoringBatch) -> Tensor:
-        try:
-            return scorer.score(batch)
-        except Exception:  # it would end the engine and every other request with it
-            logger.exception("value model %s failed; its rows fall back to the base model", scorer.checkpoint_id)
-            shape = (*batch.candidates.logits.shape, len(scorer.objectives))
-            return torch.full(shape, torch.nan, device=self.device)
-
-    def _usable(self, values: Tensor, candidates: Candidates, settings: RowSettings) -> Tensor:
-        """[rows] bool: every value that the row needs is finite, and there is a candidate at all."""
-        valid = candidates.valid
-        needed = (settings.coefficients != 0) | ~settings.tilts[:, None]
-        broken = (~values.isfinite() & valid[..., None]).any(1) & needed
-        usable = ~broken.any(1) & valid.any(1)
-        self._fallbacks.note(~usable, broken)
-        return usable
+    def _broken(self, values: Tensor, candidates: Candidates, settings: RowSettings) -> Tensor:
+        """[rows, objectives] bool: a value that the row needs is no finite number."""
+        return (~values.isfinite() & candidates.valid[..., None]).any(1) & settings.needed
 
     def _tilt(self, candidates: Candidates, values: Tensor, settings: RowSettings) -> Tilt:
         # Rows that fall back are not written; here their numbers must only be harmless.
-        weighted = weighted_values(values, settings.coefficients).nan_to_num(0.0, 0.0, 0.0)
-        return tilt(candidates, weighted, settings.temperature, settings.beta, settings.kl_budget)
+        free, pinned = (
+            None if part is None else weighted_values(values, part).nan_to_num(0.0, 0.0, 0.0)
+            for part in (settings.free, settings.pinned)
+        )
+        assert free is not None, "every row has a free part, be it 0"
+        whole = torch.ones_like(settings.temperature)
+        return tilt(candidates, free, settings.temperature, whole, settings.kl_budget, pinned)
 
-    def _record(self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor) -> None:
+    def _abort(self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, broken: Tensor) -> Tensor | None:
+        """End the rows whose broken objective must not be done without: nothing but their last token is left.
+
+        Returns:
+            [rows] bool, or None where the operator lets all of them fall back.
+        """
+        if self._aborts is None:
+            return None
+        aborted = (broken & self._aborts).any(1) & settings.tilts
+        last_tokens = torch.tensor([row.last_token for row in rows], device=self.device)
+        write_only(logits, settings.index, last_tokens, aborted)
+        return aborted
+
+    def _record(
+        self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor, aborted: Tensor | None
+    ) -> None:
         gives_levels = [self.scorers[row.guidance.scoring][0].gives_levels for row in batch.rows]
         step = StepRecord(
             token_ids=batch.candidates.token_ids,
@@ -167,6 +195,7 @@ class ValueGuide:
             logprobs=tilted.logprobs,
             kl=tilted.kl,
             is_scored=usable,
+            is_aborted=torch.zeros_like(usable) if aborted is None else aborted,
             gives_levels=torch.tensor(gives_levels, device=self.device),
             means=self._means,
             stds=self._stds,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import CONFIG_FILE, TENSORS_FILE, AdapterConfig, ValueConfig, read_value_config
 from valuemodels.models.base import base_hidden_size, load_token_embeddings
-from valuemodels.models.fingerprint import tokenizer_fingerprint
+from valuemodels.models.fingerprint import tokenizer_fingerprint, tokenizer_size
 from valuemodels.models.probe import Probe
 from valuemodels.models.trunk import ValueModel
 from valuemodels.sources.folders import replacing_folder
@@ -43,6 +43,7 @@ def load_value_model(
     tensors = read_tensors(folder, part="exact")
     # Merged in float32: rounding the product and the sum once keeps serving as close to training as the dtype allows.
     model = ValueModel.build(config, base_model, dtype=torch.float32, base_revision=base_revision)
+    _check_vocabulary(folder, model, base_model, base_revision)
     _check_tensors(folder, tensors, _expected_shapes(model))
     model.head.load_state_dict(
         {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
@@ -130,6 +131,16 @@ def _fitting_config(folder: str | Path, base_model: str, base_revision: str | No
             f"({config.tokenizer_fingerprint[:12]}), but {base_model} has another one ({fingerprint[:12]})"
         )
     return config
+
+
+def _check_vocabulary(folder: str | Path, model: ValueModel, base_model: str, base_revision: str | None) -> None:
+    """A trunk of its own must know every token; of the base's layers it is the base's embedding that is used."""
+    known = model.backbone.get_input_embeddings().weight.shape[0]
+    if model.config.backbone.kind != "base" and known < (needed := tokenizer_size(base_model, base_revision)):
+        raise CheckpointError(
+            f"value checkpoint {folder}: its backbone {model.config.backbone.model} knows {known} tokens, "
+            f"and the tokenizer of {base_model} has {needed}"
+        )
 
 
 def _expected_shapes(model: ValueModel) -> dict[str, tuple[int, ...]]:

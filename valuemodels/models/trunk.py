@@ -71,6 +71,23 @@ class ValueModel(nn.Module):
         return cast(Tensor, self.head(output.last_hidden_state))
 
 
+def check_positions(model: ValueModel, max_positions: int | None) -> None:
+    """Refuse a trunk that cannot read sequences as long as the engine admits.
+
+    A trunk of the base's own layers reads whatever the base reads.
+
+    Raises:
+        CheckpointError: its positions end before.
+    """
+    limit = getattr(model.backbone.config, "max_position_embeddings", None)
+    if model.config.backbone.kind == "base" or max_positions is None or limit is None or max_positions <= limit:
+        return
+    raise CheckpointError(
+        f"the value model {model.config.id} reads at most {limit} tokens, and the engine admits {max_positions}; "
+        f"start with --max-model-len {limit} or less"
+    )
+
+
 def load_backbone(
     config: BackboneConfig, base_model: str, *, dtype: torch.dtype, base_revision: str | None = None
 ) -> PreTrainedModel:

@@ -47,6 +47,7 @@ class ExactScorer:
         self.objectives = model.config.objectives
         self.scales = tuple(objective.scale for objective in self.objectives)
         self.checkpoint_id = model.config.id
+        self._vocabulary = model.backbone.get_input_embeddings().weight.shape[0]
         self.cache = KVCache(_kv_shape(model), cache_bytes)
         expected = self._uncached_sample()
         model.backbone.config._attn_implementation = ATTENTION_NAME
@@ -101,7 +102,9 @@ class ExactScorer:
                 torch.arange(stored, len(query.prefix) + count, device=device).clamp_(max=len(query.prefix))
             )
             start += len(pending) + count
-        hidden = self._run_trunk(torch.cat(token_ids), torch.cat(positions), tuple(segments))
+        # A base may pad its vocabulary beyond the tokenizer's, and further than a trunk of its own does.
+        known = torch.cat(token_ids).clamp_(max=self._vocabulary - 1)
+        hidden = self._run_trunk(known, torch.cat(positions), tuple(segments))
         for query, segment in zip(queries, segments, strict=True):
             segment.cache.token_ids.extend(query.prefix[segment.stored :])
         return [self.model.head(hidden[s.start + s.pending : s.start + s.pending + s.candidates]) for s in segments]

@@ -16,6 +16,7 @@ class Row:
         generation_id: empty where nobody will ask for a trace.
         temperature: 0 = greedy.
         prompt, output: token ids; `output` is the engine's live list.
+        last_token: the token that ends the sequence.
     """
 
     index: int
@@ -26,3 +27,4 @@ class Row:
     temperature: float
     prompt: Sequence[int]
     output: Sequence[int]
+    last_token: int = 0

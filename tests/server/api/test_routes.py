@@ -59,6 +59,7 @@ async def test_a_guided_answer_has_its_totals(http: httpx.AsyncClient, engine: F
             "checkpoint": "test-1",
             "kl": 6 / 8,
             "values": {"positivity": 1.5, "simplicity": -1.5},
+            "fallback_tokens": 0,
         }
     guidance = engine.params[0].extra_args[EXTRA_ARGS_KEY]
     assert (guidance.beta, guidance.candidates, guidance.trace) == (0.5, 7, "totals")
@@ -79,7 +80,8 @@ async def test_prompts_and_choices_are_told_apart(http: httpx.AsyncClient, engin
     assert [choice["mavis"]["kl"] for choice in answer.json()["choices"]] == [6 / 8] * 4
     assert [params.extra_args[EXTRA_ARGS_KEY].prompt_index for params in engine.params] == [0, 1]
     ((_, read, drop),) = engine.exchanges
-    assert read == {answer.json()["id"]: {"0:0": 0, "0:1": 0, "1:0": 0, "1:1": 0}}
+    everything = (0, [0, 1, 2, 3])
+    assert read == {answer.json()["id"]: dict.fromkeys(("0:0", "0:1", "1:0", "1:1"), everything)}
     assert drop == [answer.json()["id"]]
 
 

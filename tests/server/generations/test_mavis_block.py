@@ -8,13 +8,13 @@ import pytest
 
 from server.generations.choice import Choice
 from server.generations.mavis_block import MavisBlock
-from tests.server.kit import checked, trace
+from tests.server.kit import catalogue, checked, trace
 
 BLOCK = MavisBlock(("positivity", "simplicity"), "test-1")
 
 
 def choice(returned: int, known: int, **columns: Any) -> Choice:
-    made = Choice(returned=returned)
+    made = Choice(token_ids=list(range(returned)))
     made.trace.extend({**trace(0, known, candidates=True), **columns})
     return made
 
@@ -29,6 +29,7 @@ def test_totals_are_sums_over_the_returned_tokens_alone() -> None:
         "checkpoint": "test-1",
         "kl": 0 + 1 / 8 + 2 / 8,
         "values": {"positivity": 0.75, "simplicity": -0.75},
+        "fallback_tokens": 0,
     }
 
 
@@ -101,7 +102,7 @@ def test_tokens_already_streamed_are_not_told_twice() -> None:
     resolved = checked({"return_values": True}).resolved
     one = choice(returned=2, known=5)
     assert [token["token_id"] for token in BLOCK.tokens(one, resolved)] == [0, 1]
-    one.streamed, one.returned = 2, 4
+    one.streamed, one.token_ids = 2, [0, 1, 2, 3]
     assert [token["token_id"] for token in BLOCK.whole(one, resolved)["tokens"]] == [2, 3]
 
 
@@ -113,5 +114,17 @@ def test_writing_a_block_changes_nothing() -> None:
     for write in (BLOCK.whole, BLOCK.totals, BLOCK.tokens):
         assert write(one, resolved) == write(one, resolved)
     BLOCK.steering(one, resolved, 2)
-    BLOCK.so_far(one, resolved, resolved)
+    BLOCK.so_far(one, resolved, resolved, range(5))
     assert one == before
+
+
+def test_tokens_that_fell_back_are_counted_among_those_that_were_returned() -> None:
+    """A block said `kl: 0` of a text that nothing had guided, as if guidance had cost nothing."""
+    block = BLOCK.whole(choice(returned=2, known=3, fell_back=[True, False, True]), checked().resolved)
+    assert block["fallback_tokens"] == 1
+
+
+def test_what_the_operator_pins_is_told() -> None:
+    pinned = catalogue(floors={"simplicity": 0.5}).check({"objective_weights": {"positivity": 1}}, "g").resolved
+    assert BLOCK.whole(choice(returned=1, known=1), pinned)["pinned"] == {"simplicity": 0.5}
+    assert "pinned" not in BLOCK.whole(choice(returned=1, known=1), checked().resolved)

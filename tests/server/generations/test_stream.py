@@ -42,7 +42,7 @@ class Source:
             for index, piece in self.pieces:
                 await asyncio.sleep(self.pause_s)
                 if index is not None:
-                    self.generation.count(ChoiceName(0, index), 1)
+                    self.generation.count(ChoiceName(0, index), [self.generation.choice(index).returned])
                     self.engine.known[self.generation.id] = 8
                 yield piece
         finally:

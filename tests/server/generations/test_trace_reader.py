@@ -24,7 +24,7 @@ def reader_of(engine: FakeEngine, registry: Registry | None = None, interval_s: 
 def running(engine: FakeEngine, name: str, tokens: int = 3, registry: Registry | None = None) -> Generation:
     """A generation of which the engine has returned `tokens` tokens and knows as many."""
     made = Generation(checked(generation_id=name), 1, OWNER)
-    made.count(FIRST, tokens)
+    made.count(FIRST, list(range(tokens)))
     engine.known[name] = tokens
     if registry is not None:
         registry.open(made)
@@ -52,9 +52,9 @@ async def test_a_poll_after_the_last_one_arrived_asks_again() -> None:
     for tokens in range(1, 4):
         reader.poll(generation)
         await eventually(lambda tokens=tokens: len(generation.choice(0).trace) == tokens)  # type: ignore[misc]
-        generation.count(FIRST, 1)
+        generation.count(FIRST, [tokens])
         engine.known["g"] = tokens + 1
-    assert [reads["g"]["0:0"] for _, reads, _ in engine.exchanges] == [0, 1, 2]
+    assert [reads["g"]["0:0"].start for _, reads, _ in engine.exchanges] == [0, 1, 2]
 
 
 async def test_what_is_read_already_asks_for_nothing() -> None:

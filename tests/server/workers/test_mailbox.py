@@ -11,6 +11,7 @@ from server.workers.mailbox import Mailbox
 from tests.server.kit import FakeEngine, eventually
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName
+from valuemodels.contract.trace_wire import TokenRange
 
 FIRST = ChoiceName(0, 0)
 
@@ -30,13 +31,13 @@ async def test_what_comes_together_goes_in_one_exchange() -> None:
     mailbox = mailbox_to(engine)
     for _ in range(3):
         for gid in engine.known:
-            answered = mailbox.read(gid, {FIRST: 1})
+            answered = mailbox.read(gid, {FIRST: TokenRange(1, [1, 2])})
     mailbox.change(weight("g1", 1.0))
     mailbox.drop("g2", lambda: None)
     exchange = await answered
     ((changes, reads, drops),) = engine.exchanges
     assert [change["generation_id"] for change in changes] == ["g1"]
-    assert len(reads) == 20 and reads["g0"] == {"0:0": 1} and drops == ["g2"]
+    assert len(reads) == 20 and reads["g0"] == {"0:0": (1, [1, 2])} and drops == ["g2"]
     assert exchange.traces["g5"][FIRST]["token_ids"] == [1, 2]
     assert exchange.next_tokens == {"g1": {FIRST: 3}}
 
@@ -44,9 +45,9 @@ async def test_what_comes_together_goes_in_one_exchange() -> None:
 async def test_reads_of_one_generation_are_joined() -> None:
     engine = FakeEngine()
     mailbox = mailbox_to(engine)
-    mailbox.read("g", {FIRST: 4})
-    await mailbox.read("g", {FIRST: 4, ChoiceName(1, 2): 0})
-    assert engine.exchanges[0][1] == {"g": {"0:0": 4, "1:2": 0}}
+    mailbox.read("g", {FIRST: TokenRange(4, [9])})
+    await mailbox.read("g", {FIRST: TokenRange(4, [9]), ChoiceName(1, 2): TokenRange(0, [3])})
+    assert engine.exchanges[0][1] == {"g": {"0:0": (4, [9]), "1:2": (0, [3])}}
 
 
 async def test_exchanges_are_an_interval_apart_and_the_first_goes_at_once() -> None:
@@ -64,7 +65,7 @@ async def test_what_is_posted_all_the_time_goes_once_an_interval() -> None:
     mailbox = mailbox_to(engine, interval_s=0.05)
     started = time.monotonic()
     for _ in range(20):
-        mailbox.read("g", {FIRST: 0})
+        mailbox.read("g", {FIRST: TokenRange(0, [0])})
         await asyncio.sleep(0.01)
     assert 2 <= len(engine.calls) <= (time.monotonic() - started) / 0.05 + 1
 
@@ -73,11 +74,11 @@ async def test_what_is_posted_all_the_time_goes_once_an_interval() -> None:
 async def test_what_is_urgent_does_not_wait_for_the_interval_and_takes_the_rest_along(what: str) -> None:
     engine = FakeEngine()
     mailbox = mailbox_to(engine, interval_s=30)
-    await mailbox.read("early", {FIRST: 0})
-    mailbox.read("polled", {FIRST: 0})
+    await mailbox.read("early", {FIRST: TokenRange(0, [0])})
+    mailbox.read("polled", {FIRST: TokenRange(0, [0])})
     await asyncio.sleep(0.02)
     urgent = (
-        mailbox.read("g", {FIRST: 0}, is_urgent=True)
+        mailbox.read("g", {FIRST: TokenRange(0, [0])}, is_urgent=True)
         if what == "read"
         else mailbox.drop("g", lambda: None, is_urgent=True)
     )
@@ -128,7 +129,7 @@ async def test_there_is_never_more_than_one_exchange_under_way() -> None:
     mailbox = mailbox_to(engine, interval_s=0)
     waiting = []
     for _ in range(10):
-        waiting.append(mailbox.read("g", {FIRST: 0}, is_urgent=True))
+        waiting.append(mailbox.read("g", {FIRST: TokenRange(0, [0])}, is_urgent=True))
         waiting.append(mailbox.change(weight("g", 1.0)))
         await asyncio.sleep(0.002)
     await asyncio.gather(*waiting)
@@ -139,7 +140,7 @@ async def test_a_dead_engine_fails_those_who_wait() -> None:
     engine = FakeEngine()
     engine.hangs = True
     mailbox = mailbox_to(engine)
-    waiting = [mailbox.read(f"g{i}", {FIRST: 0}) for i in range(3)]
+    waiting = [mailbox.read(f"g{i}", {FIRST: TokenRange(0, [0])}) for i in range(3)]
     await asyncio.sleep(0.05)
     engine.errored = True
     results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
@@ -151,10 +152,10 @@ async def test_a_failed_exchange_fails_what_was_in_it_and_not_the_next() -> None
     mailbox = mailbox_to(engine)
     engine.failure = RuntimeError("worker said no")
     with pytest.raises(EngineLostError) as failed:
-        await mailbox.read("a", {FIRST: 0})
+        await mailbox.read("a", {FIRST: TokenRange(0, [0])})
     assert "worker said no" in failed.value.reason and "worker said no" not in str(failed.value)
     engine.failure = None
-    await mailbox.read("b", {FIRST: 0})
+    await mailbox.read("b", {FIRST: TokenRange(0, [0])})
 
 
 async def test_a_drop_is_never_lost() -> None:
@@ -199,7 +200,7 @@ async def test_the_end_of_the_server_fails_those_who_wait() -> None:
     engine = FakeEngine()
     engine.hangs = True
     mailbox = mailbox_to(engine)
-    answered = mailbox.read("g", {FIRST: 0})
+    answered = mailbox.read("g", {FIRST: TokenRange(0, [0])})
     await eventually(lambda: bool(engine.calls))
     (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "mavis mailbox"]
     task.cancel()
@@ -210,5 +211,5 @@ async def test_the_end_of_the_server_fails_those_who_wait() -> None:
 
 async def test_the_workers_counters_are_handed_on() -> None:
     engine, seen = FakeEngine(), list[Any]()
-    await Mailbox(engine, on_stats=seen.append).read("g", {FIRST: 0})
+    await Mailbox(engine, on_stats=seen.append).read("g", {FIRST: TokenRange(0, [0])})
     assert seen == [{"value_fallback_rows": 0}]

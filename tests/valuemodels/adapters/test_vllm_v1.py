@@ -57,9 +57,8 @@ class Batch:
 @pytest.fixture
 def processor(tiny_base: str, tiny_checkpoint: Path) -> ValueLogitsProcessor:
     config = GuideConfig(checkpoints=(str(tiny_checkpoint),), base_model=tiny_base, value_dtype="float32")
-    vllm_config = SimpleNamespace(
-        additional_config={"mavis": config.to_wire()}, model_config=SimpleNamespace(dtype=torch.float32)
-    )
+    model = SimpleNamespace(dtype=torch.float32, max_model_len=64, hf_text_config=SimpleNamespace(eos_token_id=[9]))
+    vllm_config = SimpleNamespace(additional_config={"mavis": config.to_wire()}, model_config=model)
     return ValueLogitsProcessor(vllm_config, torch.device("cpu"), False)
 
 

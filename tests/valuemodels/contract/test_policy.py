@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig
-from valuemodels.contract.policy import Bounds, GuidancePolicy
+from valuemodels.contract.policy import Bounds, GuidancePolicy, KeyRules
 
 POLICY = GuidancePolicy(
     objectives=("warmth", "brevity"),
@@ -70,6 +72,86 @@ def test_a_request_is_plain_exactly_when_no_value_can_change_it() -> None:
     assert POLICY.resolve(ask(weights={"warmth": 1}, beta=0)).is_plain
     assert not POLICY.resolve(None).is_plain
     assert not POLICY.resolve(ask(weights={"brevity": -1e-9})).is_plain
+
+
+PINNED = GuidancePolicy(
+    objectives=("warmth", "brevity"),
+    default_weights={"brevity": 1.0},
+    bounds={"brevity": Bounds(0.5, 1.5)},
+    floors={"warmth": 0.5},
+    beta_bounds=Bounds(0.0, 4.0),
+)
+asked_weights = st.dictionaries(st.sampled_from(["warmth", "brevity"]), st.floats(-1e6, 1e6))
+
+
+@given(asked_weights, st.none() | st.floats(0, 1e9), st.none() | st.floats(1e-300, 1e300))
+def test_nothing_that_is_asked_takes_a_strength_out_of_its_bounds(weights: Any, beta: Any, budget: Any) -> None:
+    """By beta 0 or 10000, or a tiny budget; in the worker also what the HTTP process would have refused."""
+    held = PINNED.resolve(ask(weights=weights, beta=beta, kl_budget=budget))
+    warmth, brevity = held.strengths
+    assert 0.5 <= warmth <= 2.0 and 0.5 <= brevity <= 1.5
+    assert held.pins == (0.5, 0.5) and not held.is_plain
+
+
+def test_a_silent_request_runs_at_the_floor() -> None:
+    assert PINNED.resolve(None).strengths == (0.5, 1.0) and PINNED.default_of("warmth") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("guidance", "field", "value"),
+    [
+        (ask(weights={"warmth": 0.4}), "objective_weights.warmth", 0.4),
+        (ask(beta=4.1), "beta", 4.1),
+        (ask(weights={"brevity": 1.5}, beta=1.1), "beta", 1.1),
+        (ask(weights={"warmth": 2}, beta=1.5), "beta", 1.5),
+    ],
+)
+def test_weights_and_beta_whose_product_is_not_allowed_are_refused(guidance: Any, field: Any, value: Any) -> None:
+    with pytest.raises(GuidanceError) as refused:
+        PINNED.check(guidance)
+    assert (refused.value.field, refused.value.value) == (field, value)
+
+
+def test_a_strength_below_its_floor_is_raised_and_not_refused() -> None:
+    low = ask(beta=0.0, kl_budget=1e-12)
+    PINNED.check(low)
+    assert PINNED.resolve(low).strengths == (0.5, 0.5)
+
+
+def test_bounds_hold_in_units_of_the_default_strength() -> None:
+    policy = GuidancePolicy(objectives=("warmth",), bounds={"warmth": Bounds(0, 1)}, default_beta=3.0)
+    policy.check(ask(weights={"warmth": 1}))
+    assert policy.resolve(ask(weights={"warmth": 1})).strengths == (3.0,)
+    with pytest.raises(GuidanceError, match="beta"):
+        policy.check(ask(weights={"warmth": 1}, beta=3.1))
+
+
+def test_a_key_has_rules_of_its_own() -> None:
+    rules = KeyRules(default_weights={"brevity": 0.25}, bounds={"warmth": Bounds(0, 0.5)}, floors={"warmth": 0.25})
+    config = GuideConfig(checkpoints=(), base_model="base", default_weights={"brevity": 1.0}, keys={"kids": rules})
+    wire = msgspec.json.decode(msgspec.json.encode(config.to_wire()))
+    policy = GuideConfig.from_wire(wire).policy(("warmth", "brevity"))
+    assert policy.resolve(ask(key="kids")).weights == (0.25, 0.25) and policy.resolve(ask()).weights == (0.0, 1.0)
+    with pytest.raises(GuidanceError, match=r"objective_weights\.warmth"):
+        policy.check(ask(weights={"warmth": 1}, key="kids"))
+    policy.check(ask(weights={"warmth": 1}, key="other"))
+    broken = dataclasses.replace(config, keys={"kids": KeyRules(floors={"humour": 1})})
+    with pytest.raises(GuidanceError, match=r"keys\.kids\.floors\.humour"):
+        broken.policy(("warmth", "brevity"))
+
+
+def test_bounds_that_do_not_hold_the_default_and_floors_above_them_are_refused() -> None:
+    for fields, where in (
+        ({"bounds": {"warmth": Bounds(1, 2)}}, r"default_weights\.warmth: got 0\.0"),
+        ({"floors": {"warmth": 2.5}}, r"floors\.warmth: got 2\.5"),
+        ({"floors": {"humour": 1}}, r"floors\.humour"),
+        ({"floors": {"warmth": 0.5}, "default_weights": {"warmth": 0.25}}, r"default_weights\.warmth: got 0\.25"),
+        ({"beta_bounds": Bounds(-1, 2)}, r"beta_bounds"),
+        ({"beta_bounds": Bounds(2, 3)}, r"beta: got 1"),
+        ({"on_value_error": {"warmth": "retry"}}, r"on_value_error\.warmth"),
+    ):
+        with pytest.raises(GuidanceError, match=where):
+            GuidancePolicy(objectives=("warmth",), **fields)
 
 
 def test_an_operators_bad_defaults_are_refused_by_name() -> None:

@@ -1,13 +1,16 @@
 """Traces hold one entry a sampled token, whatever order steps, samples and reads come in."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
-from valuemodels.guide.traces import StepRecord, TraceStore
+from valuemodels.contract.trace_wire import CandidateColumns, TokenRange
+from valuemodels.guide.step_record import StepRecord
+from valuemodels.guide.traces import TraceStore
 from valuemodels.scoring.rows import Row
 
 
@@ -23,6 +26,7 @@ def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool 
         logprobs=base - 1,
         kl=torch.full((len(rows),), kl),
         is_scored=torch.full((len(rows),), scored),
+        is_aborted=torch.zeros(len(rows), dtype=torch.bool),
         gives_levels=torch.full((len(rows),), levels),
         means=torch.tensor([5.0]),
         stds=torch.tensor([10.0]),
@@ -30,13 +34,18 @@ def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool 
 
 
 def row(output: list[int], name: str = "g", detail: TraceDetail = "values", index: int = 0) -> Row:
-    guidance = ResolvedGuidance((1.0,), 1.0, 4, None, "exact", detail)
+    guidance = ResolvedGuidance((1.0,), 1.0, 4, None, "exact", detail, (1.0,), (0.0,))
     return Row(index, name, name, ChoiceName(0, 0), guidance, 1.0, [1], output)
 
 
-def read(store: TraceStore, start: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = store.read({"g": {"0:0": start}})["g"]["0:0"]
-    return found
+def read(store: TraceStore, start: int = 0, told: Sequence[int] | None = None) -> dict[str, Any]:
+    """What is told of tokens `start` on; without `told`, of everything there is, cut here."""
+    if told is not None:
+        found: dict[str, Any] = store.read({"g": {"0:0": TokenRange(start, told)}})["g"]["0:0"]
+        return found
+    whole: dict[str, Any] = store.read({"g": {}})["g"]["0:0"]
+    known = store.read({"g": {"0:0": TokenRange(start, whole["token_ids"][start:])}})["g"]["0:0"]
+    return dict(known)
 
 
 def test_a_token_is_entered_once_it_has_been_sampled() -> None:
@@ -76,6 +85,35 @@ def test_a_token_that_async_scheduling_has_not_repaired_yet_waits() -> None:
     assert read(store)["kl"] == []
     output[0] = 5
     assert read(store)["token_ids"] == [5]
+
+
+def test_a_last_token_that_the_worker_never_learns_is_settled_by_what_was_returned() -> None:
+    """Asynchronous scheduling leaves the place-holder of a request's last token as it is."""
+    store, output = TraceStore(4), list[int]()
+    for token in (5, 7):
+        store.record(record([5, 7]), [row(output)])
+        output.append(token if token == 5 else -1)
+    assert read(store)["kl"] == [pytest.approx(0.1)], "without help the last one is unknown"
+    found = read(store, 1, told=[7])
+    assert found["token_ids"] == [7] and found["advantages"] == [[1.0]]
+    assert read(store, 0, told=[5, 7])["advantages"] == [[-1.0], [1.0]]
+
+
+def test_no_more_is_told_than_was_asked_for() -> None:
+    store, output = TraceStore(4), list[int]()
+    for token in (5, 6, 7, 5):
+        store.record(record([5, 6, 7]), [row(output)])
+        output.append(token)
+    found = read(store, 1, told=[6, 7])
+    assert found["from"] == 1 and found["token_ids"] == [6, 7] and len(found["kl"]) == len(found["fell_back"]) == 2
+
+
+def test_a_step_that_fell_back_says_so() -> None:
+    store, output = TraceStore(4), list[int]()
+    for scored in (True, False):
+        store.record(record([5], scored=scored), [row(output)])
+        output.append(5)
+    assert read(store)["fell_back"] == [False, True] and not read(store)["is_aborted"]
 
 
 def test_scoring_a_position_again_replaces_it() -> None:
@@ -118,8 +156,11 @@ def test_candidates_are_kept_only_when_asked_for() -> None:
     store, output = TraceStore(4), list[int]()
     store.record(record([5, 6], [1, 2, 3]), [row(output, detail="candidates"), row([], "h", index=1)])
     output.append(6)
-    (table,) = read(store)["candidates"]
-    assert [c["token_id"] for c in table] == [5, 6] and [c["advantages"] for c in table] == [[-0.5], [0.5]]
+    (packed,) = read(store)["candidates"]
+    table = CandidateColumns(*packed).unpack()
+    assert [c.token_id for c in table] == [5, 6] and [c.advantages for c in table] == [(-0.5,), (0.5,)]
+    assert [c.logprob - c.tilted_logprob for c in table] == [pytest.approx(1.0)] * 2
+    assert sum(map(len, packed)) == 2 * (4 + 3 * 4), "numbers take the bytes of numbers"
     assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
 
 
@@ -139,7 +180,7 @@ def test_rows_of_no_generation_leave_nothing() -> None:
 
 
 def weighted(output: list[int], weight: float) -> Row:
-    guidance = ResolvedGuidance((weight,), 1.0, 4, None, "exact", "values")
+    guidance = ResolvedGuidance((weight,), 1.0, 4, None, "exact", "values", (weight,), (0.0,))
     return Row(0, "g", "g", ChoiceName(0, 0), guidance, 1.0, [1], output)
 
 

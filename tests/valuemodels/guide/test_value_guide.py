@@ -44,7 +44,14 @@ def row(
     index: int, *weights: float, beta: float = 1.0, k: int = 4, output: list[int] | None = None, **more: Any
 ) -> Row:
     guidance = ResolvedGuidance(
-        weights, beta, k, more.get("kl_budget"), more.get("scoring", "exact"), more.get("trace", "totals")
+        weights=weights,
+        beta=beta,
+        candidates=k,
+        kl_budget=more.get("kl_budget"),
+        scoring=more.get("scoring", "exact"),
+        trace=more.get("trace", "totals"),
+        strengths=tuple(weight * beta for weight in weights),
+        pins=more.get("pins", (0.0,) * len(weights)),
     )
     name = f"r{index}"
     return Row(index, name, name, ChoiceName(0, 0), guidance, more.get("temperature", 1.0), [1, 2], output or [])
@@ -110,15 +117,67 @@ def test_a_broken_objective_that_has_no_weight_disturbs_nobody() -> None:
     assert not after[0].isnan().any()
 
 
-def test_a_scorer_that_raises_falls_back_instead_of_ending_the_engine() -> None:
-    class Raising(TableScorer):
-        def score(self, batch: ScoringBatch) -> Tensor:
-            raise RuntimeError("out of memory")
+class Unreadable(TableScorer):
+    """Cannot score a batch that holds one of these rows."""
 
+    unreadable: tuple[str, ...] = ("r1",)
+
+    def score(self, batch: ScoringBatch) -> Tensor:
+        if any(row.sequence_id in self.unreadable for row in batch.rows):
+            self.batches.append(batch)
+            raise RuntimeError("out of memory")
+        return super().score(batch)
+
+
+def test_a_row_that_cannot_be_scored_costs_nobody_else_anything(caplog: pytest.LogCaptureFixture) -> None:
+    """One row beyond a trunk's limits used to switch guidance off for its whole batch."""
+    before, scorer = logits(), Unreadable("warmth", [float(i) for i in range(VOCAB)])
+    guide = guide_of(scorer)
+    rows = [row(i, 1.0) for i in range(3)]
+    expected = guide_of(TableScorer("warmth", [float(i) for i in range(VOCAB)])).step(before.clone(), rows)
+    for _ in range(2):
+        after = guide.step(before.clone(), rows)
+        assert torch.equal(after[1], before[1]) and torch.equal(after[[0, 2]], expected[[0, 2]])
+    assert [len(batch.rows) for batch in scorer.batches] == [3, 1, 1, 1, 2, 1], "then the others are one batch again"
+    scorer.unreadable = ()
+    guide.step(before.clone(), rows)
+    guide.step(before.clone(), rows)
+    assert len(scorer.batches[-1].rows) == 3, "a row that can be scored again goes with the others again"
+
+
+def test_a_scorer_that_always_fails_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    guide = guide_of(Unreadable("warmth", [0.0] * VOCAB))
+    before = logits(2)
+    for _ in range(50):
+        assert torch.equal(guide.step(before.clone(), [row(1, 1.0)]), before)
+    assert 0 < len(caplog.records) < 20
+
+
+def abort_on_errors(*scorers: TableScorer) -> ValueGuide:
+    names = tuple(s.objectives[0].name for s in scorers)
+    policy = GuidancePolicy(objectives=names, on_value_error={"warmth": "abort"})
+    return ValueGuide({"exact": scorers}, policy, torch.device("cpu"), max_traces=16)
+
+
+def test_where_the_operator_says_so_a_broken_value_ends_the_sequence() -> None:
     before = logits()
-    guide = guide_of(Raising("warmth", [0.0] * VOCAB))
-    assert torch.equal(guide.step(before.clone(), [row(0, 1.0)]), before)
-    assert guide.stats()["value_fallback_rows"] == 1
+    guide = abort_on_errors(TableScorer("warmth", [float("nan")] * VOCAB), TableScorer("brevity", [1.0] * VOCAB))
+    output: list[int] = []
+    ended, other = row(0, 1.0, 0.0), row(2, 0.0, 1.0)
+    after = guide.step(before.clone(), [dataclasses.replace(ended, last_token=7, output=output), other])
+    assert (after[0] > float("-inf")).nonzero().flatten().tolist() == [7], "nothing of the base's is sampled"
+    assert torch.equal(after[1], before[1]) and not torch.equal(after[2], before[2])
+    output.append(7)
+    trace = guide.traces.read({"r0": {}})["r0"]["0:0"]
+    assert trace["is_aborted"] and trace["fell_back"] == [True]
+
+
+def test_a_pinned_objective_is_tilted_by_its_floor_whatever_the_budget() -> None:
+    before, table = logits(), torch.arange(VOCAB).float() / 10
+    guide = guide_of(TableScorer("warmth", table.tolist(), scale=3.0))
+    after = guide.step(before.clone(), [row(0, 2.0, pins=(0.5,), kl_budget=1e-12)])
+    kept = after[0] > float("-inf")
+    torch.testing.assert_close(after[0][kept], (before[0] + 0.5 * 3.0 * table)[kept])
 
 
 def test_tokens_the_base_forbids_are_neither_scored_nor_allowed() -> None:

@@ -42,7 +42,7 @@ def test_a_step_waits_a_fixed_number_of_times(
     """What `guide/value_guide.py` says of itself; a wait a row would stall a GPU at every step."""
     config = GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base)
     guide = load_guide(config, torch.device("cpu"), torch.float32)
-    guidance = ResolvedGuidance((1.0, -0.5), 1.0, 8, 0.5, scoring, "values")
+    guidance = ResolvedGuidance((1.0, -0.5), 1.0, 8, 0.5, scoring, "values", (1.0, -0.5), (0.5, 0.0))
     waits = {}
     for rows in (1, 7):
         outputs: list[list[int]] = [[] for _ in range(rows)]
