@@ -10,13 +10,16 @@ imported late, after all that can be refused without it.
 import logging
 import os
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 
+from server.audit import write_audit_to
 from server.errors import StartupError
 from server.requests.catalogue import Catalogue
+from server.requests.keys import keys_of
 from server.start.preflight import (
     CheckpointCheck,
     check_port,
@@ -24,6 +27,7 @@ from server.start.preflight import (
     find_checkpoints,
     prepare_embedded,
 )
+from server.start.server_options import SERVER_OPTIONS, ServerOptions
 from server.start.settings import as_startup_error, read_settings
 from server.start.stopping import Stop, adopt_orphans, end_children, end_start_at_signals, leave
 from server.start.vllm_arguments import (
@@ -33,6 +37,7 @@ from server.start.vllm_arguments import (
     environment,
     parse_options,
     refuse_unsupported,
+    take_api_keys,
     vllm_defaults,
 )
 from server.start.vllm_server import BAD_START, parse_for_vllm, require_plugin, run_server
@@ -94,9 +99,13 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
     """Check, tell vLLM, serve. Returns the exit status."""
     settings = read_settings(os.environ, **options.settings)
     _log_at(settings.log_level)
+    if settings.audit_log is not None:
+        write_audit_to(settings.audit_log)
+    own_keys = keys_of((), settings.keys_file)
     folders, checkpoints = find_checkpoints(options.values)
+    config = settings.guide_config(folders, "", keys=own_keys.rules)
     try:
-        Catalogue(settings.guide_config(folders, ""), checkpoints)
+        Catalogue(config, checkpoints, settings.profile_fields, own_keys.profiles)
     except MavisError as error:
         raise as_startup_error(error) from None
     flags = early_flags(options.vllm_args, vllm_defaults(options)["host"])
@@ -109,7 +118,9 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
     refuse_unsupported(args, base_model)
     require_plugin()
     (check or CheckpointCheck(folders, base_model, args.revision)).result()
-    apply_guide(args, settings.guide_config(folders, base_model, args.revision))
+    apply_guide(args, replace(config, base_model=base_model, base_revision=args.revision))
+    keys = keys_of(take_api_keys(args, os.environ), settings.keys_file)
+    setattr(args, SERVER_OPTIONS, ServerOptions(settings, keys, stop.drain_first))
     return run_server(args, stop)
 
 

@@ -3,7 +3,12 @@
     MavisError
     ├── StartupError            the server cannot start; one sentence for the operator, exit code 2
     └── RequestError            one request fails; answered in vLLM's (OpenAI's) error envelope
-        ├── BodyError           the body cannot be read at all
+        ├── BodyError           the body cannot be read at all, or is too large
+        ├── HeaderError         the headers are too large
+        ├── ApiKeyError         no API key, or a wrong one
+        ├── RateError           this API key has had its share
+        ├── BusyError           too much is waiting already
+        ├── DrainingError       the server is about to stop
         ├── FieldError          a request field is wrong
         ├── LiveIdError         the chosen id belongs to a generation that is still running
         ├── UnknownIdError      there is no generation of this id, or it is forgotten
@@ -31,13 +36,46 @@ class RequestError(MavisError):
 
     Attributes:
         param: what the envelope's `param` says, or None.
+        retry_after_s: when the same request may do better, in whole seconds; None where it never will.
     """
 
     param: str | None = None
+    retry_after_s: int | None = None
 
 
 class BodyError(RequestError):
-    """The request's body cannot be read at all."""
+    """The request's body cannot be read at all, or is too large."""
+
+
+class HeaderError(RequestError):
+    """The request's headers are too large."""
+
+
+class ApiKeyError(RequestError):
+    """The request carries no API key, or a wrong one."""
+
+    def __init__(self) -> None:
+        super().__init__("this server wants an API key, in the header Authorization: Bearer KEY")
+
+
+class _LaterError(RequestError):
+    """Not now."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(f"{message}; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class RateError(_LaterError):
+    """The request's API key has had its share for now."""
+
+
+class BusyError(_LaterError):
+    """Too many requests are waiting already."""
+
+
+class DrainingError(_LaterError):
+    """The server is about to stop, and takes no new requests."""
 
 
 class FieldError(RequestError):
@@ -45,11 +83,14 @@ class FieldError(RequestError):
 
     Attributes:
         param: dotted name of the field, as the client wrote it (`objective_weights.positivity`), cut where it is long.
+        value, allowed: what was given, and what would have been accepted, in words.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         super().__init__(f"{cut(field)}: got {shown(value)}, allowed is {allowed}")
         self.param = cut(field)
+        self.value = value
+        self.allowed = allowed
 
 
 class LiveIdError(RequestError):
@@ -114,6 +155,11 @@ class EngineLostError(RequestError):
 
 _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
     BodyError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
+    HeaderError: (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "BadRequestError"),
+    ApiKeyError: (HTTPStatus.UNAUTHORIZED, "AuthenticationError"),
+    RateError: (HTTPStatus.TOO_MANY_REQUESTS, "RateLimitError"),
+    BusyError: (HTTPStatus.TOO_MANY_REQUESTS, "RateLimitError"),
+    DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
     FieldError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
     LiveIdError: (HTTPStatus.CONFLICT, "ConflictError"),
     UnknownIdError: (HTTPStatus.NOT_FOUND, "NotFoundError"),
@@ -127,5 +173,12 @@ _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
 
 def envelope(error: RequestError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body, in the shape that vLLM's own errors have."""
-    status, kind = _HTTP[type(error)]
+    status, kind = next(found for known in type(error).__mro__ if (found := _HTTP.get(known)))
     return status.value, {"error": {"message": str(error), "type": kind, "param": error.param, "code": status.value}}
+
+
+def headers_of(error: RequestError) -> dict[str, str]:
+    """What an answer to this error says in its headers."""
+    if isinstance(error, ApiKeyError):
+        return {"WWW-Authenticate": "Bearer"}
+    return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}

@@ -11,6 +11,14 @@ from prometheus_client import Counter, Gauge, Histogram
 REQUESTS = Counter("mavis_requests_total", "Requests that were accepted.", ["route", "guided"])
 ERRORS = Counter("mavis_request_errors_total", "Requests that we refused or lost, by field.", ["param"])
 CHANGES = Counter("mavis_changes_total", "Changes to running generations.", ["outcome"])
+REFUSALS = Counter(
+    "mavis_refused_requests_total", "Requests turned away before anything of them was read.", ["reason", "key"]
+)
+WAITING = Gauge(
+    "mavis_waiting_sequences",
+    "Sequences that the engine has been handed and has not begun to answer.",
+    multiprocess_mode="mostrecent",
+)
 TOKENS = Counter("mavis_guided_tokens_total", "Tokens returned of guided choices.")
 KL_NATS = Histogram(
     "mavis_kl_nats",

@@ -138,7 +138,8 @@ def _in_words(kind: dict[str, Any]) -> str:
     if kind.get("type") == "array":
         return "two numbers" if "prefixItems" in kind else f"list of {_in_words(kind['items'])}"
     if kind.get("type") == "object":
-        return f"object of {_in_words(kind['additionalProperties'])}"
+        values = kind["additionalProperties"]
+        return "object" if isinstance(values, bool) else f"object of {_in_words(values)}"
     name = str(kind["type"])
     return {"string": "text", "boolean": "true or false"}.get(name, name)
 

@@ -20,13 +20,11 @@ from pydantic import BaseModel
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from server.api.headers import owner_headers
+from server.api.route_table import GENERATION_PATH
 from server.api.schema import GenerationChange, GenerationChanged, GenerationState
 from server.errors import BodyError
 from server.generations.control import Caller, GenerationControl
 from server.requests.change import MAX_BODY_BYTES
-
-# An id is what the client chose with `X-Request-Id`; that may hold slashes.
-PATH = "/v1/generations/{generation_id:path}"
 
 _STATUSES = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR)
 _CHANGE_STATUSES = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, *_STATUSES)
@@ -43,7 +41,7 @@ def _responses(model: type[BaseModel], errors: Iterable[HTTPStatus]) -> dict[int
 
 
 @router.patch(
-    PATH,
+    GENERATION_PATH,
     responses=_responses(GenerationChanged, _CHANGE_STATUSES),
     openapi_extra={"requestBody": _CHANGE_BODY},
 )
@@ -53,7 +51,7 @@ async def change_generation(generation_id: str, raw_request: Request) -> JSONRes
     return JSONResponse(await _control(raw_request).change(generation_id, body, _caller(raw_request)))
 
 
-@router.get(PATH, responses=_responses(GenerationState, _STATUSES))
+@router.get(GENERATION_PATH, responses=_responses(GenerationState, _STATUSES))
 async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> JSONResponse:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
     described = await _control(raw_request).describe(generation_id, _caller(raw_request), from_token)

@@ -1,11 +1,12 @@
 """vLLM's own FastAPI app with our routes in it: the `vllm.endpoint_plugins` entry point.
 
-    POST /v1/chat/completions  POST /v1/completions     vLLM's serving classes, guided
+    POST /v1/chat/completions  POST /v1/completions     vLLM's serving classes, guided; POST /invocations is either
+    POST /v1/chat/completions/batch  /v1/responses  /v1/messages     vLLM's, under the operator's policy
     GET  /v1/objectives        GET  /ready
     PATCH, GET  /v1/generations/{id}                    live control: see `server.api.generation_routes`
 
-Requests without any field of ours take vLLM's path with nothing added to what goes in or comes out. Everything else
-that vLLM serves (models, tokenize, health, metrics, ...) is untouched.
+Requests without any field of ours take vLLM's path with nothing added to what goes in or comes out. Which of vLLM's
+other routes are served stands in `server.api.route_table`.
 
 Runs in the HTTP process. Does not import torch itself.
 """
@@ -19,20 +20,27 @@ from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from vllm import envs
 
-from server.api import generation_routes, routes
-from server.api.routes import CHAT_PATH, COMPLETIONS_PATH
+from server.api import generation_routes, refusing_routes, routes
+from server.api.route_table import close_unknown_routes, generates, is_open, replace_route
 from server.api.schema import GenerationChange
-from server.errors import BodyError, EngineLostError, RequestError, StartupError, envelope
+from server.audit import Audit
+from server.errors import BodyError, EngineLostError, RequestError, StartupError
+from server.gate.drain import Drain
+from server.gate.gate import Routes, place_gate
+from server.gate.load import EngineLoad
+from server.gate.refusal import refusal
+from server.generations.gateway import EngineGateway
 from server.generations.ownership import TOKEN_HEADER
 from server.generations.registry import Registry
 from server.generations.service import GenerationService
-from server.generations.token_counter import TokenCounter
 from server.metrics import WorkerStats, observe_error
+from server.requests.admission import Admission
 from server.requests.catalogue import Catalogue
 from server.requests.fields import REQUEST_ID_HEADER, GuidanceFields
 from server.start.banner import Address, ready_text
+from server.start.server_options import SERVER_OPTIONS
+from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
 from server.workers.rpc import first_answer
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
@@ -41,7 +49,7 @@ from valuemodels.contract.value_config import read_value_config
 
 KNOWN_PARAMS = frozenset(
     {*GuidanceFields.model_fields, *GenerationChange.model_fields, REQUEST_ID_HEADER, TOKEN_HEADER}
-    | {"request_id", "id", "use_beam_search", "prompt_embeds", "vllm_xargs"}
+    | {"request_id", "id", "use_beam_search", "prompt_embeds", "vllm_xargs", "n", "prompt"}
 )
 
 
@@ -56,14 +64,13 @@ def _metric_label(param: str | None) -> str:
 async def _refuse(raw_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError), f"registered for RequestError, got {error!r}"
     observe_error(_metric_label(error.param))
-    status, body = envelope(error)
-    return JSONResponse(body, status)
+    return refusal(error, raw_request.url.path)
 
 
 async def _refuse_body(raw_request: Request, error: Exception) -> Response:
     """FastAPI's answer to JSON that nests too deep or holds a number of thousands of digits is not in the envelope."""
     assert isinstance(error, HTTPException), f"registered for HTTPException, got {error!r}"
-    if raw_request.url.path in (CHAT_PATH, COMPLETIONS_PATH) and error.status_code == HTTPStatus.BAD_REQUEST:
+    if generates("POST", raw_request.url.path) and error.status_code == HTTPStatus.BAD_REQUEST:
         return await _refuse(raw_request, BodyError(f"the body cannot be read as JSON: {error.detail}"))
     return await http_exception_handler(raw_request, error)
 
@@ -74,57 +81,74 @@ class MavisEndpoints:
     name = "mavis"
     required_tasks = ("generate",)
 
+    def __init__(self) -> None:
+        self._app: FastAPI | None = None
+
     def attach_router(self, app: FastAPI) -> None:
         """Replace vLLM's two generating routes and add ours."""
-        app.include_router(routes.router)
-        app.include_router(generation_routes.router)
+        self._app = app
+        for router in (routes.router, refusing_routes.router, generation_routes.router):
+            app.include_router(router)
         app.add_exception_handler(RequestError, _refuse)
         app.add_exception_handler(HTTPException, _refuse_body)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Read the catalogue, meet the workers, and put both where the routes find them.
+        """Read the catalogue, meet the workers, put both where the routes find them, and the gate before them.
 
         Raises:
             StartupError: the server was not started by `mavis serve`, or the workers hold other objectives.
         """
-        wire = (args.additional_config or {}).get(EXTRA_ARGS_KEY)
-        if wire is None:
+        wire, options = (args.additional_config or {}).get(EXTRA_ARGS_KEY), getattr(args, SERVER_OPTIONS, None)
+        if wire is None or options is None or self._app is None:
             raise StartupError("the engine holds no value guide; start the server with `mavis serve`")
-        config = GuideConfig.from_wire(wire)
-        catalogue = Catalogue(config, [read_value_config(folder) for folder in config.checkpoints])
-        try:
-            attached = first_answer(await engine_client.collective_rpc("mavis_attach"))
-        except EngineLostError as error:
-            raise StartupError(error.reason) from None
-        if tuple(attached["objectives"]) != catalogue.policy.objectives:
-            raise StartupError(
-                f"the workers loaded the objectives {', '.join(attached['objectives'])}, "
-                f"the checkpoints on disk hold {', '.join(catalogue.policy.objectives)}; did they change just now?"
-            )
-        registry, mailbox = Registry(), Mailbox(engine_client, WorkerStats().observe)
-        state.mavis = GenerationService(catalogue, registry, mailbox, has_api_keys=_has_api_keys(args))
-        for handler in _handlers(state):
-            handler.engine_client = TokenCounter(engine_client, registry)
-        state.mavis_announcement = asyncio.create_task(_announce(state, args, catalogue))
+        config, settings = GuideConfig.from_wire(wire), options.settings
+        checkpoints = [read_value_config(folder) for folder in config.checkpoints]
+        catalogue = Catalogue(config, checkpoints, settings.profile_fields, options.keys.profiles)
+        await _check_workers(engine_client, catalogue)
+        mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
+        admission = Admission(settings.limits, engine_client.model_config.max_model_len)
+        audit, drain = Audit(), Drain()
+        registry = Registry()
+        state.mavis = service = GenerationService(
+            catalogue, registry, mailbox, admission, audit, has_api_keys=bool(options.keys)
+        )
+        for handler in _handlers(state, engine_client):
+            handler.engine_client = EngineGateway(engine_client, service, load)
+        state.mavis_drain = drain
+        state.mavis_heartbeat = Heartbeat(mailbox, settings.stall_s)
+        state.mavis_tasks = [asyncio.create_task(state.mavis_heartbeat.run())]
+        state.mavis_tasks.append(asyncio.create_task(_announce(state, args, catalogue, needs_key=bool(options.keys))))
+        close_unknown_routes(self._app)
+        replace_route(self._app, routes.late_router)
+        gate = {"keys": options.keys, "routes": Routes(is_open, generates), "limits": settings.gate_limits}
+        place_gate(self._app, **gate, load=load, drain=drain, audit=audit)
+        options.on_drain(drain, settings.drain_s)
 
 
-def _has_api_keys(args: Namespace) -> bool:
-    """Whether vLLM wants an API key: by its flag, or by its environment variable."""
-    return any(args.api_key or [envs.VLLM_API_KEY])
+async def _check_workers(engine_client: Any, catalogue: Catalogue) -> None:
+    try:
+        attached = first_answer(await engine_client.collective_rpc("mavis_attach"))
+    except EngineLostError as error:
+        raise StartupError(error.reason) from None
+    if tuple(attached["objectives"]) != catalogue.policy.objectives:
+        raise StartupError(
+            f"the workers loaded the objectives {', '.join(attached['objectives'])}, "
+            f"the checkpoints on disk hold {', '.join(catalogue.policy.objectives)}; did they change just now?"
+        )
 
 
-def _handlers(state: Any) -> list[Any]:
-    """vLLM's serving objects behind our two routes; a model may lack either."""
-    found = (getattr(state, name, None) for name in ("openai_serving_chat", "openai_serving_completion"))
-    return [handler for handler in found if handler is not None]
+def _handlers(state: Any, engine_client: Any) -> list[Any]:
+    """All of vLLM's serving objects that hand requests to the engine, whatever route they stand behind."""
+    return [part for part in vars(state)["_state"].values() if getattr(part, "engine_client", None) is engine_client]
 
 
-async def _announce(state: Any, args: Namespace, catalogue: Catalogue) -> None:
+async def _announce(state: Any, args: Namespace, catalogue: Catalogue, *, needs_key: bool) -> None:
     """Print the address and a curl line once requests are answered."""
     while not getattr(getattr(state, "server", None), "started", False):  # noqa: ASYNC110, uvicorn has no event
         await asyncio.sleep(0.05)
-    tokenizers = [handler.renderer.tokenizer for handler in _handlers(state)]
+    found = (getattr(state, name, None) for name in ("openai_serving_chat", "openai_serving_completion"))
+    tokenizers = [handler.renderer.tokenizer for handler in found if handler is not None]
     chats = bool(args.chat_template or any(getattr(each, "chat_template", None) for each in tokenizers))
     address = Address(args.host or "", args.port, args.uds, is_tls=bool(args.ssl_certfile))
     model = (args.served_model_name or [args.model])[0]
-    print(ready_text(address, model, catalogue, chats=chats, needs_key=_has_api_keys(args)), flush=True)
+    print(ready_text(address, model, catalogue, chats=chats, needs_key=needs_key), flush=True)

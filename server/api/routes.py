@@ -1,6 +1,6 @@
 """The generating routes and what belongs to them: vLLM's serving classes, guided.
 
-    POST /v1/chat/completions  POST /v1/completions
+    POST /v1/chat/completions  POST /v1/completions  POST /invocations (either of them, as SageMaker asks)
     GET  /v1/objectives        GET  /ready
 
 Runs in the HTTP process. Does not import torch itself.
@@ -13,8 +13,9 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
@@ -22,17 +23,18 @@ from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from server.api.headers import generation_headers
+from server.api.route_table import CHAT_PATH, COMPLETIONS_PATH, INVOCATIONS_PATH
 from server.api.schema import (
     GuidedChatCompletionResponse,
     GuidedCompletionResponse,
     ObjectiveList,
     Readiness,
 )
+from server.errors import BodyError
 from server.generations.service import GenerationService
+from server.requests.keys import current_key
 from server.requests.models import GuidedChatCompletionRequest, GuidedCompletionRequest
 
-CHAT_PATH = "/v1/chat/completions"
-COMPLETIONS_PATH = "/v1/completions"
 LOAD_FORMAT_HEADER = "endpoint-load-metrics-format"
 GENERATING = [Depends(validate_json_request), Depends(generation_headers)]
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -54,6 +56,8 @@ def _responses(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 Generate = Callable[[Any, Request], Awaitable[Any]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[Response]])
 router = APIRouter()
+late_router = APIRouter()
+"""Attached last: something else would take the place of what is in it."""
 
 
 def _as_vllm_serves(route: Route) -> Route:
@@ -80,10 +84,25 @@ async def create_completion(request: GuidedCompletionRequest, raw_request: Reque
     return await _answer(handler.create_completion, request, raw_request, "cmpl-")
 
 
+@late_router.post(INVOCATIONS_PATH, dependencies=GENERATING, responses=_responses(GuidedChatCompletionResponse))
+async def invoke(raw_request: Request) -> Response:
+    """A chat completion where the body has `messages`, a completion where it has a `prompt`."""
+    body = await raw_request.json()
+    fields = body if isinstance(body, dict) else {}
+    try:
+        if "messages" in fields:
+            return await create_chat_completion(GuidedChatCompletionRequest.model_validate(body), raw_request)
+        if "prompt" in fields:
+            return await create_completion(GuidedCompletionRequest.model_validate(body), raw_request)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(), body=body) from None
+    raise BodyError(f"the body is no request; {INVOCATIONS_PATH} takes an object with messages or with a prompt")
+
+
 @router.get("/v1/objectives", responses={HTTPStatus.OK.value: {"model": ObjectiveList}})
 async def list_objectives(raw_request: Request) -> JSONResponse:
     """The objectives that `objective_weights` may name, their bounds and where they come from."""
-    return JSONResponse(_service(raw_request).catalogue.listing())
+    return JSONResponse(service_of(raw_request).catalogue.listing(current_key.get()))
 
 
 @router.get(
@@ -91,7 +110,7 @@ async def list_objectives(raw_request: Request) -> JSONResponse:
     responses={status.value: {"model": Readiness} for status in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)},
 )
 async def ready(raw_request: Request) -> JSONResponse:
-    """200 once the engine is healthy and the value models are loaded, else 503."""
+    """200 while the engine answers, the value models are loaded and new requests are taken, else 503."""
     state = raw_request.app.state
     try:
         await state.engine_client.check_health()
@@ -99,6 +118,10 @@ async def ready(raw_request: Request) -> JSONResponse:
         return _unavailable("the engine is not healthy")
     if getattr(state, "mavis", None) is None:
         return _unavailable("value models are not loaded")
+    if state.mavis_drain.is_draining:
+        return _unavailable("the server is about to stop")
+    if state.mavis_heartbeat.is_stalled:
+        return _unavailable(f"no step of the engine has ended for {state.mavis_heartbeat.stall_s:g} s")
     return JSONResponse({"status": "ready"})
 
 
@@ -108,7 +131,7 @@ def _unavailable(reason: str) -> JSONResponse:
 
 async def _answer(generate: Generate, request: Any, raw_request: Request, id_prefix: str) -> Response:
     """Check, register, generate, add token and values, forget. The same for both routes, streamed and not."""
-    service = _service(raw_request)
+    service = service_of(raw_request)
     async with AsyncExitStack() as life:
         generation = await life.enter_async_context(
             service.generation(request, raw_request.headers, raw_request.url.path, id_prefix)
@@ -159,6 +182,7 @@ class _ClosingStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _service(raw_request: Request) -> GenerationService:
+def service_of(raw_request: Request) -> GenerationService:
+    """What the plugin has put there."""
     service: GenerationService = raw_request.app.state.mavis
     return service

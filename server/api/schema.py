@@ -5,7 +5,7 @@ The answers themselves are plain dicts, since a stream writes one a token; a tes
 Runs in the HTTP process. No torch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse, ChatCompletionResponseChoice
@@ -172,6 +172,10 @@ class ObjectiveList(_Answer):
 
     object: Annotated[Literal["list"], Field(description="Always this.")]
     data: Annotated[list[Objective], Field(description="In the order of the checkpoints.")]
+    profiles: Annotated[
+        dict[str, dict[str, Any]],
+        Field(description="Name -> the fields that `profile` stands for; a request's own fields win."),
+    ] = {}
 
 
 class GenerationChange(_Answer):

@@ -4,13 +4,11 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
 import asyncio
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from server.audit import Audit
 from server.errors import EndedError, FieldError, RequestError, UnknownIdError
 from server.generations.change_sender import ChangeSender
 from server.generations.generation import Generation
@@ -20,13 +18,13 @@ from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.trace_reader import TraceReader
 from server.metrics import CHANGES
+from server.requests.admission import Admission
 from server.requests.catalogue import Catalogue
 from server.requests.change import read_change
+from server.requests.keys import current_key
 from valuemodels.contract.changes import Change
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import ChoiceName
-
-logger = logging.getLogger("mavis.control")
 
 LONGEST_LOGGED_ID = 160
 MAX_TOLD_TOKENS = 16_384
@@ -54,6 +52,8 @@ class GenerationControl:
         sender: ChangeSender,
         ownership: Ownership,
         block: MavisBlock,
+        admission: Admission,
+        audit: Audit,
     ) -> None:
         self._catalogue = catalogue
         self._registry = registry
@@ -61,11 +61,13 @@ class GenerationControl:
         self._sender = sender
         self._ownership = ownership
         self._block = block
+        self._admission = admission
+        self._audit = audit
 
     async def change(self, generation_id: str, body: bytes, caller: Caller) -> dict[str, Any]:
         """Change a running generation; the answer comes once the workers have taken the change over.
 
-        Every attempt is logged, with who, from where, what, when and what came of it.
+        Every attempt stands in the audit log, with who, from where, what, when and what came of it.
 
         Returns:
             The body of the answer: `effective_from_token`, the index of the first token that the change holds for, of
@@ -82,9 +84,9 @@ class GenerationControl:
             self._check_what_will_hold(generation, change, names)
             answer = await self._apply(generation, change)
         except RequestError as error:
-            self._log(generation_id, caller, change, f"refused: {type(error).__name__}")
+            self._note(generation_id, caller, change, error)
             raise
-        self._log(generation_id, caller, change, f"effective_from_token={answer['effective_from_token']}")
+        self._note(generation_id, caller, change, None, effective_from_token=answer["effective_from_token"])
         return answer
 
     async def describe(self, generation_id: str, caller: Caller, from_token: int = 0) -> dict[str, Any]:
@@ -125,14 +127,19 @@ class GenerationControl:
     def _check_what_will_hold(self, generation: Generation, change: Change, names: Sequence[ChoiceName]) -> None:
         """Refuse a change that is allowed by itself, and not with what it leaves as it is."""
         for name in names if change.choice is None else [change.choice]:
+            asked = change.over(generation.overrides.over(generation.guidance, name))
             try:
-                self._catalogue.policy.check(change.over(generation.overrides.over(generation.guidance, name)))
+                self._catalogue.policy.check(asked)
             except GuidanceError as error:
                 raise FieldError(error.field, error.value, error.allowed) from None
+            if not generation.is_watched:  # its prompt would be read now
+                resolved = self._catalogue.policy.resolve(asked)
+                self._admission.check_prefill(resolved, generation.tokens_to_read, 1, "objective_weights")
 
     def _owned(self, generation_id: str, caller: Caller) -> Generation:
         generation = self._registry.find(generation_id)
-        if generation is None:
+        # To who shows nothing at all, an id that lives and one that does not are the same.
+        if generation is None or not self._ownership.shows_secret(caller.headers):
             raise UnknownIdError(generation_id)
         self._ownership.check(generation.owner, caller.headers)
         return generation
@@ -155,17 +162,20 @@ class GenerationControl:
             "choices": [{"index": index, "effective_from_token": token} for index, token in effective.items()],
         }
 
-    def _log(self, generation_id: str, caller: Caller, change: Change | None, outcome: str) -> None:
-        CHANGES.labels("taken" if outcome.startswith("effective") else "refused").inc()
-        logger.info(
-            "change generation=%s by=%s from=%s at=%s choice=%s fields=%s %s",
-            json.dumps(generation_id[:LONGEST_LOGGED_ID]),
-            self._ownership.caller(caller.headers),
-            caller.address,
-            datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "all" if change is None or change.choice is None else change.choice,
-            "-" if change is None else json.dumps(change.said),
-            outcome,
+    def _note(
+        self, generation_id: str, caller: Caller, change: Change | None, error: RequestError | None, **more: Any
+    ) -> None:
+        CHANGES.labels("taken" if error is None else "refused").inc()
+        key = current_key.get()
+        (self._audit.note if error is None else self._audit.refuse)(
+            "change",
+            generation=generation_id[:LONGEST_LOGGED_ID],
+            by=self._ownership.caller(caller.headers) if key is None else key.name,
+            address=caller.address,
+            choice=None if change is None or change.choice is None else str(change.choice),
+            fields=None if change is None else change.said,
+            refused=None if error is None else type(error).__name__,
+            **more,
         )
 
 

@@ -30,6 +30,7 @@ class Generation:
         is_watched: the workers keep something of it: values, or changes.
         echoes_only: the answer repeats the prompt and holds none of the sampled tokens.
         overrides: the changes that the workers have taken over.
+        prompt_tokens: of all its prompts that the engine has been handed.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Generation:
         self.is_watched = checked.resolved.needs_values
         self.echoes_only = echoes_only
         self.overrides = Overrides()
+        self.prompt_tokens = 0
         self._n = n
         self._prompts = expected_prompts
         self._choices: dict[int, Choice] = {}
@@ -79,6 +81,15 @@ class Generation:
     def choice_name(self, index: int) -> ChoiceName:
         """What the workers call the choice at this index."""
         return ChoiceName(*divmod(index, self._n))
+
+    def note_prompt(self, tokens: int) -> None:
+        """Note that the engine is handed a prompt."""
+        self.prompt_tokens += tokens
+
+    @property
+    def tokens_to_read(self) -> int:
+        """How many tokens a value model would read if it came to it now, every choice by itself."""
+        return self.prompt_tokens * self._n + sum(choice.returned for choice in self._choices.values())
 
     def watch(self) -> None:
         """Note that the workers are about to keep something of it."""

@@ -7,12 +7,12 @@ constant time, and only a short prefix of a digest is ever logged.
 Runs in the HTTP process. No torch, no vLLM.
 """
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.errors import FieldError, NotOwnerError
+from server.requests.keys import digest_of, secret_of
 
 TOKEN_HEADER = "X-Generation-Token"
 MIN_TOKEN_LENGTH = 16
@@ -34,6 +34,10 @@ class Owner:
     digest: bytes | None = field(repr=False)
 
 
+NOBODY = Owner(token="", name="nobody", digest=None)
+"""Of generations that no route can ask for."""
+
+
 class Ownership:
     """Claims and checks, by API key or by token."""
 
@@ -48,8 +52,12 @@ class Ownership:
             FieldError: the token that the client chose cannot be one.
         """
         token = _checked_token(headers.get(TOKEN_HEADER)) or secrets.token_urlsafe(24)
-        secret = _bearer(headers) if self._by_api_key else token
-        return Owner(token, self._name(secret), None if secret is None else _digest(secret))
+        secret = secret_of(headers) if self._by_api_key else token
+        return Owner(token, self._name(secret), None if secret is None else digest_of(secret))
+
+    def shows_secret(self, headers: Mapping[str, str]) -> bool:
+        """Whether these headers hold a secret at all, be it the right one or not."""
+        return self._secret(headers) is not None
 
     def caller(self, headers: Mapping[str, str]) -> str:
         """Who sends these headers, for logs."""
@@ -62,16 +70,16 @@ class Ownership:
             NotOwnerError: the headers hold no secret, or another.
         """
         secret = self._secret(headers)
-        if secret is None or owner.digest is None or not secrets.compare_digest(_digest(secret), owner.digest):
+        if secret is None or owner.digest is None or not secrets.compare_digest(digest_of(secret), owner.digest):
             needed = "the API key that started it" if self._by_api_key else f"its token, in the header {TOKEN_HEADER}"
             raise NotOwnerError(f"this generation can only be read and changed with {needed}")
 
     def _secret(self, headers: Mapping[str, str]) -> str | None:
-        return _bearer(headers) if self._by_api_key else headers.get(TOKEN_HEADER)
+        return secret_of(headers) if self._by_api_key else headers.get(TOKEN_HEADER)
 
     def _name(self, secret: str | None) -> str:
         kind = "key" if self._by_api_key else "token"
-        return f"{kind}:{'none' if secret is None else _digest(secret).hex()[:8]}"
+        return f"{kind}:{'none' if secret is None else digest_of(secret).hex()[:8]}"
 
 
 def _checked_token(token: str | None) -> str | None:
@@ -82,12 +90,3 @@ def _checked_token(token: str | None) -> str | None:
     # A secret is not repeated, not even a bad one: answers end up in logs.
     allowed = f"{MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH} printable ASCII characters"
     raise FieldError(TOKEN_HEADER, f"{len(token)} characters", allowed)
-
-
-def _bearer(headers: Mapping[str, str]) -> str | None:
-    scheme, _, key = headers.get("Authorization", "").partition(" ")
-    return key if scheme.lower() == "bearer" and key else None
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from server.audit import Audit
 from server.errors import FieldError
 from server.generations.change_sender import ChangeSender
 from server.generations.choice import Choice
@@ -20,8 +21,10 @@ from server.generations.registry import Registry
 from server.generations.stream import GuidedStream
 from server.generations.trace_reader import TraceReader
 from server.metrics import REQUESTS, observe_choice
+from server.requests.admission import Admission, max_tokens_of
 from server.requests.catalogue import Catalogue, CheckedRequest
 from server.requests.fields import REQUEST_ID_HEADER, checked_id, refuse_unknown
+from server.requests.keys import current_key
 from server.workers.mailbox import Mailbox
 
 BEAM_SEARCH = (
@@ -34,14 +37,24 @@ PROMPT_EMBEDS = f"leaving the field out where weights, values or {TOKEN_HEADER} 
 class GenerationService:
     """What the routes share: the catalogue, the registered generations, their traces and who may change them."""
 
-    def __init__(self, catalogue: Catalogue, registry: Registry, mailbox: Mailbox, *, has_api_keys: bool) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        registry: Registry,
+        mailbox: Mailbox,
+        admission: Admission,
+        audit: Audit,
+        *,
+        has_api_keys: bool,
+    ) -> None:
         self.catalogue = catalogue
         self.registry = registry
-        self._reader = TraceReader(mailbox, registry)
+        self.admission = admission
+        self.reader = TraceReader(mailbox, registry)
         self._block = MavisBlock(catalogue.policy.objectives, catalogue.checkpoint)
         self._ownership = Ownership(by_api_key=has_api_keys)
         self.control = GenerationControl(
-            catalogue, registry, self._reader, ChangeSender(mailbox), self._ownership, self._block
+            catalogue, registry, self.reader, ChangeSender(mailbox), self._ownership, self._block, admission, audit
         )
 
     @asynccontextmanager
@@ -70,7 +83,7 @@ class GenerationService:
         try:
             yield generation
         finally:
-            self._reader.forget(generation)
+            self.reader.forget(generation)
 
     async def complete(self, generation: Generation, body: dict[str, Any]) -> None:
         """Add the generation's token to an answer that is not streamed, and the `mavis` block to each of its choices.
@@ -84,7 +97,7 @@ class GenerationService:
         choices = [generation.choice(wire["index"]) for wire in body["choices"]]
         for choice in choices:
             choice.advance(Phase.TOLD)
-        await self._reader.read(generation)
+        await self.reader.read(generation)
         # Apart from the event loop, where much may have to be written: other clients' tokens pass meanwhile.
         resolved = generation.resolved
         blocks = await asyncio.to_thread(lambda: [self._block.whole(choice, resolved) for choice in choices])
@@ -94,7 +107,7 @@ class GenerationService:
 
     def stream(self, generation: Generation) -> GuidedStream:
         """What rewrites the events of a streamed answer."""
-        return GuidedStream(generation, self._reader, self._block, lambda choice: self._observe(generation, choice))
+        return GuidedStream(generation, self.reader, self._block, lambda choice: self._observe(generation, choice))
 
     def _admit(self, request: Any, headers: Mapping[str, str], id_prefix: str) -> CheckedRequest | None:
         """Check everything of ours in a request, before the engine hears of it; None where nothing of ours goes along.
@@ -103,9 +116,14 @@ class GenerationService:
             FieldError: naming the field, its value and what is allowed.
         """
         refuse_unknown(request.model_extra or {}, request.vllm_xargs)
+        prompts, n = _prompt_count(request), request.n or 1
+        self.admission.check_size(n, prompts)
         header = headers.get(REQUEST_ID_HEADER)
         fields = request.guidance_fields()
-        checked = self.catalogue.check(fields, id_prefix + (request.request_id if header is None else header))
+        self.admission.check_weights(fields.get("objective_weights"))
+        name = id_prefix + (request.request_id if header is None else header)
+        checked = self.catalogue.check(fields, name, current_key.get())
+        self.admission.check_trace(checked.resolved, max_tokens_of(request), n * prompts)
         has_token = TOKEN_HEADER in headers
         has_embeds = bool(getattr(request, "prompt_embeds", None))
         if request.use_beam_search and (checked.must_travel or has_token):

@@ -5,10 +5,11 @@ Runs in the HTTP process. No torch, no vLLM.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from server.errors import FieldError
+from server.requests.keys import ApiKey
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, TraceDetail
 from valuemodels.contract.guide_config import GuideConfig
@@ -45,12 +46,22 @@ class CheckedRequest:
 class Catalogue:
     """The objectives of all loaded checkpoints under the operator's policy."""
 
-    def __init__(self, config: GuideConfig, checkpoints: Sequence[ValueConfig]) -> None:
-        """Args: `checkpoints` are the `value_config.json` of `config.checkpoints`, in this order.
+    def __init__(
+        self,
+        config: GuideConfig,
+        checkpoints: Sequence[ValueConfig],
+        profiles: Mapping[str, Mapping[str, Any]] | None = None,
+        key_profiles: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Args:
+            checkpoints: the `value_config.json` of `config.checkpoints`, in this order.
+            profiles: name -> the fields of ours that it stands for.
+            key_profiles: API key -> the profile of its requests that name none.
 
         Raises:
             CheckpointError: two checkpoints entry the same objective.
-            GuidanceError: the operator's defaults or bounds do not fit.
+            GuidanceError: the operator's defaults, bounds or profiles do not fit.
         """
         owners = objective_owners(checkpoints)
         self.policy: GuidancePolicy = config.policy(tuple(owners), offered_scorings(checkpoints))
@@ -61,21 +72,30 @@ class Catalogue:
         }
         self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
         self._plain_without_guidance = self.policy.resolve(None).is_plain
+        self._aborts = "abort" in self.policy.on_value_error.values()
+        self.profiles = {name: dict(fields) for name, fields in (profiles or {}).items()}
+        self._key_profiles = dict(key_profiles or {})
+        self._check_profiles()
 
-    def listing(self) -> dict[str, Any]:
-        """The body of `GET /v1/objectives`."""
-        return {"object": "list", "data": [self._listed(name, entry) for name, entry in self.entries.items()]}
+    def listing(self, key: ApiKey | None = None) -> dict[str, Any]:
+        """The body of `GET /v1/objectives`, as it holds under an API key."""
+        policy = self.policy.of(None if key is None else key.name)
+        return {
+            "object": "list",
+            "data": [self._listed(name, entry, policy) for name, entry in self.entries.items()],
+            "profiles": self.profiles,
+        }
 
-    def _listed(self, name: str, entry: CatalogueEntry) -> dict[str, Any]:
-        bounds = self.policy.bounds_of(name)
+    def _listed(self, name: str, entry: CatalogueEntry, policy: GuidancePolicy) -> dict[str, Any]:
+        bounds = policy.bounds_of(name)
         probe = entry.checkpoint.probe
         return {
             "id": name,
             "object": "objective",
             "description": entry.objective.description,
-            "default": self.policy.default_of(name),
+            "default": policy.default_of(name),
             "bounds": [bounds.low, bounds.high],
-            "floor": self.policy.floors.get(name),
+            "floor": policy.floors.get(name),
             "scorings": list(self.policy.scorings),
             "checkpoint": entry.checkpoint.id,
             "reward": entry.objective.reward,
@@ -83,11 +103,19 @@ class Catalogue:
             "fast_metrics": None if probe is None else dict(probe.metrics.get(name, {})),
         }
 
-    def check(self, fields: Mapping[str, Any], generation_id: str) -> CheckedRequest:
+    def silent(self, key: ApiKey | None, generation_id: str) -> CheckedRequest:
+        """What holds for a request on a route that takes none of our fields."""
+        checked = self.check({}, generation_id, key)
+        has_own = key is not None and (key.rules is not None or key.profile is not None)
+        must_travel = has_own or (self._aborts and checked.resolved.needs_values)
+        return replace(checked, must_travel=must_travel)
+
+    def check(self, fields: Mapping[str, Any], generation_id: str, key: ApiKey | None = None) -> CheckedRequest:
         """Make a checked `Guidance` of the fields a client wrote.
 
         Args:
             fields: names of `GuidanceFields` -> the JSON value as it came.
+            key: that the request came with.
 
         Raises:
             FieldError: naming the field, its value and what is allowed.
@@ -95,8 +123,9 @@ class Catalogue:
         for name, value in fields.items():
             if value is None and name not in NULLABLE:
                 raise FieldError(name, None, "a value, or leaving the field out")
-        if "profile" in fields:
-            raise FieldError("profile", fields["profile"], "leaving the field out: this server has no profiles")
+        own_profile = None if key is None else self._key_profiles.get(key.name)
+        if (profile := fields.get("profile", own_profile)) is not None:
+            fields = self._with_profile(profile, fields)
         guidance = Guidance(
             generation_id=generation_id,
             weights=self._weights(fields.get("objective_weights", {})),
@@ -105,13 +134,34 @@ class Catalogue:
             kl_budget=no_giant(fields.get("kl_budget")),
             scoring=fields.get("scoring"),
             trace=_trace(fields.get("return_values", False)),
+            key=key.name if key is not None and key.rules is not None else None,
         )
         try:
             self.policy.check(guidance)
         except GuidanceError as error:
             raise FieldError(error.field, error.value, error.allowed) from None
         resolved = self.policy.resolve(guidance)
-        return CheckedRequest(guidance, resolved, resolved.needs_values or not self._plain_without_guidance)
+        must_travel = resolved.needs_values or not self._plain_without_guidance or guidance.key is not None
+        return CheckedRequest(guidance, resolved, must_travel)
+
+    def _with_profile(self, name: object, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The profile's fields under the request's own, which win; weights one by one."""
+        if not isinstance(name, str) or name not in self.profiles:
+            known = "one of " + ", ".join(self.profiles) if self.profiles else "leaving the field out: there are none"
+            raise FieldError("profile", name, known)
+        profile, own = self.profiles[name], fields.get("objective_weights", {})
+        weights = own if not isinstance(own, dict) else {**profile.get("objective_weights", {}), **own}
+        return {**profile, **fields, "objective_weights": weights}
+
+    def _check_profiles(self) -> None:
+        for key, name in self._key_profiles.items():
+            if name not in self.profiles:
+                raise GuidanceError(f"keys.{key}.profile", name, "one of " + ", ".join(self.profiles))
+        for name, fields in self.profiles.items():
+            try:
+                self.check(fields, "profile")
+            except FieldError as error:
+                raise GuidanceError(f"profiles.{name}.{error.param}", error.value, error.allowed) from None
 
     def _weights(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):

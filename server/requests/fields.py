@@ -50,7 +50,9 @@ class GuidanceFields(BaseModel):
         description="How candidates are valued, where the checkpoints offer both; the server's default if left out.",
     )
     profile: Annotated[str | None, SkipValidation] = Field(
-        default=None, description="Reserved for named sets of these fields; refused so far."
+        default=None,
+        description="A named set of these fields from the operator (`GET /v1/objectives`); the request's own fields "
+        "win, weights one by one.",
     )
     return_values: Annotated[bool | Literal["candidates"], SkipValidation] = Field(
         default=False,

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError
+from server.gate.gate import GateLimits
+from server.requests.admission import Limits
 from valuemodels.contract.errors import GuidanceError, MavisError, shown
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.guide_config import DEFAULT_CACHE_GIB, DType, GuideConfig
@@ -24,12 +26,30 @@ from valuemodels.contract.policy import (
     DEFAULT_CANDIDATES,
     DEFAULT_MAX_CANDIDATES,
     Bounds,
+    KeyRules,
     OnValueError,
 )
+from valuemodels.sources.cpu import serves_on_cpu
 
 PREFIX = "MAVIS_"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Profile(BaseModel):
+    """Fields of ours under one name; the policy checks them as it checks a request's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective_weights: dict[str, Number] = {}
+    beta: Number | None = None
+    candidates: int | None = None
+    kl_budget: Number | None = None
+    scoring: Scoring | None = None
 
 
 class Settings(BaseSettings):
@@ -47,6 +67,13 @@ class Settings(BaseSettings):
         scorings: which of the offered scorings are loaded; None: all. ["fast"] needs no memory for value models.
         value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.
         value_cache_gib: memory of the value models' KV cache.
+        profiles: name -> objective_weights, beta, candidates, kl_budget, scoring: what `profile` may name.
+        keys_file: API keys with names and rules of their own; see `server.requests.keys`.
+        audit_log: file of the audit log; None: with our other messages.
+        max_n, max_choices, max_weights, max_traced, max_exact_tokens: of one request; see `server.requests.admission`.
+        max_header_bytes, max_body_bytes, max_waiting, max_wait_s: see `server.gate.gate`.
+        stall_s: after how long without an answer from the workers the server is not ready.
+        drain_s: how long running requests may take to end once the server is told to stop.
         cache_dir: where the embedded base model is kept; None: the user's cache folder.
         log_level: of our own messages; vLLM has `VLLM_LOGGING_LEVEL`.
     """
@@ -65,11 +92,44 @@ class Settings(BaseSettings):
     scorings: tuple[Scoring, ...] | None = None
     value_dtype: DType = "auto"
     value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = DEFAULT_CACHE_GIB
+    profiles: dict[str, Profile] = {}
+    keys_file: Path | None = None
+    audit_log: Path | None = None
+    max_n: Count = 128
+    max_choices: Count = 1024
+    max_weights: Count = 64
+    max_traced: Count = 500_000
+    max_exact_tokens: Count = Field(default_factory=lambda: 16_384 if serves_on_cpu() else 262_144)
+    max_header_bytes: Count = 32_768
+    max_body_bytes: Count = 4_194_304
+    max_waiting: Count = 1024
+    max_wait_s: Seconds | None = None
+    stall_s: Seconds = 15.0
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     cache_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @property
+    def limits(self) -> Limits:
+        """On one request."""
+        return Limits(self.max_n, self.max_choices, self.max_weights, self.max_traced, self.max_exact_tokens)
+
+    @property
+    def gate_limits(self) -> GateLimits:
+        """On what reaches the routes at all."""
+        return GateLimits(self.max_header_bytes, self.max_body_bytes, self.max_waiting, self.max_wait_s)
+
+    @property
+    def profile_fields(self) -> dict[str, dict[str, Any]]:
+        """Profile -> the fields that it stands for."""
+        return {name: profile.model_dump(exclude_none=True) for name, profile in self.profiles.items()}
+
     def guide_config(
-        self, checkpoints: Iterable[Path], base_model: str, base_revision: str | None = None
+        self,
+        checkpoints: Iterable[Path],
+        base_model: str,
+        base_revision: str | None = None,
+        keys: Mapping[str, KeyRules] | None = None,
     ) -> GuideConfig:
         """What the workers are told, for these checkpoints over this base model."""
         return GuideConfig(
@@ -81,6 +141,7 @@ class Settings(BaseSettings):
             floors=self.floors,
             beta_bounds=Bounds(*self.beta_bounds),
             on_value_error=self.on_value_error,
+            keys=keys or {},
             default_beta=self.default_beta,
             default_candidates=self.default_candidates,
             max_candidates=self.max_candidates,
@@ -129,6 +190,10 @@ def as_startup_error(error: MavisError) -> StartupError:
     if not isinstance(error, GuidanceError):
         return StartupError(str(error))
     head, *rest = error.field.split(".")
+    if head == "keys":
+        return StartupError(
+            f"{PREFIX}KEYS_FILE: {'.'.join(rest)}: got {shown(error.value)}, allowed is {error.allowed}"
+        )
     name = f"default_{head}" if head in ("beta", "candidates", "scoring") else head
     where = ".".join([PREFIX + name.upper(), *rest])
     return StartupError(f"{where}: got {shown(error.value)}, allowed is {error.allowed}")

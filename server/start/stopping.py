@@ -1,13 +1,16 @@
 """Stops within seconds, whatever the server is doing, and leaves no process behind.
 
 SIGINT and SIGTERM end a start that is under way at once; when vLLM serves, they reach its own handlers through
-`StoppableLoop`. Then a clock runs from the first signal; when it runs out, what is left is killed.
+`StoppableLoop`. SIGTERM first lets running requests end, for a settable time; SIGINT, or a second signal, does not.
+Then a clock runs; when it runs out, what is left is killed.
 
 Runs in the HTTP process's main thread. No torch, no vLLM.
 """
 
+import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -17,6 +20,10 @@ from typing import Any, NoReturn
 
 import psutil
 import uvloop
+
+from server.gate.drain import Drain
+
+logger = logging.getLogger("mavis.stop")
 
 DEADLINE_S = 8.0
 CHILDREN_S = 2.0
@@ -39,15 +46,42 @@ class Stop:
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
+        self._drain: tuple[Drain, float] | None = None
+        self._drained: asyncio.Task[None] | None = None
+        self._has_clock = False
         self.is_requested = False
 
-    def request(self) -> None:
-        """Start the clock; again does nothing."""
-        if not self.is_requested:
-            self.is_requested = True
+    def drain_first(self, drain: Drain, timeout_s: float) -> None:
+        """Once asked to, let what runs end before the stop, for so long."""
+        self._drain = (drain, timeout_s)
+
+    def request(self, then: Callable[[], object], *, may_drain: bool) -> None:
+        """Stop: drain, start the clock, do what is to be done. A second request waits for no drain any more.
+
+        Must be called on the event loop.
+        """
+        is_first, self.is_requested = not self.is_requested, True
+        if self._drain is not None and is_first and may_drain:
+            drain, timeout_s = self._drain
+            drain.begin()
+            logger.info("draining: %d requests are running, at most %g s", drain.running, timeout_s)
+            self._drained = asyncio.get_running_loop().create_task(self._after_drain(drain, timeout_s, then))
+            return
+        if self._drained is not None:
+            self._drained.cancel()
+        self._go(then)
+
+    async def _after_drain(self, drain: Drain, timeout_s: float, then: Callable[[], object]) -> None:
+        await drain.until_idle(timeout_s)
+        self._go(then)
+
+    def _go(self, then: Callable[[], object]) -> None:
+        if not self._has_clock:
+            self._has_clock = True
             clock = threading.Timer(self._deadline_s, self._give_up)
             clock.daemon = True
             clock.start()
+        then()
 
     def _give_up(self) -> None:
         end_children(timeout_s=0)
@@ -55,7 +89,7 @@ class Stop:
 
 
 class StoppableLoop(uvloop.Loop):
-    """An event loop whose signal handlers start the clock before they do what they are for."""
+    """An event loop whose signal handlers drain, and start the clock, before they do what they are for."""
 
     def __init__(self, stop: Stop) -> None:
         super().__init__()
@@ -65,8 +99,7 @@ class StoppableLoop(uvloop.Loop):
         """As uvloop's; vLLM's server installs its handlers through this."""
 
         def noted() -> None:
-            self._stop_request.request()
-            callback(*args)
+            self._stop_request.request(lambda: callback(*args), may_drain=sig == signal.SIGTERM)
 
         super().add_signal_handler(sig, noted)
 

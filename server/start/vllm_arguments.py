@@ -4,7 +4,7 @@ No torch, no vLLM.
 """
 
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,16 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
         raise StartupError(f"--worker-extension-cls is taken by {WORKER_EXTENSION} and cannot be set")
     if EXTRA_ARGS_KEY in (args.additional_config or {}):
         raise StartupError(f'--additional-config: the key "{EXTRA_ARGS_KEY}" is reserved')
+
+
+def take_api_keys(args: Namespace, environment: MutableMapping[str, str]) -> list[str]:
+    """Take vLLM's API keys out of its hands: our gate asks for them, on more routes, and for those of a file as well.
+
+    As with vLLM, the flag wins over the variable.
+    """
+    from_environment = environment.pop("VLLM_API_KEY", None)
+    given, args.api_key = args.api_key, None
+    return [key for key in (given or [from_environment]) if key]
 
 
 def apply_guide(args: Namespace, config: GuideConfig) -> None:

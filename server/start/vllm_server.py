@@ -14,7 +14,9 @@ import uvloop
 from pydantic import ValidationError
 
 from server.errors import StartupError
+from server.start.http_protocol import bounded_http
 from server.start.preflight import port_sentence
+from server.start.server_options import SERVER_OPTIONS, ServerOptions
 from server.start.stopping import Stop, StoppableLoop
 from server.start.vllm_arguments import PLUGIN, ServeOptions, vllm_argv, vllm_defaults
 from valuemodels.contract.errors import first_line
@@ -94,6 +96,7 @@ async def _listen(args: Namespace) -> None:
     from vllm.entrypoints.launchers.launcher import setup_server
 
     args.model = args.model_tag
+    options: ServerOptions = getattr(args, SERVER_OPTIONS)
     try:
         address, listener = setup_server(args, reuse_port=False)
     except OSError as error:
@@ -105,6 +108,11 @@ async def _listen(args: Namespace) -> None:
             if "generate" not in await engine.get_supported_tasks():
                 raise StartupError(f"{args.model} does not generate text, so there is nothing to guide")
             shutdown = await build_and_serve(
-                engine, address, listener, args, timeout_graceful_shutdown=OPEN_CONNECTIONS_S
+                engine,
+                address,
+                listener,
+                args,
+                timeout_graceful_shutdown=OPEN_CONNECTIONS_S,
+                http=bounded_http(options.settings.max_header_bytes),
             )
         await asyncio.wait_for(shutdown, OPEN_CONNECTIONS_S + 1)

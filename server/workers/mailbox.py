@@ -84,6 +84,10 @@ class Mailbox:
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def ping(self) -> asyncio.Future[Exchange]:
+        """Have an exchange, whatever there is to say."""
+        return self._batch().answered
+
     def change(self, change: Change) -> asyncio.Future[Exchange]:
         """Have a change taken over; changes keep their order."""
         batch = self._batch()

@@ -29,7 +29,7 @@ ARROWS = {
 
 ROOMS = {
     "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "sources", "contract"),
-    "server": ("cli", "api", "start", "generations", "workers", "requests", "metrics", "errors"),
+    "server": (*("cli", "api", "start", "generations", "gate", "workers", "requests", "audit", "metrics", "errors"),),
     "training": (
         *("cli", "bench", "evaluate", "report", "rounds", "stages", "distill", "calibrate", "fit", "rollouts"),
         *("prompts", "runs", "rewards", "recipe_file", "recipe", "errors"),

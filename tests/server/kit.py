@@ -15,13 +15,22 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.completion.protocol import CompletionResponse
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
+from server.api import routes
 from server.api.plugin import MavisEndpoints
+from server.api.route_table import generates, is_open, replace_route
+from server.audit import Audit
+from server.gate.drain import Drain
+from server.gate.gate import GateLimits, Routes, place_gate
+from server.gate.load import EngineLoad
+from server.generations.gateway import EngineGateway
 from server.generations.generation import Generation
 from server.generations.ownership import Owner, Ownership
 from server.generations.registry import Registry
 from server.generations.service import GenerationService
-from server.generations.token_counter import TokenCounter
+from server.requests.admission import Admission, Limits
 from server.requests.catalogue import Catalogue, CheckedRequest
+from server.requests.keys import ApiKey, ApiKeys, digest_of
+from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance
@@ -61,11 +70,11 @@ def value_config(*names: str, checkpoint: str = "test-1") -> ValueConfig:
     )
 
 
-def catalogue(**operator: Any) -> Catalogue:
+def catalogue(profiles: Any = None, key_profiles: Any = None, **operator: Any) -> Catalogue:
     """Two objectives, positivity in [-2, 2] and simplicity in [-1, 1]."""
     bounds = {"simplicity": Bounds(-1.0, 1.0)}
     config = GuideConfig(checkpoints=(), base_model="base", **{"bounds": bounds, **operator})
-    return Catalogue(config, [value_config("positivity", "simplicity")])
+    return Catalogue(config, [value_config("positivity", "simplicity")], profiles, key_profiles)
 
 
 def checked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> CheckedRequest:
@@ -114,6 +123,10 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.unreadable: set[str] = set()
         self.hangs = False
+        self.first_output_after_s = 0.0
+        self.stops = asyncio.Event()
+        """Cleared: calls wait until it is set again."""
+        self.stops.set()
 
     def generate(self, prompt: Any, sampling_params: Any, request_id: str, **_: Any) -> AsyncGenerator[Any, None]:
         self.params.append(sampling_params)
@@ -122,6 +135,7 @@ class FakeEngine:
     async def _outputs(self, params: Any, request_id: str) -> AsyncGenerator[Any, None]:
         guidance = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
         try:
+            await asyncio.sleep(self.first_output_after_s)
             for at in count():
                 await asyncio.sleep(STEP_S)
                 is_last = at >= self.tokens - 1  # a test may shorten what runs
@@ -153,6 +167,7 @@ class FakeEngine:
     async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
         self.calls.append((method, args))
         await asyncio.sleep(STEP_S)
+        await self.stops.wait()
         if self.hangs:
             await asyncio.Event().wait()
         if self.failure is not None:
@@ -209,6 +224,7 @@ class FakeServing:
     def __init__(self, engine: Any, id_prefix: str) -> None:
         self.engine_client = engine
         self.id_prefix = id_prefix
+        self.prompt_tokens = 4
 
     async def create_chat_completion(self, request: Any, raw_request: Any) -> Any:
         return await self._create(request, raw_request, 1)
@@ -222,7 +238,9 @@ class FakeServing:
         raw_request.state.request_metadata = RequestResponseMetadata(request_id=response_id)
         n = request.n or 1
         runs = [
-            self.engine_client.generate("p", request.to_sampling_params(16, {}), f"{response_id}-{i}")
+            self.engine_client.generate(
+                {"prompt_token_ids": [1] * self.prompt_tokens}, request.to_sampling_params(16, {}), f"{response_id}-{i}"
+            )
             for i in range(prompts)
         ]
         if request.stream:
@@ -261,20 +279,53 @@ class FakeServing:
         return {"delta": {"content": text}} if self.id_prefix.startswith("chat") else {"text": text}
 
 
-def make_app(engine: FakeEngine, offered: Catalogue | None = None, *, has_api_keys: bool = False) -> FastAPI:
-    """Our routes over fakes, with vLLM's own exception handlers, wired as vLLM wires them."""
+LIMITS = Limits(max_n=128, max_choices=1024, max_weights=64, max_traced=500_000, max_exact_tokens=16_384)
+GATE_LIMITS = GateLimits(max_header_bytes=32_768, max_body_bytes=1_000_000, max_waiting=64, max_wait_s=None)
+MAX_MODEL_LEN = 4096
+
+
+def make_app(
+    engine: FakeEngine,
+    offered: Catalogue | None = None,
+    *,
+    keys: ApiKeys | None = None,
+    limits: Limits = LIMITS,
+    gate_limits: GateLimits = GATE_LIMITS,
+) -> FastAPI:
+    """Our routes over fakes, with vLLM's own exception handlers, wired as vLLM wires them, behind the gate."""
     app = FastAPI()
     MavisEndpoints().attach_router(app)
+    replace_route(app, routes.late_router)
     init_exception_handler(app)
-    engine.policy = (offered or catalogue()).policy
-    registry = Registry()
+    offered, keys = offered or catalogue(), keys or ApiKeys()
+    engine.policy = offered.policy
+    registry, load, audit = Registry(), EngineLoad(), Audit()
     app.state.args = Namespace(log_error_stack=False, sse_keep_alive_interval=0)
     app.state.engine_client = engine
-    app.state.openai_serving_chat = FakeServing(TokenCounter(engine, registry), "chatcmpl-")
-    app.state.openai_serving_completion = FakeServing(TokenCounter(engine, registry), "cmpl-")
     mailbox = Mailbox(engine, interval_s=0.01, liveness_s=0.05, retry_s=0.02)
-    app.state.mavis = GenerationService(offered or catalogue(), registry, mailbox, has_api_keys=has_api_keys)
+    service = GenerationService(
+        offered, registry, mailbox, Admission(limits, MAX_MODEL_LEN), audit, has_api_keys=bool(keys)
+    )
+    gateway = EngineGateway(engine, service, load)
+    app.state.openai_serving_chat = FakeServing(gateway, "chatcmpl-")
+    app.state.openai_serving_completion = FakeServing(gateway, "cmpl-")
+    app.state.mavis = service
+    app.state.mavis_drain = drain = Drain()
+    app.state.mavis_heartbeat = Heartbeat(mailbox, stall_s=10.0)
+    app.state.mavis_load = load
+    gate = {"keys": keys, "routes": Routes(is_open, generates), "limits": gate_limits}
+    place_gate(app, **gate, load=load, drain=drain, audit=audit)
     return app
+
+
+def api_keys(**secrets: dict[str, Any]) -> ApiKeys:
+    """Keys by name, each with the secret "secret-<name>"."""
+    return ApiKeys(ApiKey(name, digest_of(f"secret-{name}"), **more) for name, more in secrets.items())
+
+
+def as_key(name: str) -> dict[str, str]:
+    """The headers of a request under this key."""
+    return {"Authorization": f"Bearer secret-{name}"}
 
 
 def events(body: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """`PATCH` and `GET /v1/generations/{id}` over a fake engine: statuses, ownership, what is taken over, what is told."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests.server.kit import FakeEngine, catalogue, events, eventually, make_app
+from tests.server.kit import LIMITS, FakeEngine, api_keys, as_key, catalogue, events, eventually, make_app
 from valuemodels.contract.guidance import ChoiceName
+from valuemodels.contract.policy import Bounds
 
 TOKEN = "my-own-generation-token"
 MINE = {"X-Generation-Token": TOKEN}
@@ -33,7 +35,7 @@ async def started(
     engine.tokens = tokens
     app = app or make_app(engine)
     async with over(app) as http:
-        headers = {"X-Request-Id": "mine", **MINE, "Authorization": "Bearer key-a"}
+        headers = {"X-Request-Id": "mine", **MINE, "Authorization": "Bearer secret-a"}
         body = {**CHAT, **WEIGHTS, **fields}
         call = asyncio.create_task(http.post("/v1/chat/completions", json=body, headers=headers))
         await eventually(lambda: engine.known.get("chatcmpl-mine", 0) > engine.overshoot)
@@ -135,13 +137,10 @@ async def test_afterwards_it_can_be_read_and_not_changed(engine: FakeEngine) -> 
 
 async def test_strangers_are_refused_and_the_unknown_is_unknown(engine: FakeEngine) -> None:
     async with started(engine) as (http, _):
-        for headers in ({}, {"X-Generation-Token": "x" * 20}, {"Authorization": "Bearer key-a"}):
-            for answer in (
-                await http.get(URL, headers=headers),
-                await http.patch(URL, json={"beta": 0}, headers=headers),
-            ):
-                assert answer.status_code == 403
-                assert answer.json()["error"]["type"] == "PermissionDeniedError"
+        headers = {"X-Generation-Token": "x" * 20, "Authorization": "Bearer key-a"}
+        for answer in (await http.get(URL, headers=headers), await http.patch(URL, json={"beta": 0}, headers=headers)):
+            assert answer.status_code == 403
+            assert answer.json()["error"]["type"] == "PermissionDeniedError"
         for method in ("GET", "PATCH"):
             answer = await http.request(method, "/v1/generations/no/such id", json={"beta": 1}, headers=MINE)
             assert answer.status_code == 404
@@ -150,11 +149,10 @@ async def test_strangers_are_refused_and_the_unknown_is_unknown(engine: FakeEngi
 
 
 async def test_with_api_keys_the_key_that_started_it_decides(engine: FakeEngine) -> None:
-    async with started(engine, make_app(engine, has_api_keys=True)) as (http, _):
-        assert (await http.patch(URL, json={"beta": 1}, headers=MINE)).status_code == 403
-        other = {**MINE, "Authorization": "Bearer key-b"}
-        assert (await http.patch(URL, json={"beta": 1}, headers=other)).status_code == 403
-        assert (await http.patch(URL, json={"beta": 1}, headers={"Authorization": "Bearer key-a"})).status_code == 200
+    async with started(engine, make_app(engine, keys=api_keys(a={}, b={}))) as (http, _):
+        assert (await http.patch(URL, json={"beta": 1}, headers=MINE)).status_code == 401
+        assert (await http.patch(URL, json={"beta": 1}, headers={**MINE, **as_key("b")})).status_code == 403
+        assert (await http.patch(URL, json={"beta": 1}, headers=as_key("a"))).status_code == 200
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
@@ -267,15 +265,72 @@ async def test_an_engine_that_fails_is_a_500_that_keeps_the_reason_to_itself(
         assert "/a/path/of/the/server" in caplog.text, "the reason is the operator's"
 
 
-async def test_every_change_is_logged_with_who_what_and_when(
+async def test_every_change_stands_in_the_audit_log_with_who_what_and_when(
     engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "mavis.control")
+    caplog.set_level(logging.INFO, "mavis.audit")
     async with started(engine) as (http, _):
         await http.patch(URL, json={"beta": 2}, headers=MINE)
         await http.patch(URL, json={"beta": 3}, headers={"X-Generation-Token": "somebody else's token"})
-    taken, refused = [record.getMessage() for record in caplog.records if record.name == "mavis.control"]
-    assert 'generation="chatcmpl-mine" by=token:' in taken
-    assert "from=127.0.0.1:" in taken and " at=20" in taken and '{"beta": 2.0} effective_from_token=' in taken
-    assert "refused: NotOwnerError" in refused
+    taken, refused = [json.loads(record.getMessage()) for record in caplog.records if record.name == "mavis.audit"]
+    assert taken["event"] == "change" and taken["generation"] == "chatcmpl-mine" and taken["by"].startswith("token:")
+    assert taken["address"].startswith("127.0.0.1:") and taken["at"].startswith("20") and taken["refused"] is None
+    assert taken["fields"] == {"beta": 2.0} and taken["effective_from_token"] >= 0
+    assert refused["refused"] == "NotOwnerError"
     assert TOKEN not in caplog.text and "somebody" not in caplog.text
+
+
+async def test_a_strangers_refused_changes_cannot_fill_the_log(
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mavis.audit")
+    async with started(engine) as (http, _):
+        for _ in range(200):
+            await http.patch(URL, json={"beta": 3}, headers={"X-Generation-Token": "somebody else's token"})
+    assert 0 < len([record for record in caplog.records if record.name == "mavis.audit"]) < 60
+
+
+async def test_who_shows_nothing_learns_nothing(engine: FakeEngine) -> None:
+    """403 for ids that live and 404 for others told strangers which ones live."""
+    async with started(engine) as (http, _):
+        for method in ("GET", "PATCH"):
+            live = await http.request(method, URL, json={"beta": 1})
+            unknown = await http.request(method, URL.replace("mine", "none"), json={"beta": 1})
+            assert live.status_code == unknown.status_code == 404
+            assert live.text.replace("mine", "none") == unknown.text
+
+
+async def test_a_change_that_weight_times_beta_does_not_allow_is_refused() -> None:
+    """Each of the two is allowed by itself, and they come in two changes."""
+    engine = FakeEngine()
+    app = make_app(engine, catalogue(bounds={"positivity": Bounds(-1, 1)}))
+    async with started(engine, app, objective_weights={"positivity": 1}) as (http, _):
+        refused = await http.patch(URL, json={"beta": 2}, headers=MINE)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "beta")
+        half = {"objective_weights": {"positivity": 0.5}, "beta": 2}
+        assert (await http.patch(URL, json=half, headers=MINE)).status_code == 200
+
+
+async def test_a_long_prompt_cannot_be_guided_later_either(engine: FakeEngine) -> None:
+    """Its first change would have value models read all of it in one step, once a choice."""
+    app = make_app(engine)
+    app.state.openai_serving_chat.prompt_tokens = LIMITS.max_exact_tokens // 2
+    async with started(engine, app, objective_weights={}, n=3) as (http, _):
+        refused = await http.patch(URL, json={"objective_weights": {"positivity": 1}}, headers=MINE)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "objective_weights")
+        assert "exact scoring" in refused.json()["error"]["message"]
+        assert (await http.patch(URL, json={"kl_budget": 1}, headers=MINE)).status_code == 200
+
+
+async def test_a_trace_is_told_in_parts_where_it_is_long(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.generations.control.MAX_TOLD_TOKENS", 3)
+    async with started(engine, tokens=8) as (http, call):
+        await call
+        told, start = [], 0
+        while start is not None:
+            (choice,) = (await http.get(URL, params={"from_token": start}, headers=MINE)).json()["choices"]
+            told.append([token["token_id"] for token in choice["mavis"]["tokens"]])
+            start = choice.get("next_token")
+        assert told == [[0, 1, 2], [3, 4, 5], [6, 7]]
+        refused = await http.get(URL, params={"from_token": -1}, headers=MINE)
+        assert refused.status_code == 400 and "from_token" in refused.text

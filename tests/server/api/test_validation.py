@@ -48,7 +48,7 @@ BAD: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("budget string", {"kl_budget": "1"}, "kl_budget", "'1'", "above 0"),
     ("fast scoring", {"scoring": "fast"}, "scoring", "fast", "exact"),
     ("other scoring", {"scoring": ["exact"]}, "scoring", "exact", "exact"),
-    ("profile", {"profile": "kind"}, "profile", "kind", "no profiles"),
+    ("profile", {"profile": "kind"}, "profile", "kind", "there are none"),
     ("return_values string", {"return_values": "yes"}, "return_values", "yes", '"candidates"'),
     ("return_values int", {"return_values": 1}, "return_values", "1", '"candidates"'),
     ("return_values null", {"return_values": None}, "return_values", "None", "leaving the field out"),

@@ -1,0 +1,1 @@
+"""What stands in front of all routes: keys, load, size, and the end of the day."""
