@@ -4,10 +4,12 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 # More options for `mavis serve` or pytest, handed on as they are: make serve ARGS="--compile"
 ARGS ?=
+# How long `make soak` takes.
+MINUTES ?= 20
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit soak fix docs check bench train-embedded distill-embedded evaluate-embedded lock clean setup setup-dev
+.PHONY: help serve test unit slow soak fuzz comply fix docs check bench train-embedded distill-embedded evaluate-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -21,8 +23,17 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, cov
 unit: setup-dev ## Run the tests that need no engine: under 90 seconds
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" $(ARGS)
 
-soak: setup-dev ## Run the slow tests
+slow: setup-dev ## Run the slow tests
 	@.venv/bin/python -m pytest -m slow $(ARGS)
+
+soak: setup-dev ## A real server under everything at once for MINUTES (20); fails where anything is wrong
+	@.venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+fuzz: setup-dev ## A real server under generated requests: at least 2,000 cases
+	@.venv/bin/python -m tests.fuzz $(ARGS)
+
+comply: setup-dev ## The OpenAI and Anthropic suites of llm-comply, against this server and against plain vLLM
+	@.venv/bin/python -m tests.comply $(ARGS)
 
 fix: setup-dev ## Format, and mend what ruff can mend
 	@.venv/bin/python -m ruff format .

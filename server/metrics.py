@@ -19,6 +19,11 @@ WAITING = Gauge(
     "Sequences that the engine has been handed and has not begun to answer.",
     multiprocess_mode="mostrecent",
 )
+GENERATIONS = Gauge(
+    "mavis_live_generations",
+    "Generations that can be changed, or are about to be forgotten.",
+    multiprocess_mode="mostrecent",
+)
 TOKENS = Counter("mavis_guided_tokens_total", "Tokens returned of guided choices.")
 KL_NATS = Histogram(
     "mavis_kl_nats",
@@ -41,6 +46,10 @@ _WORKER_GAUGES = {
     ),
     "cache_capacity_bytes": Gauge(
         "mavis_value_cache_capacity_bytes", "Size of the value KV cache.", multiprocess_mode="mostrecent"
+    ),
+    "traces": Gauge("mavis_worker_traces", "Generations whose traces a worker keeps.", multiprocess_mode="mostrecent"),
+    "changed_generations": Gauge(
+        "mavis_worker_changed_generations", "Generations whose changes a worker keeps.", multiprocess_mode="mostrecent"
     ),
     "cached_sequences": Gauge(
         "mavis_value_cached_sequences", "Sequences in the value KV cache.", multiprocess_mode="mostrecent"

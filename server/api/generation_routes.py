@@ -26,6 +26,9 @@ from server.errors import BodyError
 from server.generations.control import Caller, GenerationControl
 from server.requests.change import MAX_BODY_BYTES
 
+CHANGE_GENERATION, READ_GENERATION = "change_generation", "read_generation"
+"""Names of the operations, in `/openapi.json`."""
+
 _STATUSES = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR)
 _CHANGE_STATUSES = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, *_STATUSES)
 _CHANGE_BODY = {"required": True, "content": {"application/json": {"schema": GenerationChange.model_json_schema()}}}
@@ -43,6 +46,7 @@ def _responses(model: type[BaseModel], errors: Iterable[HTTPStatus]) -> dict[int
 @router.patch(
     GENERATION_PATH,
     responses=_responses(GenerationChanged, _CHANGE_STATUSES),
+    operation_id=CHANGE_GENERATION,
     openapi_extra={"requestBody": _CHANGE_BODY},
 )
 async def change_generation(generation_id: str, raw_request: Request) -> JSONResponse:
@@ -51,7 +55,11 @@ async def change_generation(generation_id: str, raw_request: Request) -> JSONRes
     return JSONResponse(await _control(raw_request).change(generation_id, body, _caller(raw_request)))
 
 
-@router.get(GENERATION_PATH, responses=_responses(GenerationState, _STATUSES))
+@router.get(
+    GENERATION_PATH,
+    operation_id=READ_GENERATION,
+    responses=_responses(GenerationState, (HTTPStatus.BAD_REQUEST, *_STATUSES)),
+)
 async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> JSONResponse:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
     described = await _control(raw_request).describe(generation_id, _caller(raw_request), from_token)

@@ -22,6 +22,7 @@ from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_jso
 from vllm.entrypoints.serve.utils.orca_metrics import metrics_header
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
+from server.api.generation_routes import CHANGE_GENERATION, READ_GENERATION
 from server.api.headers import generation_headers
 from server.api.route_table import CHAT_PATH, COMPLETIONS_PATH, INVOCATIONS_PATH
 from server.api.schema import (
@@ -31,6 +32,7 @@ from server.api.schema import (
     Readiness,
 )
 from server.errors import BodyError
+from server.generations.ownership import TOKEN_HEADER
 from server.generations.service import GenerationService
 from server.requests.keys import current_key
 from server.requests.models import GuidedChatCompletionRequest, GuidedCompletionRequest
@@ -43,14 +45,22 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.NOT_FOUND,
         HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.INTERNAL_SERVER_ERROR,
         HTTPStatus.NOT_IMPLEMENTED,
+        HTTPStatus.SERVICE_UNAVAILABLE,
     )
 }
 
 
+_OWNER = {"generation_id": "$response.body#/id", f"header.{TOKEN_HEADER}": "$response.body#/generation_token"}
+_LINKS = {name: {"operationId": name, "parameters": _OWNER} for name in (READ_GENERATION, CHANGE_GENERATION)}
+
+
 def _responses(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {HTTPStatus.OK.value: {"model": model, "content": {"text/event-stream": {}}}, **_ERRORS}
+    """What a generating route answers; its generation is reached by what stands in the answer."""
+    fine = {"model": model, "content": {"text/event-stream": {}}, "links": _LINKS}
+    return {HTTPStatus.OK.value: fine, **_ERRORS}
 
 
 Generate = Callable[[Any, Request], Awaitable[Any]]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from server.errors import LiveIdError
 from server.generations.generation import Generation
+from server.metrics import GENERATIONS
 
 KEPT_S = 300.0
 MAX_ENDED = 1024
@@ -61,6 +62,7 @@ class Registry:
         if generation.id in self._running:
             raise LiveIdError(generation.id)
         self._running[generation.id] = generation
+        GENERATIONS.set(len(self._running))
         self._forget(generation.id)
 
     def close(self, generation: Generation) -> None:
@@ -68,6 +70,7 @@ class Registry:
         if self._running.get(generation.id) is not generation:
             return
         del self._running[generation.id]
+        GENERATIONS.set(len(self._running))
         self._ended[generation.id] = (self._clock(), generation.weight, generation)
         self._weight += generation.weight
         self._trim()

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     max_choices: Count = 1024
     max_weights: Count = 64
     max_traced: Count = 500_000
-    max_exact_tokens: Count = Field(default_factory=lambda: 16_384 if serves_on_cpu() else 262_144)
+    max_exact_tokens: Count = Field(default_factory=lambda: 8_192 if serves_on_cpu() else 262_144)
     max_header_bytes: Count = 32_768
     max_body_bytes: Count = 4_194_304
     max_waiting: Count = 1024

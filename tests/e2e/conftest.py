@@ -37,12 +37,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_server(log: Path, *arguments: str) -> Server:
+def start_server(log: Path, *arguments: str, **environment: str) -> Server:
     """Start `mavis serve` on a free port, in a session of its own; does not wait."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("mavis")), "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
     return Server(f"http://127.0.0.1:{port}", process, log)
 
 

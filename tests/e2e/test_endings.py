@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
@@ -39,6 +39,7 @@ class End:
     Attributes:
         seconds: from what ended it until its process was gone.
         stream: the events of a stream that ran meanwhile; answer: what a request that was not streamed got.
+        was_unready: whether it said so, or was gone, within 5 seconds.
     """
 
     status: int
@@ -47,6 +48,7 @@ class End:
     left_over: list[str]
     stream: tuple[dict[str, Any], ...] = ()
     answer: httpx.Response | None = None
+    was_unready: bool = False
 
     @property
     def said(self) -> list[str]:
@@ -77,7 +79,8 @@ def bereft(request: pytest.FixtureRequest, interrupted: End, tmp_path_factory: p
             assert flows.wait(timeout=60) and wait_for(lambda: running(http) == 2), "the requests do not run"
             started = time.monotonic()
             engine_process(server, request.param).kill()
-            yield end_of(server, started, stream, answer)
+            unready = wait_for(lambda: not is_ready(server.url), timeout_s=5)
+            yield replace(end_of(server, started, stream, answer), was_unready=unready)
     finally:
         kill_server(server)
 
@@ -85,6 +88,13 @@ def bereft(request: pytest.FixtureRequest, interrupted: End, tmp_path_factory: p
 def engine_process(server: Server, name: str) -> psutil.Process:
     (found,) = [process for process in processes_of(server) if name in " ".join(process.cmdline())]
     return found
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def streamed(url: str, flows: Event) -> tuple[dict[str, Any], ...]:
@@ -133,6 +143,6 @@ def test_a_request_whose_engine_is_killed_fails_at_once(bereft: End) -> None:
 
 
 def test_a_server_whose_engine_is_killed_says_so_and_ends_with_status_1(bereft: End) -> None:
-    assert bereft.status == 1 and bereft.seconds < 30
+    assert bereft.status == 1 and bereft.seconds < 30 and bereft.was_unready
     assert bereft.said == ["mavis: the engine died; the reason stands above"]
     assert bereft.left_over == []

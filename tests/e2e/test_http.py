@@ -199,7 +199,7 @@ BAD = [
     ({"candidates": 65}, "candidates", "an integer from 1 to 64"),
     ({"kl_budget": 0}, "kl_budget", "above 0"),
     ({"scoring": "fast"}, "scoring", "one of exact"),
-    ({"profile": "kind"}, "profile", "no profiles"),
+    ({"profile": "kind"}, "profile", "there are none"),
     ({"return_values": "all"}, "return_values", "candidates"),
     ({"objective_weight": {"positivity": 1}}, "objective_weight", "objective_weights"),
     ({"obj_weights": {"positivity": 1}}, "obj_weights", "objective_weights"),

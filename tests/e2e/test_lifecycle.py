@@ -61,9 +61,10 @@ def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence() -> N
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals) -> None:
+    """SIGTERM after the time that running requests have to end, SIGINT at once."""
     import httpx
 
-    running = start_server(tmp_path / "log.txt")
+    running = start_server(tmp_path / "log.txt", MAVIS_DRAIN_S="1" if how is signal.SIGTERM else "600")
     try:
         wait_until_ready(running)
         body = {"prompt": "Hello", "max_tokens": 3000, "ignore_eos": True, "objective_weights": {"positivity": 1}}

@@ -148,7 +148,7 @@ def test_strangers_the_unknown_and_the_finished(server: Server, http: httpx.Clie
     assert len(state["choices"][0]["mavis"]["tokens"]) == 4
     for status, answer in (
         (409, http.patch(url, json={"beta": 1}, headers=headers)),
-        (403, http.patch(url, json={"beta": 1})),
+        (404, http.patch(url, json={"beta": 1})),
         (403, http.get(url, headers=MINE)),
         (404, http.patch("/v1/generations/chatcmpl-nobody", json={"beta": 1}, headers=headers)),
         (400, http.patch(url, json={"kl_buget": 1}, headers=headers)),

@@ -125,6 +125,10 @@ class TraceStore:
         self.max_generations = max_generations
         self._generations: OrderedDict[str, dict[ChoiceName, SequenceTrace]] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many generations have one."""
+        return len(self._generations)
+
     def record(self, step: StepRecord, rows: Sequence[Row]) -> None:
         """Note a step of the batch. Rows without a generation leave no trace."""
         traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]

@@ -211,6 +211,8 @@ class ValueGuide:
         return {
             "guided_rows": self.guided_rows,
             "value_fallback_rows": self._fallbacks.count(),
+            "traces": len(self.traces),
+            "changed_generations": len(self.changed),
             "cache_bytes": sum(cache.bytes for cache in caches),
             "cache_capacity_bytes": sum(cache.budget_bytes for cache in caches),
             "cached_sequences": sum(len(cache) for cache in caches),

@@ -85,3 +85,57 @@ end_children(timeout_s=0.5)
 
 def has_ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+DRAINING = """
+import asyncio, signal, sys, time
+import uvloop
+from server.gate.drain import Drain
+from server.start.stopping import Stop, StoppableLoop
+
+stop, drain = Stop(deadline_s=5.0), Drain()
+stop.drain_first(drain, {timeout_s})
+
+async def serve():
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    drain.enter()
+    print("serving", flush=True)
+    async def finish():
+        while not drain.is_draining:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep({request_s})
+        drain.leave()
+    running = asyncio.create_task(finish())
+    await ended.wait()
+    print("cut" if drain.running else "ended", flush=True)
+
+uvloop.run(serve(), loop_factory=lambda: StoppableLoop(stop))
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "timeout_s", "request_s", "said", "at_least_s", "at_most_s"),
+    [
+        ([signal.SIGTERM], 30, 0.5, "ended", 0.4, 5),
+        ([signal.SIGTERM], 0.5, 60, "cut", 0.4, 5),
+        ([signal.SIGINT], 30, 60, "cut", 0, 2),
+        ([signal.SIGTERM, signal.SIGTERM], 30, 60, "cut", 0, 2),
+        ([signal.SIGTERM, signal.SIGINT], 30, 60, "cut", 0, 2),
+    ],
+    ids=["ends", "too long", "interrupted", "twice", "then interrupted"],
+)
+def test_sigterm_lets_what_runs_end_for_a_while(
+    signals: list[signal.Signals], timeout_s: float, request_s: float, said: str, at_least_s: float, at_most_s: float
+) -> None:
+    script = DRAINING.format(timeout_s=timeout_s, request_s=request_s)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "serving\n"
+    started = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.1)
+    assert process.stdout.readline().strip() == said
+    assert at_least_s <= time.monotonic() - started < at_most_s
+    assert process.wait(timeout=30) == 0

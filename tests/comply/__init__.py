@@ -1,0 +1,1 @@
+"""Protocol suites against this server and against plain vLLM: `make comply`."""
