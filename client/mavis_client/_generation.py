@@ -29,9 +29,13 @@ class Generation:
         self._exchange = exchange
         self._token = token
 
-    def get(self) -> GenerationState:
-        """What holds now, and the trace so far; until 5 minutes after the end."""
-        return parse_reply(self._exchange(generation_call(self.id, self._token)), GenerationState)
+    def get(self, from_token: int = 0) -> GenerationState:
+        """What holds now, and the trace so far; until 5 minutes after the end.
+
+        Args:
+            from_token: of each choice, the first token that is told of; a long trace comes in several answers.
+        """
+        return parse_reply(self._exchange(generation_call(self.id, self._token, from_token)), GenerationState)
 
     def set_weights(self, weights: Weights | None = None, **keywords: Unpack[ChangeKeywords]) -> Effective:
         """Change what is named: `weights` key by key, `beta`, `kl_budget`; all choices, or `choice` alone.
@@ -51,9 +55,9 @@ class AsyncGeneration:
         self._exchange = exchange
         self._token = token
 
-    async def get(self) -> GenerationState:
-        """What holds now, and the trace so far; until 5 minutes after the end."""
-        return parse_reply(await self._exchange(generation_call(self.id, self._token)), GenerationState)
+    async def get(self, from_token: int = 0) -> GenerationState:
+        """As `Generation.get`."""
+        return parse_reply(await self._exchange(generation_call(self.id, self._token, from_token)), GenerationState)
 
     async def set_weights(self, weights: Weights | None = None, **keywords: Unpack[ChangeKeywords]) -> Effective:
         """As `Generation.set_weights`."""

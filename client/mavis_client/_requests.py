@@ -73,9 +73,10 @@ def completion_call(prompt: Prompt, keywords: CompletionKeywords, *, stream: boo
     return _generation("/v1/completions", {"prompt": prompt, "stream": stream}, keywords)
 
 
-def generation_call(generation_id: str, token: str | None) -> Call:
+def generation_call(generation_id: str, token: str | None, from_token: int) -> Call:
     """`GET /v1/generations/{id}`."""
-    return Call("GET", _generation_path(generation_id), repeat="always", headers=_token_header(token))
+    path = _generation_path(generation_id) + (f"?from_token={from_token}" if from_token else "")
+    return Call("GET", path, repeat="always", headers=_token_header(token))
 
 
 def change_call(generation_id: str, token: str | None, weights: Weights | None, keywords: ChangeKeywords) -> Call:

@@ -30,10 +30,12 @@ class GenerationChoice(Answer):
 
     Attributes:
         mavis: its weights now, and totals and tokens so far; `steering` says what held before.
+        next_token: where there is more to tell than one answer holds: the first token that is left out.
     """
 
     index: int
     finished: bool
+    next_token: int | None = None
     mavis: Mavis
 
 

@@ -67,6 +67,8 @@ class Mavis(Answer):
         objective_weights: the weights that held, at last, the operator's defaults included.
         kl: sum over the choice's tokens, nats.
         values: sum over the choice's tokens of their centred values: what the sampled tokens did for each objective.
+        fallback_tokens: how many tokens are the base model's own, since a value could not be computed.
+        pinned: strength (weight x beta) that the operator holds an objective to at least; {} where there is none.
         tokens: one entry a token; empty unless asked for with `return_values`.
         steering: what held for which tokens; empty where nothing was changed while it ran.
     """
@@ -77,6 +79,8 @@ class Mavis(Answer):
     checkpoint: str | None = None
     kl: float | None = None
     values: Values = Field(default_factory=dict)
+    fallback_tokens: int = 0
+    pinned: Values = Field(default_factory=dict)
     tokens: list[TokenTrace] = Field(default_factory=list)
     steering: list[Steering] = Field(default_factory=list)
 

@@ -1,5 +1,7 @@
 """The catalogue of `GET /v1/objectives`, as pydantic models. No I/O."""
 
+from typing import Any
+
 from pydantic import Field
 
 from mavis_client.models import Answer
@@ -12,7 +14,7 @@ class Objective(Answer):
         id: its name.
         default: the weight where a request does not give one.
         bounds: smallest and largest weight allowed.
-        floor: every weight is raised to this one; None where the operator set none.
+        floor: strength (weight x beta) that nothing takes it below; None where the operator set none.
         scorings: what may stand in `scoring`.
         reward: id of the reward that its value model was trained on.
         metrics: held-out figures.
@@ -30,6 +32,11 @@ class Objective(Answer):
 
 
 class ObjectiveList(Answer):
-    """The answer of `GET /v1/objectives`."""
+    """The answer of `GET /v1/objectives`.
+
+    Attributes:
+        profiles: name -> the fields that `profile` stands for.
+    """
 
     data: list[Objective]
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -76,6 +76,15 @@ def test_a_generation_is_read_by_its_id(connect: Connect) -> None:
     assert (entry.from_token, entry.objective_weights, entry.kl_budget) == (3, {"positivity": 1.0}, 0.5)
 
 
+def test_a_long_trace_is_read_in_parts(connect: Connect) -> None:
+    choice = {**STATE["choices"][0], "next_token": 9}  # type: ignore[dict-item]
+    script = Script(httpx.Response(200, json={**STATE, "choices": [choice]}))
+    sdk = connect(script)
+    state = sdk.wait(sdk.client.generation("chatcmpl-1", "x" * 20).get(from_token=3))
+    assert script.requests[0].url.raw_path == b"/v1/generations/chatcmpl-1?from_token=3"
+    assert state.choices[0].next_token == 9
+
+
 def test_with_an_api_key_no_token_is_needed(connect: Connect) -> None:
     script = Script(httpx.Response(200, json=EFFECTIVE))
     sdk = connect(script, api_key="sk-local")

@@ -122,6 +122,8 @@ class FakeEngine:
         self.settings: dict[str, dict[ChoiceName, list[tuple[Any, ...]]]] = {}
         self.failure: Exception | None = None
         self.unreadable: set[str] = set()
+        self.ended_without_values = False
+        """Whether the worker ends every choice, since a value was no number."""
         self.hangs = False
         self.first_output_after_s = 0.0
         self.stops = asyncio.Event()
@@ -191,6 +193,8 @@ class FakeEngine:
             for gid, choices in read.items()
             if gid in self.known
         }
+        for found in (found for choices in traces.values() for found in choices.values()):
+            found["is_aborted"] = self.ended_without_values
         for gid in drop:
             self.known.pop(gid, None)
             self.settings.pop(gid, None)

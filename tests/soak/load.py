@@ -131,7 +131,7 @@ class Load:
 
     async def _streamed(self) -> None:
         async with self._http.stream("POST", COMPLETIONS, json={**self._body(), "stream": True}) as answer:
-            if not self._tally.expect("streamed", answer, 200):
+            if not await self._flows("streamed", answer):
                 return
             lines = [line async for line in answer.aiter_lines() if line]
         if lines[-1] != "data: [DONE]" or any('"error"' in line for line in lines):
@@ -159,10 +159,10 @@ class Load:
         self._count += 1
         name = f"soak-{self._seed}-{self._count}"
         headers = {**HEADERS, "X-Request-Id": name}
-        body = {**self._body(), "n": self._chance.choice((1, 2)), "max_tokens": 120, "stream": True}
+        body = {**self._body(), "max_tokens": 120, "stream": True}
         url = f"/v1/generations/cmpl-{name}"
         async with self._http.stream("POST", COMPLETIONS, json=body, headers=headers) as answer:
-            if not self._tally.expect("steered", answer, 200):
+            if not await self._flows("steered", answer):
                 return
             storm = asyncio.create_task(self._storm(url))
             try:
@@ -190,14 +190,20 @@ class Load:
                 self._tally.expect("state", await self._http.get(url, headers=HEADERS), 200)
             await asyncio.sleep(self._chance.uniform(0, 0.2))
 
+    async def _flows(self, what: str, answer: httpx.Response) -> bool:
+        if answer.status_code != 200:
+            await answer.aread()
+        return self._tally.expect(what, answer, 200)
+
     def _body(self) -> dict[str, Any]:
         chance = self._chance
         weights = chance.choice(({}, {"positivity": 1}, {"positivity": -0.5, "simplicity": 1}))
+        n = chance.choice((1, 1, 1, 2, 4))
         return {
             "prompt": " ".join(chance.choices(WORDS, k=chance.choice((2, 20, 200)))),
-            "n": chance.choice((1, 1, 1, 2, 4)),
+            "n": n,
             "max_tokens": chance.choice((4, 30, 150)),
-            "temperature": chance.choice((0, 0.8, 1.2)),
+            "temperature": chance.choice((0.8, 1.2) if n > 1 else (0, 0.8, 1.2)),  # vLLM refuses equal choices
             "objective_weights": weights,
             **chance.choice(({}, {"kl_budget": 0.3}, {"candidates": 5}, {"seed": 7}, {"stop": ["e"]})),
         }

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from valuemodels.contract.throttle import Throttle, left_out
+
 logger = logging.getLogger("vllm.mavis")
 
 
@@ -20,6 +22,7 @@ class Fallbacks:
         self._rows = torch.zeros((), dtype=torch.int64, device=device)
         self._to_blame = torch.zeros(len(objectives), dtype=torch.int64, device=device)
         self._known = 0
+        self._throttle = Throttle(burst=5, interval_s=10.0)
 
     def note(self, fallen: Tensor, broken: Tensor) -> None:
         """
@@ -33,9 +36,10 @@ class Fallbacks:
     def count(self) -> int:
         """How many rows have fallen back; warns of those that are new."""
         rows = int(self._rows)
-        if rows > self._known:
+        if rows > self._known and (held_back := self._throttle.admit()) is not None:
             names = [name for name, times in zip(self._objectives, self._to_blame.tolist(), strict=True) if times]
-            logger.warning("values of %s are not finite: %d rows fell back to the base", names, rows - self._known)
+            new = rows - self._known
+            logger.warning("values of %s are not finite: %d rows fell back%s", names, new, left_out(held_back))
             self._to_blame.zero_()
             self._known = rows
         return rows
