@@ -29,7 +29,9 @@ to answers, and new optional ones to requests. The figures under `metrics` and `
 and metrics that Prometheus reads may change in any version. Fields called reserved may come to mean something.
 
 **Errors** have vLLM's envelope, `{"error": {"message", "type", "param", "code"}}`. `message` names the field, the value
-and what is allowed, `param` the field, `code` is the HTTP status. In a stream that has begun, an error is an event with
+and what is allowed, `param` the field, `code` is the HTTP status. Any route may answer 401 (no API key, or a wrong one)
+and 431 (headers too large), generating ones also 429 (too much is waiting, or the key has had its share) and 503 (the
+server is about to stop), both with `Retry-After`. In a stream that has begun, an error is an event with
 the same content, and `[DONE]` follows.
 """
 
@@ -38,26 +40,32 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
         "`POST /v1/chat/completions`, `POST /v1/completions`",
         "OpenAI's routes as vLLM serves them, with these fields on top (in the `openai` package: `extra_body`). "
         "Without weights, or with all of them 0, an answer is vLLM's bit for bit. Unknown fields that look like a slip "
-        "of one of these are refused.",
+        "of one of these are refused. `POST /invocations` is either of them, whichever the body fits.",
         "request",
     ),
-    ("`GET /v1/objectives`", "The sliders that this server offers.", "objectives"),
+    (
+        "`GET /v1/objectives`",
+        "The sliders that this server offers, as they hold under the caller's API key.",
+        "objectives",
+    ),
     (
         "`PATCH /v1/generations/{id}`",
         "Changes a generation while it runs; `id` is the completion's. The answer comes once the workers have taken "
-        "the change over. 403 without the API key, or the token, that the generation was started with; 404 where the "
-        "id is unknown or forgotten; 409 where nothing is left to change.",
+        "the change over. 403 with another API key, or token, than the generation was started with; 404 where the id "
+        "is unknown or forgotten, and to a request without any; 409 where nothing is left to change.",
         "change",
     ),
     (
         "`GET /v1/generations/{id}`",
         "What holds in a generation now, and the values of its tokens so far; until 5 minutes after its end. The same "
-        "ownership as for `PATCH`.",
+        "ownership as for `PATCH`. One answer tells of 16384 tokens at most: `?from_token=` with a choice's "
+        "`next_token` reads on.",
         "state",
     ),
     (
         "`GET /ready`, `GET /health`, `GET /metrics`",
-        "`/ready` answers 200 once the engine is healthy and the value models are loaded, else 503. `/health` and "
+        "`/ready` answers 200 while the engine and its workers answer, the value models are loaded and the server is "
+        "not about to stop, else 503. `/health` and "
         "`/metrics` are vLLM's; our metrics begin with `mavis_`.",
         "ready",
     ),
