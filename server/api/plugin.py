@@ -17,12 +17,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from server.api import generation_routes, refusing_routes, routes
-from server.api.route_table import close_unknown_routes, generates, is_open, replace_route
+from server.api.route_table import close_unknown_routes, generates, is_open, methods_of, replace_route
 from server.api.schema import GenerationChange
 from server.audit import Audit
 from server.errors import BodyError, EngineLostError, RequestError, StartupError
@@ -67,12 +66,20 @@ async def _refuse(raw_request: Request, error: Exception) -> JSONResponse:
     return refusal(error, raw_request.url.path)
 
 
-async def _refuse_body(raw_request: Request, error: Exception) -> Response:
-    """FastAPI's answer to JSON that nests too deep or holds a number of thousands of digits is not in the envelope."""
+async def _refuse_http(raw_request: Request, error: Exception) -> Response:
+    """The router's and FastAPI's own refusals, which are not in the envelope.
+
+    Among them: JSON that nests too deep or holds a number of thousands of digits, unknown paths, wrong methods.
+    """
     assert isinstance(error, HTTPException), f"registered for HTTPException, got {error!r}"
     if generates("POST", raw_request.url.path) and error.status_code == HTTPStatus.BAD_REQUEST:
         return await _refuse(raw_request, BodyError(f"the body cannot be read as JSON: {error.detail}"))
-    return await http_exception_handler(raw_request, error)
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:  # each route knows of its own methods alone
+        headers["Allow"] = ", ".join(methods_of(raw_request.app, raw_request.scope))
+    kind = status.phrase.replace(" ", "") + "Error"
+    body = {"error": {"message": str(error.detail), "type": kind, "param": None, "code": status.value}}
+    return JSONResponse(body, status, headers)
 
 
 class MavisEndpoints:
@@ -90,7 +97,7 @@ class MavisEndpoints:
         for router in (routes.router, refusing_routes.router, generation_routes.router):
             app.include_router(router)
         app.add_exception_handler(RequestError, _refuse)
-        app.add_exception_handler(HTTPException, _refuse_body)
+        app.add_exception_handler(HTTPException, _refuse_http)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Read the catalogue, meet the workers, put both where the routes find them, and the gate before them.

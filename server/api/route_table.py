@@ -10,7 +10,8 @@ import logging
 from enum import Enum
 
 from fastapi import APIRouter, FastAPI
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 logger = logging.getLogger("mavis.routes")
 
@@ -104,6 +105,12 @@ def replace_route(app: FastAPI, router: APIRouter) -> None:
     ours = {route.path for route in router.routes if isinstance(route, Route)}
     app.router.routes[:] = [route for route in app.router.routes if _path(route) not in ours]
     app.include_router(router)
+
+
+def methods_of(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods that a request's path has, of all routes together."""
+    matching = (route for route in app.routes if route.matches(scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
 
 
 def _is_served(route: BaseRoute) -> bool:

@@ -133,6 +133,15 @@ async def test_every_route_but_the_open_ones_wants_the_key(vllms_app: FastAPI, m
             assert answer.json()["error"]["code"] == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
 
 
+async def test_unknown_paths_and_wrong_methods_are_in_the_envelope(vllms_app: FastAPI) -> None:
+    transport = httpx.ASGITransport(app=vllms_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=as_key("a")) as http:
+        unknown, wrong = await http.get("/v1/nothing"), await http.delete("/v1/generations/g")
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "NotFoundError")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, 405)
+    assert wrong.headers["Allow"] == "GET, PATCH"
+
+
 FIELDS: dict[str, Any] = {"objective_weights": {"a": 1}, "beta": 1, "kl_buget": 1, "vllm_xargs": {"mavis": 1}}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions/batch": {"messages": [[{"role": "user", "content": "hi"}]], "model": "m"},
