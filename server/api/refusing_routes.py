@@ -11,14 +11,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from vllm.entrypoints.anthropic.api_router import create_messages as vllm_create_messages
-from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.anthropic.protocol import AnthropicErrorResponse, AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.api_router import create_batch_chat_completion as vllm_create_batch
 from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses as vllm_create_responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
-from server.api.routes import service_of
+from server.api.routes import ERRORS, service_of
 from server.errors import FieldError
 from server.requests.fields import GuidanceFields, refuse_unknown
 
@@ -47,6 +47,7 @@ async def _own_fields(raw_request: Request) -> dict[str, Any]:
 
 Body = Annotated[dict[str, Any], Depends(_own_fields)]
 _JSON = [Depends(validate_json_request)]
+_ANTHROPICS_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": AnthropicErrorResponse} for status in ERRORS}
 
 
 def _refuse_near_misses(body: dict[str, Any], known: type[Any]) -> None:
@@ -55,7 +56,7 @@ def _refuse_near_misses(body: dict[str, Any], known: type[Any]) -> None:
     refuse_unknown(extra, xargs if isinstance(xargs, dict) else None)
 
 
-@router.post("/v1/chat/completions/batch", dependencies=_JSON)
+@router.post("/v1/chat/completions/batch", dependencies=_JSON, responses=ERRORS)
 async def create_batch(request: BatchChatCompletionRequest, raw_request: Request, body: Body) -> Response:
     """vLLM's batch of conversations."""
     _refuse_near_misses(body, BatchChatCompletionRequest)
@@ -64,7 +65,7 @@ async def create_batch(request: BatchChatCompletionRequest, raw_request: Request
     return answer
 
 
-@router.post("/v1/responses", dependencies=_JSON)
+@router.post("/v1/responses", dependencies=_JSON, responses=ERRORS)
 async def create_responses(request: ResponsesRequest, raw_request: Request, body: Body) -> Response:
     """OpenAI's responses, as vLLM serves them."""
     _refuse_near_misses(body, ResponsesRequest)
@@ -72,7 +73,7 @@ async def create_responses(request: ResponsesRequest, raw_request: Request, body
     return answer
 
 
-@router.post("/v1/messages", dependencies=_JSON)
+@router.post("/v1/messages", dependencies=_JSON, responses=_ANTHROPICS_ERRORS)
 async def create_messages(request: AnthropicMessagesRequest, raw_request: Request, body: Body) -> Response:
     """Anthropic's messages, as vLLM serves them."""
     _refuse_near_misses(body, AnthropicMessagesRequest)

@@ -39,7 +39,7 @@ from server.requests.models import GuidedChatCompletionRequest, GuidedCompletion
 
 LOAD_FORMAT_HEADER = "endpoint-load-metrics-format"
 GENERATING = [Depends(validate_json_request), Depends(generation_headers)]
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status.value: {"model": ErrorResponse}
     for status in (
         HTTPStatus.BAD_REQUEST,
@@ -60,7 +60,7 @@ _LINKS = {name: {"operationId": name, "parameters": _OWNER} for name in (READ_GE
 def _responses(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """What a generating route answers; its generation is reached by what stands in the answer."""
     fine = {"model": model, "content": {"text/event-stream": {}}, "links": _LINKS}
-    return {HTTPStatus.OK.value: fine, **_ERRORS}
+    return {HTTPStatus.OK.value: fine, **ERRORS}
 
 
 Generate = Callable[[Any, Request], Awaitable[Any]]
