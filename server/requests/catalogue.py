@@ -13,7 +13,7 @@ from server.requests.keys import ApiKey
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, TraceDetail
 from valuemodels.contract.guide_config import GuideConfig
-from valuemodels.contract.policy import GuidancePolicy
+from valuemodels.contract.policy import GuidancePolicy, KeyRules
 from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig, objective_owners, offered_scorings
 
 NULLABLE = frozenset({"kl_budget"})
@@ -154,14 +154,18 @@ class Catalogue:
         return {**profile, **fields, "objective_weights": weights}
 
     def _check_profiles(self) -> None:
-        for key, name in self._key_profiles.items():
-            if name not in self.profiles:
-                raise GuidanceError(f"keys.{key}.profile", name, "one of " + ", ".join(self.profiles))
         for name, fields in self.profiles.items():
             try:
                 self.check(fields, "profile")
             except FieldError as error:
                 raise GuidanceError(f"profiles.{name}.{error.param}", error.value, error.allowed) from None
+        for name, profile in self._key_profiles.items():
+            rules = KeyRules() if name in self.policy.by_key else None
+            try:  # a profile that everybody may name can be beyond the bounds of one key
+                self.check({}, "profile", ApiKey(name, b"", profile=profile, rules=rules))
+            except FieldError as error:
+                where = f"keys.{name}.profile" + ("" if error.param == "profile" else f" ({profile}).{error.param}")
+                raise GuidanceError(where, error.value, error.allowed) from None
 
     def _weights(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):

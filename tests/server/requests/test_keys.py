@@ -10,6 +10,7 @@ import pytest
 from server.errors import StartupError
 from server.requests.keys import keys_of
 from tests.server.kit import FakeEngine, api_keys, as_key, catalogue, make_app
+from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.policy import Bounds, KeyRules
 
@@ -137,3 +138,13 @@ async def test_a_keys_profile_holds_where_a_request_names_none(engine: FakeEngin
     }
     answer = await asked_of(engine, "kids", setup=setup)
     assert answer.json()["choices"][0]["mavis"]["beta"] == 0.5
+
+
+def test_a_keys_profile_has_to_be_there_and_within_its_bounds() -> None:
+    with pytest.raises(GuidanceError, match=r"keys\.kids\.profile: got 'rough', allowed is one of gentle"):
+        catalogue(profiles=PROFILES, key_profiles={"kids": "rough"})
+    narrow = KeyRules(bounds={"positivity": Bounds(0, 0.25)})
+    with pytest.raises(GuidanceError, match=r"keys\.kids\.profile \(gentle\)\.objective_weights\.positivity: got 0\.5"):
+        catalogue(profiles=PROFILES, key_profiles={"kids": "gentle"}, keys={"kids": narrow})
+    with pytest.raises(GuidanceError, match=r"profiles\.wild\.beta"):
+        catalogue(profiles={"wild": {"beta": 1e9}})
