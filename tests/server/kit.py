@@ -5,6 +5,7 @@ import json
 from argparse import Namespace
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import cache
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -288,6 +289,16 @@ GATE_LIMITS = GateLimits(max_header_bytes=32_768, max_body_bytes=1_000_000, max_
 MAX_MODEL_LEN = 4096
 
 
+@cache
+def routes_once() -> FastAPI:
+    """An app with our routes: reading vLLM's request models takes FastAPI longer than most tests."""
+    app = FastAPI()
+    MavisEndpoints().attach_router(app)
+    replace_route(app, routes.late_router)
+    init_exception_handler(app)
+    return app
+
+
 def make_app(
     engine: FakeEngine,
     offered: Catalogue | None = None,
@@ -297,10 +308,9 @@ def make_app(
     gate_limits: GateLimits = GATE_LIMITS,
 ) -> FastAPI:
     """Our routes over fakes, with vLLM's own exception handlers, wired as vLLM wires them, behind the gate."""
-    app = FastAPI()
-    MavisEndpoints().attach_router(app)
-    replace_route(app, routes.late_router)
-    init_exception_handler(app)
+    app, template = FastAPI(), routes_once()
+    app.router.routes[:] = template.router.routes
+    app.exception_handlers = dict(template.exception_handlers)
     offered, keys = offered or catalogue(), keys or ApiKeys()
     engine.policy = offered.policy
     registry, load, audit = Registry(), EngineLoad(), Audit()
