@@ -5,7 +5,6 @@
 Runs in the HTTP process. Does not import torch itself.
 """
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -34,7 +33,7 @@ async def _own_fields(raw_request: Request) -> dict[str, Any]:
         FieldError: it holds a field of ours.
     """
     try:
-        body = json.loads(await raw_request.body())
+        body = await raw_request.json()  # kept by the request, so read once for everybody
     except (ValueError, RecursionError):
         return {}
     if not isinstance(body, dict):

@@ -37,6 +37,7 @@ from server.requests.keys import ApiKey, ApiKeys, current_key, secret_of
 
 BODY_S = 60.0
 DRAIN_RETRY_S = 5
+_POLICY_VIOLATION = 1008  # of RFC 6455
 _WITH_A_BODY = ("POST", "PATCH", "PUT")
 
 
@@ -93,6 +94,9 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
+        if scope["type"] == "websocket" and self._keys and self._keys.find(secret_of(Headers(scope=scope))) is None:
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -137,7 +137,7 @@ class Generation:
         return any(choice.trace.is_aborted for choice in self._choices.values())
 
     def take(self, traces: Mapping[ChoiceName, Mapping[str, Any]]) -> None:
-        """Take in what the workers answered to `unread()`."""
+        """Take in what the workers answered to `next_unread()`."""
         for name, wire in traces.items():
             self.choice(self._index(name)).trace.extend(wire)
 

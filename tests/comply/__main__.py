@@ -1,6 +1,6 @@
 """llm-comply's OpenAI-chat and Anthropic suites: what passes against plain vLLM has to pass against this server.
 
-    python -m tests.comply [--out FILE.json]          (or: make comply)
+    python -m tests.comply [--tries 3] [--out FILE.json]          (or: make comply)
 
 Both serve the embedded model with the same flags of vLLM's, one after the other. Whether a model of this size calls the
 right tool is chance in both, so a test counts as passed where it passes in one of a few tries.

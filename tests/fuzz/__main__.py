@@ -1,6 +1,6 @@
 """schemathesis against `/openapi.json` of a real server: at least 2,000 generated requests, and no check that fails.
 
-    python -m tests.fuzz [--examples 120] [--out FILE.json]          (or: make fuzz)
+    python -m tests.fuzz [--examples 150] [--seconds 300] [--out FILE.json]          (or: make fuzz)
 
 Our own routes are held to every check there is, with links from a completion to its generation. vLLM's schemas promise
 less than its routes hold to (unknown fields are ignored, numbers are taken from texts, and what one field allows

@@ -57,7 +57,6 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
-    tokens: int = 0
     wrong: list[str] = field(default_factory=list)
     greedy: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
@@ -94,7 +93,6 @@ class Load:
         self._tally = tally
         self._chance = random.Random(seed)
         self._greedy_requests = greedy_requests
-        self._live: list[str] = []
         self._count = 0
         self._seed = seed
 
@@ -124,7 +122,6 @@ class Load:
         answer = await self._http.post(COMPLETIONS, json=body)
         if self._tally.expect("whole", answer, 200):
             choices = answer.json()["choices"]
-            self._tally.tokens += answer.json()["usage"]["completion_tokens"]
             guided = ["mavis" in choice for choice in choices]
             if guided != [bool(body["objective_weights"])] * body["n"]:
                 self._tally.wrong.append(f"whole: guided are {guided} of {body}")

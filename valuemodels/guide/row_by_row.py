@@ -18,39 +18,38 @@ _MAX_SUSPECTS = 1024
 class RowByRow:
     """Scores a batch at once; where that fails, each of its rows alone.
 
-    A row that failed alone stays under suspicion: from then on it is scored apart from the others, which so are scored
-    at once again, until it succeeds.
+    A row that failed alone stays under suspicion with that scorer: from then on it is scored apart from the others,
+    which so are scored at once again, until it succeeds.
     """
 
     def __init__(self) -> None:
-        self._suspects: OrderedDict[str, None] = OrderedDict()
+        self._suspects: OrderedDict[tuple[str, str], None] = OrderedDict()  # checkpoint and sequence
         self._throttle = Throttle()
 
     def score(self, scorer: Scorer, batch: ScoringBatch) -> Tensor:
         """[rows, k, objectives] values; NaN where a row failed. Never raises: that would end the engine."""
         places = range(len(batch.rows))
-        trusted = [place for place in places if batch.rows[place].sequence_id not in self._suspects]
-        if len(trusted) == len(batch.rows):
+        suspected = [p for p in places if (scorer.checkpoint_id, batch.rows[p].sequence_id) in self._suspects]
+        if not suspected:
             values = self._try(scorer, batch)
-            if values is not None:
-                return values
-            return self._each_alone(scorer, batch, self._empty(scorer, batch), places)
+            return values if values is not None else self._each_alone(scorer, batch, self._empty(scorer, batch), places)
         values = self._empty(scorer, batch)
+        trusted = [place for place in places if place not in suspected]
         together = self._try(scorer, batch.select(trusted)) if trusted else None
-        if together is not None:
-            values[torch.tensor(trusted, device=values.device)] = together
-        alone = [place for place in places if together is None or place not in set(trusted)]
-        return self._each_alone(scorer, batch, values, alone)
+        if together is None:
+            return self._each_alone(scorer, batch, values, places)
+        values[torch.tensor(trusted, device=values.device)] = together
+        return self._each_alone(scorer, batch, values, suspected)
 
     def _each_alone(self, scorer: Scorer, batch: ScoringBatch, values: Tensor, places: Sequence[int]) -> Tensor:
         for place in places:
-            sequence_id = batch.rows[place].sequence_id
+            suspect = (scorer.checkpoint_id, batch.rows[place].sequence_id)
             found = self._try(scorer, batch.select([place]))
             if found is not None:
                 values[place] = found[0]
-                self._suspects.pop(sequence_id, None)
+                self._suspects.pop(suspect, None)
                 continue
-            self._suspects[sequence_id] = None
+            self._suspects[suspect] = None
             if len(self._suspects) > _MAX_SUSPECTS:
                 self._suspects.popitem(last=False)
         return values

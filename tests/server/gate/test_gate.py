@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from limits import parse_many
 from prometheus_client import REGISTRY
+from starlette.websockets import WebSocket
 
 from server.gate.gate import GateLimits
 from tests.server.kit import GATE_LIMITS, FakeEngine, api_keys, as_key, eventually, make_app
@@ -99,6 +100,28 @@ async def test_a_key_is_wanted_and_taken_in_either_clients_way(engine: FakeEngin
         for headers in (as_key("a"), {"X-Api-Key": "secret-a"}):
             assert (await http.post(PATH, json=CHAT, headers=headers)).status_code == 200
         assert (await http.get("/ready")).status_code == 200
+
+
+@pytest.mark.parametrize(("header", "passes"), [(b"Bearer secret-a", True), (b"Bearer wrong", False)])
+async def test_a_websocket_wants_the_key_as_well(engine: FakeEngine, header: bytes, passes: bool) -> None:
+    """None of our routes is one, but an operator's plugin may bring some."""
+    app, sent = make_app(engine, keys=api_keys(a={})), list[Any]()
+    app.router.routes = [*app.router.routes]  # the others belong to every test's app
+
+    async def accept(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    app.add_api_websocket_route("/own", accept)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "websocket", "path": "/own", "raw_path": b"/own", "query_string": b"", "subprotocols": []}
+    await app({**scope, "headers": [(b"authorization", header)], "app": app}, receive, send)
+    assert sent == ["websocket.accept" if passes else "websocket.close"]
 
 
 async def test_a_key_has_its_share_and_no_more(engine: FakeEngine) -> None:

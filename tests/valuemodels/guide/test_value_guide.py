@@ -145,6 +145,16 @@ def test_a_row_that_cannot_be_scored_costs_nobody_else_anything(caplog: pytest.L
     assert len(scorer.batches[-1].rows) == 3, "a row that can be scored again goes with the others again"
 
 
+def test_a_row_that_one_value_model_cannot_read_is_suspected_by_that_one_alone() -> None:
+    """Its success with another model took the suspicion back, and the first model's batch failed at every step."""
+    bad, good = Unreadable("warmth", [0.0] * VOCAB), TableScorer("brevity", [1.0] * VOCAB)
+    guide, rows = guide_of(bad, good), [row(i, 1.0, 1.0) for i in range(3)]
+    for _ in range(3):
+        guide.step(logits(), rows)
+    assert [len(batch.rows) for batch in bad.batches] == [3, 1, 1, 1, 2, 1, 2, 1]
+    assert [len(batch.rows) for batch in good.batches] == [3, 3, 3]
+
+
 def test_a_scorer_that_always_fails_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     guide = guide_of(Unreadable("warmth", [0.0] * VOCAB))
     before = logits(2)
