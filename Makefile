@@ -9,7 +9,7 @@ MINUTES ?= 20
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit slow soak fuzz comply fix docs check bench train-embedded distill-embedded evaluate-embedded lock clean setup setup-dev
+.PHONY: help serve test unit slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded compare-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -53,8 +53,11 @@ bench: setup-dev ## Tokens per second through the engine, with and without weigh
 train-embedded: setup-dev ## Train the shipped value checkpoint again; resumes where it stopped
 	@.venv/bin/mavis train run embedded --export valuemodels/checkpoints/embedded $(ARGS)
 
-distill-embedded: setup-dev ## Give the shipped value checkpoint its fast scoring again; resumes where it stopped
-	@.venv/bin/mavis train distill valuemodels/checkpoints/embedded --export valuemodels/checkpoints/embedded $(ARGS)
+fast-embedded: setup-dev ## Give the shipped value checkpoint its fast scoring again; resumes where it stopped
+	@.venv/bin/mavis train fast valuemodels/checkpoints/embedded --export valuemodels/checkpoints/embedded $(ARGS)
+
+compare-embedded: setup-dev ## What fast and exact scoring gain for the same KL; resumes where it stopped
+	@.venv/bin/mavis compare --at-least 0.95 --out docs/evaluation/embedded/compare.json $(ARGS)
 
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
 	@.venv/bin/mavis evaluate --out docs/evaluation/embedded/sliders.json $(ARGS)

@@ -102,7 +102,7 @@ def random_tensors(config: ValueConfig, base: str, seed: int = 1) -> dict[str, t
     torch.manual_seed(seed)
     model = ValueModel.build(config, base)
     tensors = {f"head.{name}": parameter.detach() * 3 for name, parameter in model.head.named_parameters()}
-    adapter = config.backbone.adapter
+    adapter = config.trunk[0].adapter
     if adapter is not None:
         for name, module in model.backbone.named_modules():
             if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in adapter.targets:

@@ -1,7 +1,7 @@
-"""`mavis train`: carry out a training recipe, or distil a trained checkpoint.
+"""`mavis train`: carry out a training recipe, or make the probe of fast scoring.
 
     mavis train run RECIPE [--run-dir runs/NAME] [--limit N] [--export DIR]
-    mavis train distill CHECKPOINT [--recipe RECIPE] [--run-dir runs/distill-NAME] [--limit N] [--export DIR]
+    mavis train fast [CHECKPOINT] [--recipe RECIPE] [--run-dir runs/fast-NAME] [--limit N] [--export DIR]
 
 Runs in the process of the command; the stages get processes of their own. Must not import torch or vllm at the top.
 """
@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from training.distill.run import DistillRun, Teacher, open_distillation, read_teacher
-from training.errors import RecipeError
+from training.errors import RecipeError, RunDirError
+from training.fast.run import FastRun, Teacher, open_fast_run, read_teacher
 from training.recipe import Recipe
 from training.recipe_file import read_recipe
-from training.report import copy_checkpoint, print_distillation, print_summary
-from training.rounds import run_round
+from training.report import copy_checkpoint, print_probe, print_summary
+from training.rounds import carry_out
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console
 from training.runs.run import Run, find_base, open_run
@@ -48,50 +48,57 @@ def run(
         settings = _limited(read_recipe(recipe), limit)
         path = run_dir or Path("runs") / settings.name
         training = Run(settings, RunDir(path), find_base(settings, base_folder))
-        run_round(training)
+        carry_out(training)
         print_summary(training)
         if export is not None:
             copy_checkpoint(training, "export", export)
 
 
 @app.command()
-def distill(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or hub id of a value checkpoint.")],
+def fast(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(help="Folder or hub id of an exact checkpoint; none makes a probe alone, from rewards alone."),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Name or path of a recipe; the one the checkpoint was trained by if not given.")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Where the run's files go; runs/distill-<recipe> if not given.")
+        Path | None, typer.Option(help="Where the run's files go; runs/fast-<recipe> if not given.")
     ] = None,
     limit: Limit = None,
     export: Export = None,
     base_folder: BaseFolder = None,
 ) -> None:
-    """Give a checkpoint a probe, for fast scoring: sample, fit, calibrate; resumes as `run` does."""
+    """Make a probe, for fast scoring: sample, score, label, fit, round by round; calibrate. Resumes as `run` does."""
     with errors_in_one_sentence():
-        teacher = read_teacher(resolve_folder(checkpoint))
-        if teacher.had_probe:
+        teacher = None if checkpoint is None else read_teacher(resolve_folder(checkpoint))
+        if teacher is not None and teacher.had_probe:
             console.print(f"{checkpoint} has a probe already: it is replaced by a new one", soft_wrap=True)
         settings = _limited(_recipe_for(teacher, recipe), limit)
-        path = run_dir or Path("runs") / f"distill-{settings.name}"
-        distillation = DistillRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)
-        run_round(distillation)
-        print_distillation(distillation)
+        path = run_dir or Path("runs") / f"fast-{settings.name}"
+        making = FastRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)
+        carry_out(making)
+        print_probe(making)
         if export is not None:
-            copy_checkpoint(distillation, "distilled", export)
+            copy_checkpoint(making.at(making.last), "probe_export", export)
 
 
 @app.command("stage")
 def carry_out_stage(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
     run_dir: Annotated[Path, typer.Argument(help="The run's folder.")],
+    iteration: Annotated[int, typer.Option(min=0, help="Which of the run's rounds.")] = 0,
     base_folder: BaseFolder = None,
 ) -> None:
-    """Carry out one stage of a run that `run` or `distill` has begun."""
+    """Carry out one stage of a run that `run` or `fast` has begun."""
     with errors_in_one_sentence():
         stage = stage_name(name)
-        is_distillation = RunDir(run_dir).teacher_path.is_file()
-        run_stage((open_distillation if is_distillation else open_run)(run_dir, base_folder), stage)
+        is_fast = RunDir(run_dir).teacher_path.is_file()
+        iterations = (open_fast_run if is_fast else open_run)(run_dir, base_folder).iterations
+        if iteration >= len(iterations):
+            raise RunDirError(f"iteration: got {iteration}, allowed is 0 to {len(iterations) - 1}")
+        run_stage(iterations[iteration], stage)
 
 
 def _limited(recipe: Recipe, limit: int | None) -> Recipe:
@@ -99,9 +106,11 @@ def _limited(recipe: Recipe, limit: int | None) -> Recipe:
     return recipe if limit is None else recipe.model_copy(update={"limit": limit})
 
 
-def _recipe_for(teacher: Teacher, asked: str | None) -> Recipe:
+def _recipe_for(teacher: Teacher | None, asked: str | None) -> Recipe:
     if asked is not None:
         return read_recipe(asked)
+    if teacher is None:
+        raise RecipeError("without a checkpoint, --recipe says what to train on: give one of them")
     try:
         return read_recipe(teacher.config.training.recipe)
     except RecipeError as error:

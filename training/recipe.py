@@ -8,25 +8,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from training.fast_recipe import Count, FastRecipe, NotNegative, Positive, Share, Strict
 from valuemodels.contract.guide_config import DType
 from valuemodels.contract.policy import DEFAULT_CANDIDATES
 from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
 
 PROMPTS = Path(__file__).parent / "prompts"
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ObjectiveRecipe(_Strict):
+class ObjectiveRecipe(Strict):
     """One objective and the reward it is trained on.
 
     Attributes:
@@ -38,7 +30,7 @@ class ObjectiveRecipe(_Strict):
     name: Annotated[str, Field(pattern=OBJECTIVE_NAME)]
     description: str
     reward: str
-    reward_parameters: dict[str, Any] = {}
+    reward_parameters: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def reward_id(self) -> str:
@@ -47,7 +39,7 @@ class ObjectiveRecipe(_Strict):
         return f"{self.reward} {json.dumps(parameters, sort_keys=True)}" if parameters else self.reward
 
 
-class EngineRecipe(_Strict):
+class EngineRecipe(Strict):
     """vLLM's own settings, for every stage that samples.
 
     Attributes:
@@ -61,7 +53,7 @@ class EngineRecipe(_Strict):
     block_size: Count = 32
 
 
-class Fractions(_Strict):
+class Fractions(Strict):
     """Shares of the prompts that are trained on, validated on and tested on: together 1."""
 
     train: Share
@@ -76,7 +68,7 @@ class Fractions(_Strict):
         return self
 
 
-class _Samples(_Strict):
+class _Samples(Strict):
     """How many replies each prompt gets: `samples` on training prompts, `held_out_samples` on all others."""
 
     samples: Count
@@ -99,7 +91,7 @@ class RolloutRecipe(_Samples):
     shard_prompts: Count = 64
 
 
-class FitRecipe(_Strict):
+class FitRecipe(Strict):
     """How the value model is fitted.
 
     Attributes:
@@ -117,7 +109,7 @@ class FitRecipe(_Strict):
     clip: Positive = 5.0
 
 
-class CalibrateRecipe(_Strict):
+class CalibrateRecipe(Strict):
     """How the scales are found.
 
     Attributes:
@@ -136,38 +128,7 @@ class CalibrateRecipe(_Strict):
     candidates: Count = DEFAULT_CANDIDATES
 
 
-class DistillRecipe(_Samples):
-    """How a probe is distilled from exact values, for fast scoring.
-
-    Attributes:
-        source: whose final hidden state the probe reads.
-        samples, held_out_samples: replies to each training prompt, and to each validation or test prompt. Half of them
-            come from the base, half are tilted by exact values, at `rollout`'s temperature and length.
-        max_weight: the weights of a tilted reply are drawn from -max_weight .. max_weight, one an objective.
-        candidates: how many are valued at each position.
-        shard_prompts: as in `RolloutRecipe`.
-        hidden, rank: sizes of the probe, see `ProbeConfig`.
-        batch_size: positions a step.
-        mass_floor: share of a position's weight in the loss that its candidates have alike; the rest goes by the base's
-            probability.
-    """
-
-    source: Literal["base"] = "base"
-    samples: Count = 4
-    held_out_samples: Count = 2
-    max_weight: Positive = 1.5
-    candidates: Count = DEFAULT_CANDIDATES
-    shard_prompts: Count = 16
-    hidden: Count = 512
-    rank: Count = 128
-    epochs: Count = 10
-    learning_rate: Positive = 1e-3
-    batch_size: Count = 1024
-    weight_decay: NotNegative = 0.01
-    mass_floor: Annotated[float, Field(ge=0, le=1)] = 0.3
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """The whole recipe.
 
     Attributes:
@@ -190,7 +151,7 @@ class Recipe(_Strict):
     head: HeadConfig
     fit: FitRecipe
     calibrate: CalibrateRecipe
-    distill: DistillRecipe = DistillRecipe()
+    fast: FastRecipe = FastRecipe()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Recipe":

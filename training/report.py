@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from training.distill.run import DistillRun
+from training.fast.run import FastRun
 from training.runs.progress import console
 from training.runs.run import CHECKPOINT_FOLDER, Run, StageName
 from valuemodels.contract.value_config import read_value_config
@@ -29,34 +29,35 @@ def print_summary(run: Run) -> None:
             f"{objective.mean:.3f}",
             f"{objective.std:.3f}",
             *(f"{metrics.get(f'test_explained_variance{at}', float('nan')):.2f}" for at in ("", "_at_16", "_at_end")),
-            f"{objective.scale:.3g}",
-            f"{_cost(trials[objective.name], objective.scale):.2f}",
+            f"{objective.scale or 0:.3g}",
+            f"{_cost(trials[objective.name], objective.scale or 0):.2f}",
         )
     console.print(table)
     _print_times(run, folder)
 
 
-def print_distillation(run: DistillRun) -> None:
-    """Print how well the probe stands in for exact values, and the time each stage took."""
-    folder = run.finished("distilled") / CHECKPOINT_FOLDER
-    trials = run.stage("probe_scales").summary()["trials"]
+def print_probe(run: FastRun) -> None:
+    """Print what each round's probe should gain, what its tilts cost, and the time each stage took."""
+    last = run.at(run.last)
+    folder = last.finished("probe_export") / CHECKPOINT_FOLDER
+    trials = last.stage("probe_scales").summary()["trials"]
     config = read_value_config(folder)
     assert config.probe is not None, folder
-    table = Table(
-        "objective", "explained, test", "tilt KL, test", "gain kept, test", "exact scale", "scale", "KL, nats"
-    )
+    rounds = [f"gain, round {iteration.iteration}" for iteration in run.iterations]
+    table = Table("objective", *rounds, "explained", "exact scale", "scale", "KL, nats")
     for objective in config.objectives:
         metrics, scale = config.probe.metrics[objective.name], config.probe.scales[objective.name]
+        gains = [each.stage("probe").summary()["metrics"][objective.name]["validation_gain"] for each in run.iterations]
         table.add_row(
             objective.name,
-            f"{metrics.get('test_explained_variance', float('nan')):.2f}",
-            f"{metrics.get('test_tilt_kl', float('nan')):.4f}",
-            f"{metrics.get('test_gain_kept', float('nan')):.2f}",
-            f"{objective.scale:.3g}",
+            *(f"{gain:.2f}" for gain in gains),
+            f"{metrics.get('validation_explained_variance', float('nan')):.2f}",
+            "-" if objective.scale is None else f"{objective.scale:.3g}",
             f"{scale:.3g}",
             f"{_cost(trials[objective.name], scale):.2f}",
         )
     console.print(table)
+    console.print("gain: first-order, on validation replies of the base, in standard deviations of the base's reward")
     _print_times(run, folder)
 
 
@@ -74,6 +75,9 @@ def _cost(trials: Sequence[Mapping[str, float]], scale: float) -> float:
 
 
 def _print_times(run: Run, folder: Path) -> None:
-    minutes = {name: run.stage(name).summary()["seconds"] / 60 for name in run.stages}
+    minutes: dict[str, float] = {}
+    for iteration in run.iterations:
+        for name in iteration.stages:
+            minutes[name] = minutes.get(name, 0.0) + iteration.stage(name).summary()["seconds"] / 60
     console.print(", ".join(f"{name} {spent:.1f} min" for name, spent in minutes.items()))
     console.print(f"{sum(minutes.values()):.1f} min in all; the checkpoint is in {folder}", soft_wrap=True)

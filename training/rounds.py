@@ -1,7 +1,9 @@
-"""One round of a run: its stages in their order, each in a process of its own.
+"""The rounds of a run: their stages in their order, each in a process of its own.
 
-    training       prompts -> rollouts -> rewards -> fit -> calibrate -> export
-    distillation   prompts -> positions -> probe -> probe_scales -> distilled
+    training   prompts -> rollouts -> rewards -> fit -> calibrate -> export
+    a probe    prompts -> invented -> replies -> reply_rewards -> labels -> probe
+               once more for each round of tilted replies: replies -> reply_rewards -> probe
+               and after the last one: probe_scales -> probe_export
 
 vLLM binds threads and memory to its process for good, so a stage that samples cannot share one with a stage that fits.
 Runs in the process of the command. Must not import torch or vllm.
@@ -15,24 +17,31 @@ from training.runs.progress import console
 from training.runs.run import Run, StageName
 
 
-def run_round(run: Run) -> None:
-    """Carry out every stage that is not done yet.
+def carry_out(run: Run) -> None:
+    """Carry out every stage of every iteration that is not done yet.
 
     Raises:
         RunDirError: a stage's folder was made with other settings, or a stage failed.
     """
-    for name in run.stages:
-        run.stage(name).check()
+    plan = [(iteration, name) for iteration in run.iterations for name in iteration.stages]
+    for iteration, name in plan:
+        iteration.stage(name).check()
     run.write()
-    for name in run.stages:
-        if run.stage(name).is_done:
-            console.print(f"{name}: done before")
+    for iteration, name in plan:
+        if iteration.stage(name).is_done:
+            console.print(f"{title(iteration, name)}: done before")
         else:
-            _run_in_own_process(run, name)
+            _carry_out_in_own_process(iteration, name)
 
 
-def _run_in_own_process(run: Run, name: StageName) -> None:
+def title(run: Run, name: StageName) -> str:
+    """A stage as people are told of it."""
+    return f"{name}, round {run.iteration}" if len(run.iterations) > 1 else name
+
+
+def _carry_out_in_own_process(run: Run, name: StageName) -> None:
     command = [sys.executable, "-m", "training.cli", "stage", name, str(run.run_dir.path)]
-    status = subprocess.run([*command, "--base-folder", run.base_folder], check=False).returncode
+    command += ["--iteration", str(run.iteration), "--base-folder", run.base_folder]
+    status = subprocess.run(command, check=False).returncode
     if status != 0 or not run.stage(name).is_done:
         raise RunDirError(f"stage {name} failed with exit status {status}; run the same command again to go on")

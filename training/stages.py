@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from training.distill.run import DistillRun
 from training.errors import RunDirError
+from training.fast.run import FastRun
 from training.runs.progress import console
 from training.runs.run import Run, StageName
 
@@ -58,32 +58,53 @@ def export(run: Run) -> Summary:
     return export_checkpoint(run)
 
 
-def positions(run: DistillRun) -> Summary:
-    """Sample replies through the exact guide, and record what it saw."""
-    from training.distill.record import record_positions
+def invented(run: FastRun) -> Summary:
+    """Have the base invent more prompts."""
+    from training.fast.invented import invent_prompts
 
-    return record_positions(run)
+    return invent_prompts(run)
 
 
-def probe(run: DistillRun) -> Summary:
-    """Fit the probe to the exact values."""
-    from training.distill.fit import fit_probe
+def replies(run: FastRun) -> Summary:
+    """Sample a round's replies, and record what the guide saw."""
+    from training.fast.replies import sample_replies
+
+    return sample_replies(run)
+
+
+def reply_rewards(run: FastRun) -> Summary:
+    """Score them and all of their prefixes."""
+    from training.fast.reply_rewards import score_replies
+
+    return score_replies(run)
+
+
+def labels(run: FastRun) -> Summary:
+    """Label some of their positions with exact values."""
+    from training.fast.labels import label_positions
+
+    return label_positions(run)
+
+
+def probe(run: FastRun) -> Summary:
+    """Fit the probe to the labels and the rewards."""
+    from training.fast.fit import fit_probe
 
     return fit_probe(run)
 
 
-def probe_scales(run: DistillRun) -> Summary:
+def probe_scales(run: FastRun) -> Summary:
     """Find the scales of fast scoring."""
-    from training.distill.calibrate import calibrate_probe
+    from training.fast.scales import calibrate_probe
 
     return calibrate_probe(run)
 
 
-def distilled(run: DistillRun) -> Summary:
+def probe_export(run: FastRun) -> Summary:
     """Write the checkpoint with its probe."""
-    from training.distill.checkpoint import export_distilled
+    from training.fast.checkpoint import export_probe
 
-    return export_distilled(run)
+    return export_probe(run)
 
 
 STAGES: Mapping[StageName, Callable[[Any], Summary]] = {
@@ -93,10 +114,13 @@ STAGES: Mapping[StageName, Callable[[Any], Summary]] = {
     "fit": fit,
     "calibrate": calibrate,
     "export": export,
-    "positions": positions,
+    "invented": invented,
+    "replies": replies,
+    "reply_rewards": reply_rewards,
+    "labels": labels,
     "probe": probe,
     "probe_scales": probe_scales,
-    "distilled": distilled,
+    "probe_export": probe_export,
 }
 
 

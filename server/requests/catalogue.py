@@ -13,8 +13,9 @@ from server.requests.keys import ApiKey
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, TraceDetail
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.offers import objective_owners, offered_scorings
 from valuemodels.contract.policy import GuidancePolicy, KeyRules
-from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig, objective_owners, offered_scorings
+from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig
 
 NULLABLE = frozenset({"kl_budget"})
 _TRACES: dict[bool | str, TraceDetail] = {False: "totals", True: "values", "candidates": "candidates"}

@@ -31,8 +31,8 @@ ROOMS = {
     "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "sources", "contract"),
     "server": (*("cli", "api", "start", "generations", "gate", "workers", "requests", "audit", "metrics", "errors"),),
     "training": (
-        *("cli", "bench", "evaluate", "report", "rounds", "stages", "distill", "calibrate", "fit", "rollouts"),
-        *("prompts", "runs", "rewards", "recipe_file", "recipe", "errors"),
+        *("cli", "bench", "evaluate", "report", "rounds", "stages", "fast", "calibrate", "fit", "rollouts"),
+        *("prompts", "runs", "rewards", "recipe_file", "recipe", "fast_recipe", "errors"),
     ),
 }
 """Package -> its rooms, folders or files, from the top down: each may import itself and those below it."""

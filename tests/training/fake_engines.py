@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_letters, ascii_lowercase
 from typing import Any, ClassVar
 
-from tests.training.recorded import new_probe, random_embeddings, random_positions, write_shard
+import torch
+
+from tests.training.recorded import random_candidates, write_recorded
 from training.rollouts.engine import Limits, Reply
 from training.rollouts.requests import Request
 
-REPLY_TOKENS = 3
-
 
 class RecordingEngine:
-    """Replies with three tokens, and records as many positions, whose values a probe could have.
+    """Replies with letters by lot, and records the positions that they could have come from.
 
-    Guided replies cost what a power of beta and their weights say.
+    Unguided requests are answered by a few words. Guided replies cost what a power of beta and their weights say.
     """
 
     asked: ClassVar[list[Request]] = []
@@ -32,16 +33,24 @@ class RecordingEngine:
             raise RuntimeError("the engine died")
         self._batches += 1
         RecordingEngine.asked += requests
-        if self._folder is not None:
-            for number, request in enumerate(requests):
-                seed = request.seed % 2**31
-                columns = random_positions(REPLY_TOKENS, new_probe(seed=9), random_embeddings(), seed)
-                write_shard(self._folder, columns, number)
-        return [self._reply(request) for request in requests]
+        return [self._reply(request, number) for number, request in enumerate(requests)]
 
-    def _reply(self, request: Request) -> Reply:
+    def _reply(self, request: Request, number: int) -> Reply:
+        dice = torch.Generator().manual_seed(request.seed % 2**31)
         guidance = request.guidance
-        is_tilted = guidance is not None and any(guidance.weights.values())
-        kl_nats = 0.3 * (guidance.beta or 1.0) ** 1.8 if guidance and is_tilted else 0.0
-        tokens = tuple(range(5, 5 + REPLY_TOKENS))
-        return Reply(request.prompt_id, request.prompt_token_ids, request.sample, tokens, "abc", "length", kl_nats)
+        if guidance is None:
+            words = [ascii_lowercase[int(n)] * 3 for n in torch.randint(26, (4,), generator=dice)]
+            return Reply(request.prompt_id, request.prompt_token_ids, request.sample, (5,), " ".join(words), "stop")
+        tokens = int(torch.randint(4, 9, (1,), generator=dice))
+        columns = random_candidates(tokens, dice)
+        chosen = torch.multinomial(columns["base_logprobs"].exp(), 1, generator=dice)
+        sampled = columns["token_ids"].long().gather(1, chosen)[:, 0].tolist()
+        if self._folder is not None:
+            columns |= {"logprobs": columns["base_logprobs"].clone(), "place": torch.arange(tokens).int()}
+            columns["sequence"] = torch.zeros(tokens, dtype=torch.int32)
+            write_recorded(self._folder, columns, [guidance.generation_id], number)
+        strength = guidance.beta or 1.0
+        kl_nats = 4.5 * strength**1.8 if any(guidance.weights.values()) else 0.0
+        text = " ".join(ascii_letters[token - 2] for token in sampled)
+        prompt = (request.prompt_id, request.prompt_token_ids, request.sample)
+        return Reply(*prompt, tuple(sampled), text, "length", kl_nats)

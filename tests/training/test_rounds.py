@@ -24,8 +24,8 @@ from training.rollouts.engine import Reply
 from training.rollouts.requests import Request
 from training.rollouts.scores import read_rewards
 from training.rollouts.shards import read_rollouts
-from training.rounds import run_round
-from training.runs.run import DistillationStage, Run, StageName, TrainingStage, open_run, write_recipe
+from training.rounds import carry_out
+from training.runs.run import FastStage, Run, StageName, TrainingStage, open_run, write_recipe
 from training.runs.run_dir import RunDir
 from training.stages import STAGES, run_stage
 from valuemodels.contract.value_config import read_value_config
@@ -175,12 +175,12 @@ def test_a_whole_round_ends_in_a_checkpoint_that_serves(
 
 def test_stages_run_in_processes_of_their_own_and_a_failed_one_ends_the_round(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match=r"stage prompts failed with exit status \d+; run the same command again"):
-        run_round(Run(run.recipe, RunDir(tmp_path / "own"), str(tmp_path)))
+        carry_out(Run(run.recipe, RunDir(tmp_path / "own"), str(tmp_path)))
     assert not (tmp_path / "own" / "iter_0" / "prompts" / "done.json").exists()
 
 
 def test_every_stage_of_every_round_can_be_carried_out() -> None:
-    assert set(STAGES) == {*get_args(TrainingStage), *get_args(DistillationStage)}
+    assert set(STAGES) == {*get_args(TrainingStage), *get_args(FastStage)}
 
 
 def test_a_recipes_own_limit_holds_where_the_command_gives_none(
@@ -188,7 +188,7 @@ def test_a_recipes_own_limit_holds_where_the_command_gives_none(
 ) -> None:
     """Would catch a flag's None written over what the recipe says."""
     seen: list[int | None] = []
-    monkeypatch.setattr("training.cli.run_round", lambda run: seen.append(run.recipe.limit))
+    monkeypatch.setattr("training.cli.carry_out", lambda run: seen.append(run.recipe.limit))
     monkeypatch.setattr("training.cli.print_summary", lambda run: None)
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))

@@ -24,7 +24,7 @@ from valuemodels.contract.guide_config import GuideConfig
 def calibrate_scales(run: Run) -> dict[str, Any]:
     """Find every objective's scale for exact scoring."""
     starts = {objective.name: run.recipe.calibrate.start for objective in run.recipe.objectives}
-    return find_scales(run, run.finished("fit") / VALUES_FOLDER, "exact", starts)
+    return find_scales(run, run.finished("prompts"), run.finished("fit") / VALUES_FOLDER, "exact", starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class _Measure:
     run: Run
     prompts: Sequence[ChatPrompt]
     objective: str
+    own_scale: float
     scoring: Scoring
     advance: Advance
 
@@ -43,7 +44,7 @@ class _Measure:
         guidance = Guidance(
             generation_id="",
             weights={self.objective: 1.0},
-            beta=scale,
+            beta=scale / self.own_scale,
             candidates=self.run.recipe.calibrate.candidates,
             scoring=self.scoring,
         )
@@ -56,15 +57,22 @@ class _Measure:
         return kl_nats
 
 
-def find_scales(run: Run, checkpoint: Path, scoring: Scoring, starts: Mapping[str, float]) -> dict[str, Any]:
+def find_scales(
+    run: Run,
+    prompts_folder: Path,
+    checkpoint: Path,
+    scoring: Scoring,
+    starts: Mapping[str, float],
+    own_scales: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Find scales on validation prompts.
 
     Args:
-        checkpoint: its scales for this scoring are 1, so that a trial's scale is simply the request's beta.
         starts: objective -> the first scale tried.
+        own_scales: objective -> the scale that the checkpoint has for this scoring already; None: 1 everywhere.
     """
     recipe = run.recipe.calibrate
-    prompts = [p for p in read_prompt_set(run.finished("prompts") / PROMPTS_FILE) if p.split == "validation"]
+    prompts = [p for p in read_prompt_set(prompts_folder / PROMPTS_FILE) if p.split == "validation"]
     prompts = prompts[: recipe.prompts]
     guide = GuideConfig(checkpoints=(str(checkpoint),), base_model=run.base_folder, scorings=(scoring,))
     engine = RolloutEngine(run.base_folder, run.recipe.engine, guide)
@@ -72,7 +80,8 @@ def find_scales(run: Run, checkpoint: Path, scoring: Scoring, starts: Mapping[st
     trials: dict[str, list[dict[str, float]]] = {}
     with progress("calibrate", len(starts) * recipe.max_evaluations * len(prompts)) as advance:
         for objective, start in starts.items():
-            measure = _Measure(engine, run, prompts, objective, scoring, advance)
+            own_scale = (own_scales or {}).get(objective, 1.0)
+            measure = _Measure(engine, run, prompts, objective, own_scale, scoring, advance)
             tried = find_scale(measure, recipe.target_kl, recipe.tolerance, start, recipe.max_evaluations)
             scales[objective] = matching_trial(tried, recipe.target_kl, recipe.tolerance, objective).scale
             trials[objective] = [asdict(trial) for trial in tried]

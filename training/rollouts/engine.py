@@ -81,7 +81,7 @@ class RolloutEngine:
         return replies
 
     def record(self, folder: Path | None) -> None:
-        """Write every position that is scored exactly from now on into a folder; None: finish and stop."""
+        """Write every position that is scored from now on into a folder; None: finish and stop."""
         self._llm.collective_rpc("mavis_record", args=(None if folder is None else str(folder),))
 
     def _sample_batch(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:

@@ -78,10 +78,11 @@ def write_shard(path: Path, prompts: Sequence[ChatPrompt], replies: Sequence[Rep
 
 def read_rollouts(folder: Path) -> list[Rollout]:
     """Every rollout of a folder, in the order of the shards."""
-    return [rollout for path in sorted(folder.glob("shard_*.parquet")) for rollout in _read_shard(path)]
+    return [rollout for path in sorted(folder.glob("shard_*.parquet")) for rollout in read_shard(path)]
 
 
-def _read_shard(path: Path) -> Iterator[Rollout]:
+def read_shard(path: Path) -> Iterator[Rollout]:
+    """The rollouts of one shard, in their order."""
     rows: list[dict[str, Any]] = pq.read_table(path, schema=_SCHEMA).to_pylist()
     for row in rows:
         for key in ("prompt_token_ids", "output_token_ids"):

@@ -22,8 +22,10 @@ CHECKPOINT_FOLDER = "checkpoint"
 """The finished checkpoint's folder in the export stage's."""
 
 TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "export"]
-DistillationStage = Literal["prompts", "positions", "probe", "probe_scales", "distilled"]
-StageName = TrainingStage | DistillationStage
+FastStage = Literal[
+    "prompts", "invented", "replies", "reply_rewards", "labels", "probe", "probe_scales", "probe_export"
+]
+StageName = TrainingStage | FastStage
 StageInputs = dict[StageName, dict[str, Any]]
 
 
@@ -32,7 +34,7 @@ class Run:
     """A recipe being carried out in a folder.
 
     Attributes:
-        iteration: iteration 0 samples from the base; a later one would sample through the guide of the one before.
+        iteration: iteration 0 samples from the base, a later one through the guide of the one before.
         base_folder: where the base model lies on this machine.
     """
 
@@ -62,6 +64,15 @@ class Run:
         }
 
     @property
+    def iterations(self) -> "tuple[Run, ...]":
+        """The iterations of the whole run, in their order."""
+        return (self,)
+
+    def earlier_inputs(self) -> dict[str, Any]:
+        """What this iteration depends on beside its own stages."""
+        return {}
+
+    @property
     def stages(self) -> tuple[StageName, ...]:
         """In the order in which they are carried out."""
         return tuple(self.own_inputs())
@@ -76,18 +87,17 @@ class Run:
         stages = tuple(own)
         if name not in stages:
             raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(stages)}")
-        return self.run_dir.stage(
-            self.iteration, name, {stage: own[stage] for stage in stages[: stages.index(name) + 1]}
-        )
+        inputs: dict[str, Any] = {stage: own[stage] for stage in stages[: stages.index(name) + 1]}
+        return self.run_dir.stage(self.iteration, name, {**self.earlier_inputs(), **inputs})
 
     def write(self) -> None:
         """Put what the stages' processes need where they read it.
 
         Raises:
-            RunDirError: the folder holds a distillation.
+            RunDirError: the folder holds the making of a probe.
         """
         if self.run_dir.teacher_path.is_file():
-            raise RunDirError(f"{self.run_dir.path} holds a distillation: give another --run-dir")
+            raise RunDirError(f"{self.run_dir.path} holds the making of a probe: give another --run-dir")
         write_recipe(self.run_dir, self.recipe)
 
     def finished(self, name: StageName) -> Path:

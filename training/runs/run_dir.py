@@ -1,7 +1,7 @@
 """The folder of one training run: which stage is done, what it was made from, and where its files lie.
 
     runs/<name>/recipe.json                  the validated recipe
-    runs/<name>/teacher.json                 in a distillation alone: which checkpoint is distilled
+    runs/<name>/teacher.json                 where a probe is made: the checkpoint that gets it, if there is one
     runs/<name>/iter_<n>/<stage>/inputs.json what the stage depends on, written before it starts
     runs/<name>/iter_<n>/<stage>/done.json   its closing figures, written last: without it the stage is not done
 

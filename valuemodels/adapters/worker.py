@@ -39,7 +39,7 @@ class ValueWorkerExtension:
         return {"objectives": list(guide.policy.objectives), "scorings": list(guide.policy.scorings)}
 
     def mavis_record(self, folder: str | None) -> None:
-        """Write every position that is scored exactly from now on into a folder; None: finish and stop."""
+        """Write every position that is scored from now on into a folder; None: finish and stop."""
         if (processor := self._mavis_processor()) is None:
             return
         processor.hidden = processor.hidden or HiddenStates(self.model_runner.get_model())

@@ -4,17 +4,16 @@ Read by the HTTP process for the catalogue, by the worker and by training before
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.guidance import Scoring
 
-FORMAT_VERSION = 2
-"""2 added `probe`; checkpoints of version 1 are read as they are."""
+FORMAT_VERSION = 3
+"""2 added `probe`; 3 its `origin`, and checkpoints without a trunk. Older ones are read as they are."""
 
 CONFIG_FILE = "value_config.json"
 TENSORS_FILE = "model.safetensors"
@@ -36,7 +35,8 @@ class ObjectiveConfig(_Strict):
         reward: id of the reward the values were trained on.
         mean, std: of the base model's reward on the training prompts, in the reward's own units.
         clip: the standardised reward was clipped to this range before training.
-        scale: s_i: weight 1 at beta 1 costs about 5 nats over 64 tokens of the base's replies.
+        scale: s_i for exact scoring: weight 1 at beta 1 costs about 5 nats over 64 tokens of the base's replies; None
+            in a checkpoint without a trunk.
         metrics: held-out figures, name -> number.
     """
 
@@ -46,7 +46,7 @@ class ObjectiveConfig(_Strict):
     mean: Finite
     std: Positive
     clip: tuple[Finite, Finite] = (-5.0, 5.0)
-    scale: Positive
+    scale: Positive | None = None
     metrics: dict[str, Finite] = {}
 
 
@@ -93,10 +93,26 @@ class HeadConfig(_Strict):
         return self
 
 
+class ProbeOrigin(_Strict):
+    """How a probe was made.
+
+    Attributes:
+        distilled_from: id of the checkpoint whose exact values it began with; None: it began with nothing.
+        advantages: it was then fitted to the rewards of sampled replies.
+        rounds: how many of those fits saw replies tilted by the probe of the fit before.
+        replies: how many replies it was fitted to.
+    """
+
+    distilled_from: str | None
+    advantages: bool
+    rounds: Annotated[int, Field(ge=0)]
+    replies: Annotated[int, Field(ge=0)]
+
+
 class ProbeConfig(_Strict):
     """A head that values all candidates at once from one hidden state: what `fast` scoring uses.
 
-    It was distilled from the checkpoint's exact values; see `valuemodels.models.probe` for the formula.
+    See `valuemodels.models.probe` for the formula.
 
     Attributes:
         source: whose last hidden state it reads: the served base model's, or the value trunk's.
@@ -104,6 +120,7 @@ class ProbeConfig(_Strict):
         rank: size of the space in which states and tokens meet.
         scales: objective -> s_i for this scoring, calibrated as `ObjectiveConfig.scale` is.
         metrics: objective -> held-out figures, name -> number.
+        origin: how it was made; None in checkpoints of version 2, whose probes were distilled from their own trunk.
     """
 
     source: Literal["base", "trunk"]
@@ -111,6 +128,7 @@ class ProbeConfig(_Strict):
     rank: Annotated[int, Field(ge=1)]
     scales: dict[str, Positive]
     metrics: dict[str, dict[str, Finite]] = {}
+    origin: ProbeOrigin | None = None
 
 
 class TrainingConfig(_Strict):
@@ -129,17 +147,29 @@ class ValueConfig(_Strict):
         tokenizer_fingerprint: `tokenizer_fingerprint()` of the base model's tokenizer at training.
         base_model: id of the base the rewards were standardised on, for people; what must match is the tokenizer and
             the backbone's shapes.
+        backbone, head: the trunk, for exact scoring; None in a checkpoint that is a probe alone.
     """
 
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     id: Annotated[str, Field(min_length=1)]
     base_model: str
     tokenizer_fingerprint: str
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
-    backbone: BackboneConfig
-    head: HeadConfig
+    backbone: BackboneConfig | None = None
+    head: HeadConfig | None = None
     probe: ProbeConfig | None = None
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _values_can_be_had(self) -> "ValueConfig":
+        if (self.backbone is None) != (self.head is None):
+            raise ValueError("backbone and head are given together, or neither of them")
+        if self.backbone is None and self.probe is None:
+            raise ValueError("a checkpoint has a backbone and a head, or a probe, or all of them")
+        for objective in self.objectives:
+            if (objective.scale is None) != (self.backbone is None):
+                raise ValueError(f"scale of objective {objective.name} is given exactly when there is a backbone")
+        return self
 
     @model_validator(mode="after")
     def _probe_scales_every_objective(self) -> "ValueConfig":
@@ -159,15 +189,21 @@ class ValueConfig(_Strict):
         return tuple(objective.name for objective in self.objectives)
 
     @property
+    def trunk(self) -> tuple[BackboneConfig, HeadConfig]:
+        """What reads candidates for exact scoring.
+
+        Raises:
+            CheckpointError: the checkpoint is a probe alone.
+        """
+        if self.backbone is None or self.head is None:
+            raise CheckpointError(f"value checkpoint {self.id} has no trunk, so it offers no exact scoring")
+        return self.backbone, self.head
+
+    @property
     def scorings(self) -> tuple[Scoring, ...]:
         """How this checkpoint can value candidates."""
-        return ("exact",) if self.probe is None else ("exact", "fast")
-
-
-def offered_scorings(configs: Sequence[ValueConfig]) -> tuple[Scoring, ...]:
-    """The scorings that every checkpoint can do: a request's objectives are all valued in one way."""
-    everywhere = set.intersection(*(set(config.scorings) for config in configs))
-    return tuple(scoring for scoring in get_args(Scoring) if scoring in everywhere)
+        exact: tuple[Scoring, ...] = () if self.backbone is None else ("exact",)
+        return exact if self.probe is None else (*exact, "fast")
 
 
 def read_value_config(folder: str | Path) -> ValueConfig:
@@ -194,19 +230,3 @@ def read_value_config(folder: str | Path) -> ValueConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CheckpointError(f"{path}: {where}: {first['msg']} (got {str(first.get('input'))[:80]})") from None
-
-
-def objective_owners(configs: Sequence[ValueConfig]) -> dict[str, ValueConfig]:
-    """Which checkpoint offers which objective: name -> config, in order.
-
-    Raises:
-        CheckpointError: two of them offer the same objective.
-    """
-    owners: dict[str, ValueConfig] = {}
-    for config in configs:
-        for name in config.names:
-            if name in owners:
-                both = f"{owners[name].id} and {config.id}"
-                raise CheckpointError(f"objective {name} is in both value checkpoints, {both}; serve only one of them")
-            owners[name] = config
-    return owners

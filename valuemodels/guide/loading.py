@@ -7,7 +7,8 @@ import torch
 
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.guide_config import DType, GuideConfig
-from valuemodels.contract.value_config import objective_owners, offered_scorings, read_value_config
+from valuemodels.contract.offers import objective_owners, offered_scorings
+from valuemodels.contract.value_config import read_value_config
 from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.models.checkpoint import load_probe, load_value_model
 from valuemodels.models.trunk import check_positions

@@ -25,8 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for folder in arguments.folders:
             where = {"device": "cpu", "base_revision": arguments.base_revision}
-            load_value_model(folder, arguments.base, dtype=torch.float32, **where)
-            if read_value_config(folder).probe is not None:
+            offered = read_value_config(folder).scorings
+            if "exact" in offered:
+                load_value_model(folder, arguments.base, dtype=torch.float32, **where)
+            if "fast" in offered:
                 load_probe(folder, arguments.base, **where)
     except CheckpointError as error:
         print(error, file=sys.stderr)

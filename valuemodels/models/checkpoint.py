@@ -1,7 +1,7 @@
 """Value checkpoints on disk: strict reading, atomic writing.
 
-A folder with `value_config.json` and `model.safetensors`, which holds only what training changed: the heads, and the
-LoRA adapter where the backbone has one, and the probe where there is one. Tensors are named `head.<parameter>`,
+A folder with `value_config.json` and `model.safetensors`, which holds only what training changed: the trunk's heads and
+LoRA adapter where it has them, and the probe where there is one. Tensors are named `head.<parameter>`,
 `adapter.<module>.A|B` and `probe.<parameter>`. Nothing is unpickled.
 """
 
@@ -48,8 +48,8 @@ def load_value_model(
     model.head.load_state_dict(
         {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
     )
-    if config.backbone.adapter is not None:
-        _merge_adapter(model.backbone, config.backbone.adapter, tensors)
+    if model.backbone_config.adapter is not None:
+        _merge_adapter(model.backbone, model.backbone_config.adapter, tensors)
     model.backbone.to(dtype)
     return model.to(device).requires_grad_(False).eval()
 
@@ -136,16 +136,16 @@ def _fitting_config(folder: str | Path, base_model: str, base_revision: str | No
 def _check_vocabulary(folder: str | Path, model: ValueModel, base_model: str, base_revision: str | None) -> None:
     """A trunk of its own must know every token; of the base's layers it is the base's embedding that is used."""
     known = model.backbone.get_input_embeddings().weight.shape[0]
-    if model.config.backbone.kind != "base" and known < (needed := tokenizer_size(base_model, base_revision)):
+    if model.backbone_config.kind != "base" and known < (needed := tokenizer_size(base_model, base_revision)):
         raise CheckpointError(
-            f"value checkpoint {folder}: its backbone {model.config.backbone.model} knows {known} tokens, "
+            f"value checkpoint {folder}: its backbone {model.backbone_config.model} knows {known} tokens, "
             f"and the tokenizer of {base_model} has {needed}"
         )
 
 
 def _expected_shapes(model: ValueModel) -> dict[str, tuple[int, ...]]:
     shapes = {f"head.{name}": tuple(parameter.shape) for name, parameter in model.head.named_parameters()}
-    if (adapter := model.config.backbone.adapter) is not None:
+    if (adapter := model.backbone_config.adapter) is not None:
         for name, linear in _adapted(model.backbone, adapter).items():
             shapes[f"adapter.{name}.A"] = (adapter.rank, linear.in_features)
             shapes[f"adapter.{name}.B"] = (linear.out_features, adapter.rank)

@@ -36,8 +36,9 @@ class ValueModel(nn.Module):
     def __init__(self, config: ValueConfig, backbone: PreTrainedModel) -> None:
         super().__init__()
         self.config = config
+        self.backbone_config, head_config = config.trunk
         self.backbone = backbone
-        self.head = ValueHead(backbone.config.hidden_size, len(config.objectives), config.head)
+        self.head = ValueHead(backbone.config.hidden_size, len(config.objectives), head_config)
 
     @classmethod
     def build(
@@ -52,9 +53,9 @@ class ValueModel(nn.Module):
         """A model with the backbone's pretrained weights, fresh heads and no adapter.
 
         Raises:
-            CheckpointError: the backbone cannot be loaded or is of a kind we cannot score with.
+            CheckpointError: there is no backbone, it cannot be loaded, or it is of a kind we cannot score with.
         """
-        backbone = load_backbone(config.backbone, base_model, dtype=dtype, base_revision=base_revision)
+        backbone = load_backbone(config.trunk[0], base_model, dtype=dtype, base_revision=base_revision)
         return cls(config, backbone).to(device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -80,7 +81,7 @@ def check_positions(model: ValueModel, max_positions: int | None) -> None:
         CheckpointError: its positions end before.
     """
     limit = getattr(model.backbone.config, "max_position_embeddings", None)
-    if model.config.backbone.kind == "base" or max_positions is None or limit is None or max_positions <= limit:
+    if model.backbone_config.kind == "base" or max_positions is None or limit is None or max_positions <= limit:
         return
     raise CheckpointError(
         f"the value model {model.config.id} reads at most {limit} tokens, and the engine admits {max_positions}; "

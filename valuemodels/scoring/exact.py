@@ -45,7 +45,8 @@ class ExactScorer:
         """
         self.model = model
         self.objectives = model.config.objectives
-        self.scales = tuple(objective.scale for objective in self.objectives)
+        # Every objective of a checkpoint with a trunk has one.
+        self.scales = tuple(cast(float, objective.scale) for objective in self.objectives)
         self.checkpoint_id = model.config.id
         self._vocabulary = model.backbone.get_input_embeddings().weight.shape[0]
         self.cache = KVCache(_kv_shape(model), cache_bytes)

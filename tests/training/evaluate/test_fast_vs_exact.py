@@ -69,10 +69,34 @@ def test_every_setting_is_sampled_both_ways_at_equal_cost(call: Callable[..., Re
         {"positivity": 0.5, "simplicity": 0.5},
     ]
     warm = report["rows"][0]
-    assert warm["exact_kl_nats"]["value"] == pytest.approx(5.0)
-    assert warm["beta"] == pytest.approx(1.25 ** (1 / 1.7), abs=1e-3)
-    assert warm["fast_kl_nats"]["value"] == pytest.approx(4.0 * warm["beta"] ** 2, rel=1e-3)
-    assert 0.3 < warm["kept"]["value"] < 0.95
+    assert warm["kl_nats"]["value"] == pytest.approx(5.0)
+    assert [(each["beta"], each["kl_nats"]) for each in warm["strengths"]] == [
+        (0.8, pytest.approx(4.0 * 0.8**2)), (1.25, pytest.approx(4.0 * 1.25**2)),
+    ]  # fmt: skip
+    assert 0.3 < warm["ratio"]["value"] < 0.95
+
+
+def test_a_third_strength_is_sampled_where_two_do_not_enclose_exacts_cost(
+    call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "FAST_BETAS", (0.5, 0.6))
+    assert call("--out", str(tmp_path / "compare.json")).exit_code == 0
+    strengths = json.loads((tmp_path / "compare.json").read_text())["rows"][0]["strengths"]
+    assert len(strengths) == 3 and strengths[2]["kl_nats"] > 5.0
+
+
+def test_a_ratio_that_is_too_low_fails_the_command(call: Callable[..., Result], tmp_path: Path) -> None:
+    assert call("--at-least", "0.1").exit_code == 0
+    result = call("--at-least", "0.95", "--out", str(tmp_path / "compare.json"))
+    assert result.exit_code == 2 and "fast over exact is not surely 0.95 or more for positivity +1" in result.output
+    assert (tmp_path / "compare.json").is_file(), "the figures are there all the same"
+
+
+def test_prompts_of_ones_own_can_be_given(call: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "What is bread?"}\n{"prompt": "What is love?"}\n')
+    assert call("--prompts", str(path)).exit_code == 0
+    assert len({request.prompt_id for request in TwoWays.asked}) == 2
 
 
 def test_arms_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
@@ -82,7 +106,7 @@ def test_arms_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
         seeds.setdefault((request.prompt_id, request.sample), set()).add(request.seed)
     assert len(seeds) == 60 and all(len(shared) == 1 for shared in seeds.values())
     ids = [request.guidance.generation_id for request in TwoWays.asked if request.guidance]
-    assert len(ids) == len(set(ids)) == 3 * 10 * (6 + 4 + 6)
+    assert len(ids) == len(set(ids)) >= 3 * 10 * (6 + 2 * 6)
 
 
 def test_what_was_sampled_before_is_not_sampled_again(call: Callable[..., Result], tmp_path: Path) -> None:
@@ -100,8 +124,8 @@ def test_other_settings_refuse_to_mix(call: Callable[..., Result]) -> None:
     assert result.exit_code == 2 and "was made with max_tokens = 64, but it is 8 now" in result.output
 
 
-def test_a_checkpoint_without_fast_scoring_says_how_to_make_it(call: Callable[..., Result], values: Any) -> None:
+def test_a_checkpoint_with_one_way_of_scoring_says_so(call: Callable[..., Result], values: Any) -> None:
     config = json.loads((values / CONFIG_FILE).read_text())
     (values / CONFIG_FILE).write_text(json.dumps({**config, "probe": None}))
     result = call()
-    assert result.exit_code == 2 and "offers no fast scoring; make it with" in result.output
+    assert result.exit_code == 2 and "offers exact scoring alone: there is nothing to compare" in result.output

@@ -132,7 +132,7 @@ def test_positions_count_reply_tokens(tiny_base: str, config: ValueConfig) -> No
 
 def _fresh(config: ValueConfig, base: str) -> ValueModel:
     torch.manual_seed(0)
-    return trainable_model(ValueModel.build(config, base), config.backbone.adapter)
+    return trainable_model(ValueModel.build(config, base), config.trunk[0].adapter)
 
 
 def _example(rng: random.Random) -> Example:

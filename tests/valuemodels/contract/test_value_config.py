@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from valuemodels.contract.errors import CheckpointError
-from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig, objective_owners
+from valuemodels.contract.offers import objective_owners
+from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig
 
 Make = Callable[..., ValueConfig]
 

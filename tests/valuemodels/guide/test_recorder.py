@@ -13,8 +13,8 @@ from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.tilting import Candidates
 
 
-def batch(step: Any, hidden: Any) -> ScoringBatch:
-    rows = [row([], f"g{i}", index=i) for i in range(len(step.kl))]
+def batch(step: Any, hidden: Any, names: list[str], outputs: list[list[int]]) -> ScoringBatch:
+    rows = [row(output, name, index=i) for i, (name, output) in enumerate(zip(names, outputs, strict=True))]
     return ScoringBatch(rows, Candidates(step.token_ids, step.base_logprobs), hidden)
 
 
@@ -22,27 +22,25 @@ def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path: Path) ->
     recorder = PositionRecorder(tmp_path)
     first, second = record([5, 7]), record([9, 3, 6], [4])
     hidden = torch.randn(3, 8, dtype=torch.bfloat16)
-    recorder.note(batch(first, hidden[:1]), first)
+    recorder.note(batch(first, hidden[:1], ["a"], [[]]), first)
     recorder.flush()
-    recorder.note(batch(second, hidden[1:]), second)
+    recorder.note(batch(second, hidden[1:], ["b", "a"], [[8, 8], [5]]), second)
     recorder.flush()
     recorder.flush()
     found = read_positions(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2 and len(found) == 3
     assert torch.equal(found.hidden, hidden)
     assert found.token_ids.tolist() == [[5, 7, 0], [9, 3, 6], [4, 0, 0]]
-    assert found.values[..., 0].tolist() == [[5, 7, 0], [9, 3, 6], [4, 0, 0]]
     assert (found.base_logprobs > float("-inf")).sum(1).tolist() == [2, 3, 1]
+    torch.testing.assert_close(found.logprobs, found.base_logprobs - 1)
+    assert [found.sequences[number] for number in found.sequence] == ["a", "b", "a"]
+    assert found.place.tolist() == [0, 2, 1]
 
 
-def test_only_rows_that_were_scored_exactly_are_kept(tmp_path: Path) -> None:
+def test_only_rows_that_were_scored_and_have_a_name_are_kept(tmp_path: Path) -> None:
     recorder = PositionRecorder(tmp_path)
-    step = dataclasses.replace(
-        record([5], [6], [7]),
-        is_scored=torch.tensor([True, False, True]),
-        gives_levels=torch.tensor([True, True, False]),
-    )
-    recorder.note(batch(step, torch.randn(3, 2)), step)
+    step = dataclasses.replace(record([5], [6], [7]), is_scored=torch.tensor([True, False, True]))
+    recorder.note(batch(step, torch.randn(3, 2), ["a", "b", ""], [[], [], []]), step)
     recorder.flush()
     assert read_positions(tmp_path).token_ids.tolist() == [[5]]
 
@@ -50,7 +48,7 @@ def test_only_rows_that_were_scored_exactly_are_kept(tmp_path: Path) -> None:
 def test_recording_without_hidden_states_says_so(tmp_path: Path) -> None:
     step = record([5])
     with pytest.raises(RuntimeError, match="hidden states"):
-        PositionRecorder(tmp_path).note(batch(step, None), step)
+        PositionRecorder(tmp_path).note(batch(step, None, ["a"], [[]]), step)
 
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:

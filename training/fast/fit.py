@@ -1,0 +1,230 @@
+"""The stage that fits the probe of a round: distilled from labels, where there are some, then fitted to advantages.
+
+Every round begins again from the distilled probe, with the replies of all rounds so far: fitted twice to the same
+replies, a probe learns them by heart. Runs in its own process, started by `training.rounds`, in float32 on a CPU. Must
+not import vllm.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.fast.checkpoint import fast_config, new_probe, probe_config, probe_tensors
+from training.fast.critic import batches, cross_fitted_values
+from training.fast.held_out import Held, probe_metrics, probe_scales, probe_values, unit_advantages
+from training.fast.labels import Labels, load_labels
+from training.fast.positions import NOT_CHOSEN, PositionData, join_positions, load_positions
+from training.fast.run import FastRun
+from training.fast.targets import advantage_loss, advantages_along, distillation_weights, weighted_square
+from training.fast_recipe import AdvantageRecipe, DistillRecipe
+from training.runs.progress import progress
+from training.runs.run import VALUES_FOLDER
+from valuemodels.contract.value_config import ProbeOrigin
+from valuemodels.models.base import load_token_embeddings
+from valuemodels.models.checkpoint import save_checkpoint
+from valuemodels.models.probe import Probe, unit_rms
+
+_WARMUP = 0.05
+_DISTILLED = "distilled.safetensors"
+
+
+def fit_probe(run: FastRun) -> dict[str, Any]:
+    """Fit the round's probe, measure it on validation prompts, and save it with scales for the next round's tilts."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(run.recipe.seed)
+    embeddings = unit_rms(load_token_embeddings(run.base_folder))
+    base = base_rewards(run)
+    means, stds = (torch.tensor(column, dtype=torch.float64) for column in zip(*base.values(), strict=True))
+    data = join_positions([load_positions(run.at(round_), means, stds) for round_ in range(run.iteration + 1)])
+    labels = None if run.teacher is None else load_labels(run.at(0), data)
+    probe, losses = _begin(run, embeddings, data, labels)
+    values = cross_fitted_values(data, run.recipe.fast.critic, run.recipe.rollout.max_tokens, run.recipe.seed)
+    lambda_ = run.recipe.fast.critic.gae_lambda
+    advantages = advantages_along(values, data.final_rewards, data.reply, data.place, lambda_)
+    before = _measured(run, probe, embeddings, data, labels, advantages)
+    train_on_advantages(probe, embeddings, data, advantages, labels, run.recipe.fast.advantages, run.recipe.seed)
+    held = Held.of(data, advantages, labels)
+    metrics = probe_metrics(probe, embeddings, held, list(base), run)
+    scales = probe_scales(probe, embeddings, held, list(base), run)
+    origin = ProbeOrigin(
+        distilled_from=None if run.teacher is None else run.teacher.config.id,
+        advantages=True,
+        rounds=run.iteration,
+        replies=sum(split == "train" for split in data.splits),
+    )
+    config = fast_config(run, base, probe_config(run, scales, metrics, origin))
+    save_checkpoint(run.stage("probe").folder / VALUES_FOLDER, config, probe_tensors(run, probe))
+    gains = {name: figures["validation_gain"] for name, figures in metrics.items()}
+    return {
+        "positions": len(data),
+        "replies": len(data.keys),
+        "distillation_loss": None if not losses else round(losses[-1], 4),
+        "gain": " ".join(f"{name} {before[name]:.2f} -> {gain:.2f}" for name, gain in gains.items()),
+        "metrics": metrics,
+        "scales": scales,
+    }
+
+
+def base_rewards(run: FastRun) -> dict[str, tuple[float, float]]:
+    """Objective -> mean and standard deviation of the base's reward: the teacher's, or those of round 0."""
+    if run.teacher is not None:
+        return {objective.name: (objective.mean, objective.std) for objective in run.teacher.config.objectives}
+    found = run.at(0).stage("reply_rewards").summary()["base"]
+    return {name: (found[name]["mean"], found[name]["std"]) for name in run.rewards}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """An AdamW whose learning rate rises for the first steps, then falls along a cosine."""
+
+    optimizer: torch.optim.AdamW
+    schedule: torch.optim.lr_scheduler.LambdaLR
+
+    @classmethod
+    def of(cls, probe: Probe, learning_rate: float, weight_decay: float, steps: int) -> "Fit":
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate((step + 1) / steps))
+        return cls(optimizer, rate)
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def distil(
+    probe: Probe, embeddings: Tensor, data: PositionData, labels: Labels, recipe: DistillRecipe, seed: int
+) -> list[float]:
+    """Fit in place to the labels of training prompts.
+
+    Args:
+        embeddings: [vocabulary, embedding], all of `unit_rms`.
+
+    Returns:
+        after each epoch, the mean loss in it: the share of the exact values' spread that is not reproduced.
+    """
+    labels = labels.select(_is_train(data)[labels.position].nonzero().flatten())
+    exact, weights = labels.advantages, distillation_weights(labels.weights, recipe.mass_floor)
+    spread = _spread(weighted_square(exact, weights))
+    steps = math.ceil(len(labels) / recipe.batch_size)
+    fit = Fit.of(probe, recipe.learning_rate, recipe.weight_decay, recipe.epochs * steps)
+    losses: list[float] = []
+    order = batches(torch.arange(len(labels)), recipe.epochs, recipe.batch_size, seed)
+    with progress("distil", recipe.epochs * len(labels)) as advance:
+        total = 0.0
+        for number, index in enumerate(order, start=1):
+            part = labels.select(index)
+            predicted = unit_advantages(probe, embeddings, data.select(part.position), part)
+            loss = (weighted_square(predicted - exact[index], weights[index]) / spread).mean()
+            fit.step(loss)
+            total += float(loss.detach()) / steps
+            advance(len(index))
+            if number % steps == 0:
+                losses.append(total)
+                total = 0.0
+                advance(0, f"loss {losses[-1]:.3f}")
+    return losses
+
+
+def train_on_advantages(
+    probe: Probe,
+    embeddings: Tensor,
+    data: PositionData,
+    advantages: Tensor,
+    labels: Labels | None,
+    recipe: AdvantageRecipe,
+    seed: int,
+) -> None:
+    """Fit in place to what was sampled on training prompts; exact values keep a small say where there are some.
+
+    Args:
+        advantages: [positions, objectives] of the sampled tokens.
+    """
+    usable = (_is_train(data) & (data.chosen != NOT_CHOSEN)).nonzero().flatten()
+    teacher = _TeacherTerm(data, labels, recipe.teacher_weight)
+    steps = recipe.epochs * math.ceil(len(usable) / recipe.batch_size)
+    fit = Fit.of(probe, recipe.learning_rate, recipe.weight_decay, steps)
+    with progress("advantages", recipe.epochs * len(usable)) as advance:
+        for index in batches(usable, recipe.epochs, recipe.batch_size, seed):
+            part = data.select(index)
+            values = probe_values(probe, embeddings, part)
+            probabilities = part.logprobs.exp()
+            centred = values - (probabilities[..., None] * values).sum(1, keepdim=True)
+            loss = advantage_loss(centred, probabilities, part.chosen, advantages[index])
+            fit.step(((loss + teacher(values, index)) / teacher.spread).mean())
+            advance(len(index))
+
+
+class _TeacherTerm:
+    """(c / 2) E[(A - V)^2], both centred, on the labelled positions, as if all of the base's were labelled."""
+
+    def __init__(self, data: PositionData, labels: Labels | None, weight: float) -> None:
+        objectives = data.final_rewards.shape[1]
+        self.spread = torch.ones(objectives)
+        self._labels = labels
+        if labels is None:
+            return
+        self.spread = _spread(weighted_square(labels.advantages, labels.weights))
+        self._label_of = torch.full((len(data),), -1)
+        self._label_of[labels.position] = torch.arange(len(labels))
+        of_base = (data.weights[data.reply] == 0).all(1).sum()
+        self._weight = weight * float(of_base) / len(labels)
+
+    def __call__(self, values: Tensor, index: Tensor) -> Tensor:
+        """[objectives], a mean over the batch.
+
+        Args:
+            values: [batch, k, objectives] the probe's; index: [batch] the positions.
+        """
+        if self._labels is None:
+            return torch.zeros_like(self.spread)
+        rows = (self._label_of[index] >= 0).nonzero().flatten()
+        part = self._labels.select(self._label_of[index[rows]])
+        picked = values[rows].gather(1, part.candidates[..., None].expand(-1, -1, values.shape[2]))
+        error = picked - (part.weights[..., None] * picked).sum(1, keepdim=True) - part.advantages
+        return self._weight / 2 * torch.einsum("pkn,pk->n", error.square(), part.weights) / len(index)
+
+
+def _begin(run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels | None) -> tuple[Probe, list[float]]:
+    """The probe that every round's fit begins with: distilled in round 0, or as blank as it came."""
+    probe = new_probe(run, embeddings)
+    path = _distilled_path(run)
+    losses: list[float] = []
+    if run.iteration == 0:
+        if labels is not None:
+            losses = distil(probe, embeddings, data, labels, run.recipe.fast.distill, run.recipe.seed)
+        save_file({name: tensor.contiguous() for name, tensor in probe.state_dict().items()}, path)
+    probe.load_state_dict(load_file(path))
+    return probe, losses
+
+
+def _measured(
+    run: FastRun, probe: Probe, embeddings: Tensor, data: PositionData, labels: Labels | None, advantages: Tensor
+) -> dict[str, float]:
+    metrics = probe_metrics(probe, embeddings, Held.of(data, advantages, labels), list(run.rewards), run)
+    return {name: figures["validation_gain"] for name, figures in metrics.items()}
+
+
+def _distilled_path(run: FastRun) -> Path:
+    return run.at(0).stage("probe").folder / _DISTILLED
+
+
+def _is_train(data: PositionData) -> Tensor:
+    return torch.tensor([split == "train" for split in data.splits])[data.reply]
+
+
+def _spread(found: Tensor) -> Tensor:
+    # Values that never vary leave nothing to explain.
+    return found.where(found > 0, 1.0)
+
+
+def _rate(done: float) -> float:
+    """Share of the learning rate: it rises for the first steps, then falls along a cosine."""
+    return min(done / _WARMUP, 1.0, 0.5 * (1 + math.cos(math.pi * done)))

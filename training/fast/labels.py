@@ -1,0 +1,208 @@
+"""The stage that labels positions with exact values: one tree-masked forward of the teacher's trunk a reply.
+
+The reply is the stem. At each labelled position some of its candidates are leaves, which attend to the tokens before
+them and to themselves; so all of them are valued at once, and nothing is sampled through the slow exact guide.
+
+    labels_<n>.safetensors, of shard n of the base's replies
+        reply      [labels] int64                which of the shard's replies
+        place      [labels] int64                position in it
+        candidates [labels, m] int64             which of the position's candidates; 0 where there are fewer
+        weights    [labels, m] float32           the share of the base's mass that each stands for, together 1
+        values     [labels, m, objectives] float32
+
+Runs in its own process, started by `training.rounds`. Imports torch, never vllm.
+"""
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.fast.positions import PositionData, ordered, read_recorded
+from training.fast.replies import ReplyShard, reply_names, reply_shards
+from training.fast.run import FastRun
+from training.fast_recipe import LabelRecipe
+from training.rollouts.shards import Rollout, read_shard
+from training.runs.progress import progress
+from training.runs.run_dir import replacing
+from valuemodels.models.checkpoint import load_value_model
+from valuemodels.models.trunk import ValueModel
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Exact values of some candidates at some positions; columns as in the module's docstring.
+
+    Attributes:
+        position: [labels] index into the base's `PositionData`.
+    """
+
+    position: Tensor
+    candidates: Tensor
+    weights: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return self.position.shape[0]
+
+    def select(self, index: Tensor) -> "Labels":
+        return Labels(self.position[index], self.candidates[index], self.weights[index], self.values[index])
+
+    @property
+    def advantages(self) -> Tensor:
+        """[labels, m, objectives] values less their expectation."""
+        return centred(self.values, self.weights)
+
+
+def centred(values: Tensor, weights: Tensor) -> Tensor:
+    """Values less their mean under the weights: [labels, m, objectives], [labels, m]."""
+    return values - (weights[..., None] * values).sum(1, keepdim=True)
+
+
+def label_positions(run: FastRun) -> dict[str, Any]:
+    """Label shard by shard; what an earlier run finished stays."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    run.finished("replies")
+    assert run.teacher is not None, "a run without a teacher has no labels"
+    model = load_value_model(run.teacher.folder, run.base_folder, dtype=torch.float32, device="cpu")
+    chosen = labelled_replies(run)
+    labels = 0
+    with progress("labels", sum(map(len, chosen.values()))) as advance:
+        for index, shard in enumerate(reply_shards(run)):
+            path = _labels_path(run, shard)
+            if index in chosen and not path.is_file():
+                found = _label_shard(run, model, shard, chosen[index], advance)
+                with replacing(path) as partial:
+                    save_file(found, partial)
+            elif index in chosen:
+                advance(len(chosen[index]))
+            labels += len(load_file(path)["place"]) if index in chosen else 0
+    return {"replies": sum(map(len, chosen.values())), "positions": labels}
+
+
+def labelled_replies(run: FastRun) -> dict[int, list[int]]:
+    """Shard -> which of its replies are labelled: the first so many to train on, and one a validation prompt."""
+    chosen: dict[int, list[int]] = {}
+    left = run.recipe.fast.labels.replies
+    for index, shard in enumerate(reply_shards(run)):
+        for number, reply in enumerate(read_shard(shard.path)):
+            is_train = reply.split == "train"
+            if (is_train and left > 0) or (not is_train and reply.sample == 0):
+                left -= is_train
+                chosen.setdefault(index, []).append(number)
+    return chosen
+
+
+def load_labels(run: FastRun, data: PositionData) -> Labels:
+    """All labels of a run, in the positions of round 0.
+
+    Raises:
+        RunDirError: they are not all made yet.
+    """
+    run.finished("labels")
+    number = {key: index for index, key in enumerate(data.keys)}
+    starts = torch.bincount(data.reply, minlength=len(data.keys)).cumsum(0).roll(1)
+    starts[0] = 0
+    parts = []
+    for shard in reply_shards(run):
+        if not (path := _labels_path(run, shard)).is_file():
+            continue
+        stored = load_file(path)
+        keys = [(reply.prompt_id, reply.sample) for reply in read_shard(shard.path)]
+        replies = torch.tensor([number[keys[reply]] for reply in stored["reply"].tolist()], dtype=torch.long)
+        position = starts[replies] + stored["place"]
+        parts.append(Labels(position, stored["candidates"], stored["weights"], stored["values"]))
+    return Labels(*(torch.cat([getattr(part, name) for part in parts]) for name in Labels.__slots__))
+
+
+def pick_candidates(base_logprobs: Tensor, recipe: LabelRecipe, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which candidates are labelled: the likeliest, and some of the others by lot, which stand for all of those.
+
+    Args:
+        base_logprobs: [positions, k], best first; -inf where there is no candidate.
+
+    Returns:
+        [positions, m] candidates, 0 where there are fewer; [positions, m] their weights, of sum 1, 0 where there are.
+    """
+    mass = base_logprobs.exp()
+    k = mass.shape[1]
+    likeliest = min(recipe.likeliest, k)
+    others = min(recipe.others, k - likeliest)
+    present = mass > 0
+    # Absent candidates are drawn last.
+    lots = torch.rand(len(mass), k - likeliest, generator=dice).masked_fill(~present[:, likeliest:], 2.0)
+    drawn = likeliest + lots.argsort(1)[:, :others]
+    candidates = torch.cat([torch.arange(likeliest).expand(len(mass), -1), drawn], dim=1)
+    weights = mass.gather(1, candidates)
+    there = present[:, likeliest:].sum(1, keepdim=True)
+    weights[:, likeliest:] *= there / there.clamp(1, max(others, 1))
+    is_there = present.gather(1, candidates)
+    return candidates.where(is_there, 0), weights / weights.sum(1, keepdim=True)
+
+
+@torch.inference_mode()
+def tree_values(
+    model: ValueModel, prompt: Sequence[int], reply: Sequence[int], places: Tensor, leaves: Tensor
+) -> Tensor:
+    """Values of prompt + the reply's first tokens + one leaf.
+
+    Args:
+        places: [labels] how many of the reply's tokens come before the leaf.
+        leaves: [labels, m] token ids.
+
+    Returns:
+        [labels, m, objectives]
+    """
+    stem = torch.tensor([*prompt, *reply])[: len(prompt) + int(places.max())]
+    size, (labels, m) = len(stem), leaves.shape
+    before = len(prompt) + places.repeat_interleave(m)
+    tokens = torch.cat([stem, leaves.flatten()])
+    # A leaf's own column is in the lower right part; among themselves leaves are strangers.
+    on_stem = torch.arange(size) < torch.cat([torch.arange(1, size + 1), before])[:, None]
+    among_leaves = torch.cat([torch.zeros(size, labels * m, dtype=torch.bool), torch.eye(labels * m, dtype=torch.bool)])
+    seen = torch.cat([on_stem, among_leaves], dim=1)
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+    positions = torch.cat([torch.arange(size), before])
+    output = model.backbone(input_ids=tokens[None], attention_mask=mask, position_ids=positions[None], use_cache=False)
+    values = cast(Tensor, model.head(output.last_hidden_state[0, size:]))
+    return values.reshape(labels, m, -1)
+
+
+def _label_shard(
+    run: FastRun, model: ValueModel, shard: ReplyShard, chosen: Sequence[int], advance: Any
+) -> dict[str, Tensor]:
+    recipe = run.recipe.fast.labels
+    replies = list(read_shard(shard.path))
+    columns, kept = ordered(read_recorded(shard.positions), replies, reply_names(run, shard.prompts))
+    parts: list[dict[str, Tensor]] = []
+    for reply in chosen:
+        if reply in kept:
+            rows = (columns["reply"] == kept.index(reply)).nonzero().flatten()
+            found = _label_reply(
+                model, replies[reply], columns["token_ids"][rows], columns["base_logprobs"][rows], recipe
+            )
+            parts.append({"reply": torch.full_like(found["place"], reply), **found})
+        advance(1)
+    return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+
+
+def _label_reply(
+    model: ValueModel, reply: Rollout, token_ids: Tensor, base_logprobs: Tensor, recipe: LabelRecipe
+) -> dict[str, Tensor]:
+    dice = torch.Generator().manual_seed(zlib.crc32(f"{reply.prompt_id}:{reply.sample}".encode()))
+    count = max(1, round(recipe.positions * len(token_ids)))
+    places = torch.randperm(len(token_ids), generator=dice)[:count].sort().values
+    candidates, weights = pick_candidates(base_logprobs[places], recipe, dice)
+    leaves = token_ids[places].long().gather(1, candidates)
+    values = tree_values(model, reply.prompt_token_ids, reply.output_token_ids, places, leaves)
+    return {"place": places, "candidates": candidates, "weights": weights, "values": values}
+
+
+def _labels_path(run: FastRun, shard: ReplyShard) -> Path:
+    return run.stage("labels").folder / f"{shard.path.stem.replace('shard', 'labels')}.safetensors"

@@ -1,0 +1,103 @@
+"""The stage that scores the replies of a round and their prefixes: every objective's reward, shard by shard.
+
+    rewards_<n>.safetensors
+        final     [replies, objectives] float64   rewards of the whole replies, in their own units
+        prefixes  [tokens, objectives] float64    at every token of every reply, the reward of the text before it
+
+Runs in its own process, started by `training.rounds`. Imports torch, never vllm.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.fast.replies import ReplyShard, reply_shards
+from training.fast.run import FastRun
+from training.prompts.chat import read_prompt_set
+from training.prompts.stage import PROMPTS_FILE
+from training.rewards.reward import Reward, load_reward, score
+from training.rollouts.shards import Rollout, read_shard
+from training.runs.progress import progress
+from training.runs.run_dir import replacing
+
+
+def score_replies(run: FastRun) -> dict[str, Any]:
+    """Score every shard that is not scored yet; without a teacher, round 0 also says what the base's rewards are."""
+    from transformers import AutoTokenizer
+
+    run.finished("replies")
+    tokenizer = AutoTokenizer.from_pretrained(run.base_folder, trust_remote_code=False)
+    rewards = {name: load_reward(identifier) for name, identifier in run.rewards.items()}
+    texts = prompt_texts(run)
+    shards = reply_shards(run)
+    with progress(f"reply_rewards, round {run.iteration}", len(shards)) as advance:
+        for shard in shards:
+            path = rewards_path(run, shard)
+            if not path.is_file():
+                scored = score_shard(list(read_shard(shard.path)), texts, rewards, tokenizer, run)
+                with replacing(path) as partial:
+                    save_file(scored, partial)
+            advance(1)
+    return {"base": _base_rewards(run, shards)} if run.iteration == 0 else {}
+
+
+def rewards_path(run: FastRun, shard: ReplyShard) -> Path:
+    """Where a shard's rewards lie."""
+    return run.stage("reply_rewards").folder / f"{shard.path.stem.replace('shard', 'rewards')}.safetensors"
+
+
+def read_shard_rewards(run: FastRun, shard: ReplyShard) -> tuple[Tensor, Tensor]:
+    """`final` and `prefixes` of a shard."""
+    tensors = load_file(rewards_path(run, shard))
+    return tensors["final"], tensors["prefixes"]
+
+
+def prompt_texts(run: FastRun) -> dict[str, str]:
+    """Prompt id -> its text, of all prompts of the run."""
+    first = run.at(0)
+    prompts = read_prompt_set(first.finished("prompts") / PROMPTS_FILE)
+    prompts += read_prompt_set(first.finished("invented") / PROMPTS_FILE)
+    return {prompt.prompt_id: prompt.text for prompt in prompts}
+
+
+def score_shard(
+    replies: Sequence[Rollout], texts: Mapping[str, str], rewards: Mapping[str, Reward], tokenizer: Any, run: FastRun
+) -> dict[str, Tensor]:
+    """`final` and `prefixes` of some replies."""
+    every = run.recipe.fast.critic.prefix_every
+    prompts = [texts[reply.prompt_id] for reply in replies]
+    cut = [range(0, len(reply.output_token_ids), every) for reply in replies]
+    prefixes = [
+        tokenizer.decode(reply.output_token_ids[:length], skip_special_tokens=True)
+        for reply, lengths in zip(replies, cut, strict=True)
+        for length in lengths
+    ]
+    of_prefix = [prompt for prompt, lengths in zip(prompts, cut, strict=True) for _ in lengths]
+    whole = [reply.text for reply in replies]
+    columns = [score(name, reward, prompts + of_prefix, whole + prefixes) for name, reward in rewards.items()]
+    scores = torch.tensor(columns, dtype=torch.float64).T.contiguous()
+    # Between two scored prefixes the earlier one's reward holds.
+    repeats = [
+        min(every, len(reply.output_token_ids) - length)
+        for reply, lengths in zip(replies, cut, strict=True)
+        for length in lengths
+    ]
+    held = scores[len(replies) :].repeat_interleave(torch.tensor(repeats), dim=0)
+    return {"final": scores[: len(replies)].contiguous(), "prefixes": held}
+
+
+def _base_rewards(run: FastRun, shards: Sequence[ReplyShard]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of the base's reward on training prompts."""
+    finals = []
+    for shard in shards:
+        trained_on = torch.tensor([reply.split == "train" for reply in read_shard(shard.path)])
+        finals.append(read_shard_rewards(run, shard)[0][trained_on])
+    final = torch.cat(finals)
+    return {
+        name: {"mean": float(final[:, place].mean()), "std": float(final[:, place].std())}
+        for place, name in enumerate(run.rewards)
+    }
