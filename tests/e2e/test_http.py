@@ -56,7 +56,7 @@ def test_objectives_say_what_a_client_needs_to_know(http: httpx.Client) -> None:
     by_id = {entry["id"]: entry for entry in listing["data"]}
     assert {"positivity", "simplicity"} <= by_id.keys()
     entry = by_id["positivity"]
-    assert entry["bounds"] == [-2.0, 2.0] and entry["default"] == 0.0 and entry["scorings"] == ["exact"]
+    assert entry["bounds"] == [-2.0, 2.0] and entry["default"] == 0.0 and entry["scorings"] == ["exact", "fast"]
     assert entry["description"] and entry["checkpoint"] and entry["reward"] == "positivity" and entry["metrics"]
 
 
@@ -70,7 +70,7 @@ def test_a_plain_answer_is_vllms_and_says_nothing_of_values(http: httpx.Client) 
 def test_a_guided_answer_says_what_held_and_what_it_did(http: httpx.Client) -> None:
     block = chat(http, objective_weights={"positivity": 1.5}, kl_budget=0.3, candidates=20)["choices"][0]["mavis"]
     assert block["objective_weights"] == {"positivity": 1.5, "simplicity": 0.0}
-    assert block["beta"] == 1.0 and block["scoring"] == "exact" and block["checkpoint"]
+    assert block["beta"] == 1.0 and block["scoring"] == "fast" and block["checkpoint"]
     assert 0 < block["kl"] <= 16 * 0.3 + 1e-3
     assert block["values"].keys() == {"positivity", "simplicity"}
     assert "tokens" not in block
@@ -198,7 +198,7 @@ BAD = [
     ({"candidates": 0}, "candidates", "an integer from 1 to 64"),
     ({"candidates": 65}, "candidates", "an integer from 1 to 64"),
     ({"kl_budget": 0}, "kl_budget", "above 0"),
-    ({"scoring": "fast"}, "scoring", "one of exact"),
+    ({"scoring": "slow"}, "scoring", "one of exact, fast"),
     ({"profile": "kind"}, "profile", "there are none"),
     ({"return_values": "all"}, "return_values", "candidates"),
     ({"objective_weight": {"positivity": 1}}, "objective_weight", "objective_weights"),

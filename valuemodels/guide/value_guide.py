@@ -7,7 +7,6 @@ training, copies more.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.fallbacks import Fallbacks
 from valuemodels.guide.recorder import PositionRecorder
 from valuemodels.guide.row_by_row import RowByRow
+from valuemodels.guide.row_settings import RowSettings, SettingsOfRows
 from valuemodels.guide.step_record import StepRecord
 from valuemodels.guide.traces import TraceStore
 from valuemodels.scoring.exact import ExactScorer
@@ -32,32 +32,6 @@ from valuemodels.tilting import (
     write_only,
     write_tilted,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RowSettings:
-    """What the rows of a step ask for, as tensors in the rows' order.
-
-    Attributes:
-        index: [rows] the rows' places in the batch.
-        free: [rows, objectives] strength times scale, of the part that a KL budget may lower.
-        pinned: [rows, objectives] the same of the part that it may not; None where no row has any.
-        tilts: [rows] bool, False where a row only watches.
-        kl_budget: [rows] nats, inf = none; None where no row has one.
-    """
-
-    index: Tensor
-    free: Tensor
-    pinned: Tensor | None
-    tilts: Tensor
-    temperature: Tensor
-    kl_budget: Tensor | None
-
-    @property
-    def needed(self) -> Tensor:
-        """[rows, objectives] bool, True where a row needs an objective's values."""
-        tilted = self.free != 0 if self.pinned is None else (self.free != 0) | (self.pinned != 0)
-        return tilted | ~self.tilts[:, None]
 
 
 class ValueGuide:
@@ -85,7 +59,9 @@ class ValueGuide:
         for some in self.scorers.values():
             names = tuple(objective.name for scorer in some for objective in scorer.objectives)
             assert names == policy.objectives, (names, policy.objectives)
-        self._scales = {scoring: [s for scorer in some for s in scorer.scales] for scoring, some in scorers.items()}
+        scales = {scoring: [s for scorer in some for s in scorer.scales] for scoring, some in scorers.items()}
+        levels = {scoring: some[0].gives_levels for scoring, some in scorers.items()}
+        self._settings = SettingsOfRows(scales, levels, device)
         objectives = [o for scorer in next(iter(self.scorers.values())) for o in scorer.objectives]
         self._means = torch.tensor([o.mean for o in objectives], device=device)
         self._stds = torch.tensor([o.std for o in objectives], device=device)
@@ -102,54 +78,32 @@ class ValueGuide:
         """
         if not rows:
             return logits
-        settings = self._settings(rows)
+        settings = self._settings.of(rows)
         batch = self._batch(logits, rows, settings, hidden)
-        values = self._score(batch)
+        values = self._score(batch, settings)
         broken = self._broken(values, batch.candidates, settings)
         usable = ~broken.any(1) & batch.candidates.valid.any(1)
         self._fallbacks.note(~usable, broken)
         tilted = self._tilt(batch.candidates, values, settings)
         write_tilted(logits, settings.index, batch.candidates, tilted.logits, usable & settings.tilts)
-        aborted = self._abort(logits, rows, settings, broken)
-        self._record(batch, values, tilted, usable, aborted)
+        aborted = self._abort(logits, settings, broken)
+        self._record(batch, settings, values, tilted, usable, aborted)
         self.guided_rows += len(rows)
         return logits
-
-    def _settings(self, rows: Sequence[Row]) -> RowSettings:
-        asked = [row.guidance for row in rows]
-        budgets = [torch.inf if g.kl_budget is None else g.kl_budget for g in asked]
-
-        def as_tensor(numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
-            return torch.tensor(numbers, dtype=torch.float32, device=self.device)
-
-        scales = as_tensor([self._scales[g.scoring] for g in asked])
-        free = [[strength - pin for strength, pin in zip(g.strengths, g.pins, strict=True)] for g in asked]
-        return RowSettings(
-            index=torch.tensor([row.index for row in rows], device=self.device),
-            free=as_tensor(free) * scales,
-            pinned=as_tensor([g.pins for g in asked]) * scales if any(any(g.pins) for g in asked) else None,
-            tilts=torch.tensor([not g.is_plain for g in asked], device=self.device),
-            temperature=as_tensor([row.temperature for row in rows]),
-            kl_budget=as_tensor(budgets) if any(g.kl_budget is not None for g in asked) else None,
-        )
 
     def _batch(self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, hidden: Tensor | None) -> ScoringBatch:
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
-        counts = [row.guidance.candidates for row in rows]
-        counts_on_device = torch.tensor(counts, device=self.device)
-        candidates = select_candidates(logits, counts_on_device, max(counts), self.policy.max_candidates)
+        candidates = select_candidates(logits, settings.counts, settings.width, self.policy.max_candidates)
         return ScoringBatch(rows, candidates, hidden)
 
-    def _score(self, batch: ScoringBatch) -> Tensor:
+    def _score(self, batch: ScoringBatch, settings: RowSettings) -> Tensor:
         """Values [rows, k, objectives]; NaN where a scorer failed."""
-        scorings = {row.guidance.scoring for row in batch.rows}
-        if len(scorings) == 1:
-            return self._score_by(scorings.pop(), batch)
+        if len(settings.places) == 1:
+            return self._score_by(next(iter(settings.places)), batch)
         shape = (*batch.candidates.logits.shape, len(self.policy.objectives))
         values = torch.zeros(shape, device=self.device)
-        for scoring in sorted(scorings):
-            places = [place for place, row in enumerate(batch.rows) if row.guidance.scoring == scoring]
+        for scoring, places in settings.places.items():
             index = torch.tensor(places, device=self.device)
             values[index] = self._score_by(scoring, batch.select(places))
         return values
@@ -171,7 +125,7 @@ class ValueGuide:
         whole = torch.ones_like(settings.temperature)
         return tilt(candidates, free, settings.temperature, whole, settings.kl_budget, pinned)
 
-    def _abort(self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, broken: Tensor) -> Tensor | None:
+    def _abort(self, logits: Tensor, settings: RowSettings, broken: Tensor) -> Tensor | None:
         """End the rows whose broken objective must not be done without: nothing but their last token is left.
 
         Returns:
@@ -180,14 +134,18 @@ class ValueGuide:
         if self._aborts is None:
             return None
         aborted = (broken & self._aborts).any(1) & settings.tilts
-        last_tokens = torch.tensor([row.last_token for row in rows], device=self.device)
-        write_only(logits, settings.index, last_tokens, aborted)
+        write_only(logits, settings.index, settings.last_tokens, aborted)
         return aborted
 
     def _record(
-        self, batch: ScoringBatch, values: Tensor, tilted: Tilt, usable: Tensor, aborted: Tensor | None
+        self,
+        batch: ScoringBatch,
+        settings: RowSettings,
+        values: Tensor,
+        tilted: Tilt,
+        usable: Tensor,
+        aborted: Tensor | None,
     ) -> None:
-        gives_levels = [self.scorers[row.guidance.scoring][0].gives_levels for row in batch.rows]
         step = StepRecord(
             token_ids=batch.candidates.token_ids,
             values=values,
@@ -196,7 +154,7 @@ class ValueGuide:
             kl=tilted.kl,
             is_scored=usable,
             is_aborted=torch.zeros_like(usable) if aborted is None else aborted,
-            gives_levels=torch.tensor(gives_levels, device=self.device),
+            gives_levels=settings.gives_levels,
             means=self._means,
             stds=self._stds,
         )

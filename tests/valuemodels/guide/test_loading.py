@@ -9,8 +9,11 @@ import torch
 
 from valuemodels.contract.errors import CheckpointError, GuidanceError
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.value_config import read_value_config
 from valuemodels.guide import loading
 from valuemodels.guide.loading import load_guide, resolve_dtype
+from valuemodels.models import check
+from valuemodels.models.checkpoint import read_tensors, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -40,6 +43,22 @@ def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base: str, tiny_ch
         load_guide(dataclasses.replace(config, scorings=("fast",)), CPU, torch.float32)
     with pytest.raises(GuidanceError, match="scoring: got 'fast', allowed is one of exact"):
         load_guide(dataclasses.replace(config, default_scoring="fast"), CPU, torch.float32)
+
+
+def test_a_probe_alone_offers_fast_and_loads_no_trunk(
+    tiny_base: str, tiny_probed_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = read_value_config(tiny_probed_checkpoint)
+    objectives = tuple(objective.model_copy(update={"scale": None}) for objective in probed.objectives)
+    changes = {"backbone": None, "head": None, "objectives": objectives, "format_version": 3}
+    tensors = read_tensors(tiny_probed_checkpoint, part="probe")
+    save_checkpoint(tmp_path / "alone", probed.model_copy(update=changes), tensors)
+    assert check.main([str(tmp_path / "alone"), "--base", tiny_base]) == 0
+    config = GuideConfig(checkpoints=(str(tmp_path / "alone"),), base_model=tiny_base)
+    guide = load_guide(config, CPU, torch.float32)
+    assert set(guide.scorers) == {"fast"} and guide.policy.scorings == ("fast",)
+    with pytest.raises(GuidanceError, match="scoring: got 'exact', allowed is one of fast"):
+        load_guide(dataclasses.replace(config, default_scoring="exact"), CPU, torch.float32)
 
 
 def test_two_checkpoints_with_one_name_are_refused(tiny_base: str, tiny_checkpoint: Path) -> None:
