@@ -57,7 +57,7 @@ fast-embedded: setup-dev ## Give the shipped value checkpoint its fast scoring a
 	@.venv/bin/mavis train fast valuemodels/checkpoints/embedded --export valuemodels/checkpoints/embedded $(ARGS)
 
 compare-embedded: setup-dev ## What fast and exact scoring gain for the same KL; resumes where it stopped
-	@.venv/bin/mavis compare --at-least 0.95 --out docs/evaluation/embedded/compare.json $(ARGS)
+	@.venv/bin/mavis compare --samples 3 --at-least 0.95 --out docs/evaluation/embedded/compare.json $(ARGS)
 
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
 	@.venv/bin/mavis evaluate --out docs/evaluation/embedded/sliders.json $(ARGS)
