@@ -86,13 +86,21 @@ def test_prompt_logprobs_do_not_shift_the_states(engine: Any, base_model: LlamaF
 def test_positions_are_recorded_with_the_states_they_were_scored_at(
     engine: Any, base_model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
-    """Catches distillation data whose states and values are of different positions."""
+    """Catches training data whose states are of other positions, or other generations, than they say."""
     engine.collective_rpc("mavis_record", args=(str(tmp_path),))
-    asked = request(14, 270, guided(weights={}, trace="values", scoring="exact"))
-    ((output,),) = generate(engine, [asked])
-    generate(engine, [request(9, 271, guided(scoring="fast"))])
+    asked = [
+        request(14, 270, guided(weights={}, trace="values", scoring="fast")),
+        request(9, 271, guided(scoring="fast")),
+        request(11, 272, guided(scoring="exact")),
+    ]
+    answers = generate(engine, asked)
     engine.collective_rpc("mavis_record", args=(None,))
     found = read_positions(tmp_path)
-    assert len(found) == len(output), "one position a token, none of those scored fast"
-    states = hidden_states(base_model, [*asked["prompt"], *output])[13:-1]
-    torch.testing.assert_close(found.hidden.float(), states, atol=TOLERANCE, rtol=TOLERANCE)
+    assert len(found) == sum(len(output) for (output,) in answers), "one position a token"
+    for each, (output,) in zip(asked, answers, strict=True):
+        number = found.sequences.index(each["guidance"].generation_id)
+        rows = (found.sequence == number).nonzero().flatten()
+        rows = rows[found.place[rows].argsort()]
+        assert found.place[rows].tolist() == list(range(len(output)))
+        states = hidden_states(base_model, [*each["prompt"], *output])[len(each["prompt"]) - 1 : -1]
+        torch.testing.assert_close(found.hidden[rows].float(), states, atol=TOLERANCE, rtol=TOLERANCE)
