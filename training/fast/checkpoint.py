@@ -87,14 +87,11 @@ def probe_config(
     )
 
 
-def fast_config(
-    run: FastRun, base: Mapping[str, tuple[float, float]], probe: ProbeConfig | None = None, data_hash: str = ""
-) -> ValueConfig:
+def fast_config(run: FastRun, base: Mapping[str, tuple[float, float]], probe: ProbeConfig | None = None) -> ValueConfig:
     """The teacher's config with a probe; without a teacher, that of a probe alone.
 
     Args:
         base: objective -> mean and standard deviation of the base's reward; a teacher has its own.
-        data_hash: of what the probe was fitted to.
     """
     probe = probe or probe_config(run)
     if run.teacher is not None:
@@ -122,7 +119,7 @@ def fast_config(
         training=TrainingConfig(
             recipe=recipe.name,
             iteration=run.iteration,
-            data_hash=data_hash or content_hash(run.stage("replies").inputs),
+            data_hash=content_hash(run.stage("replies").inputs),
             prompts=run.at(0).stage("prompts").summary()["prompts"],
         ),
     )

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from training.fast.checkpoint import fast_config, new_probe, probe_config, probe_tensors
 from training.fast.critic import batches, cross_fitted_values
-from training.fast.held_out import Held, probe_metrics, probe_scales, probe_values, unit_advantages
-from training.fast.labels import Labels, load_labels
+from training.fast.held_out import Held, labelled_advantages, probe_metrics, probe_scales, probe_values
+from training.fast.labels import Labels, centred, load_labels
 from training.fast.positions import NOT_CHOSEN, PositionData, join_positions, load_positions
 from training.fast.run import FastRun
 from training.fast.targets import advantage_loss, advantages_along, distillation_weights, weighted_square
@@ -29,6 +29,7 @@ from valuemodels.contract.value_config import ProbeOrigin
 from valuemodels.models.base import load_token_embeddings
 from valuemodels.models.checkpoint import save_checkpoint
 from valuemodels.models.probe import Probe, unit_rms
+from valuemodels.tilting import advantages_of
 
 _WARMUP = 0.05
 _DISTILLED = "distilled.safetensors"
@@ -47,9 +48,9 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
     values = cross_fitted_values(data, run.recipe.fast.critic, run.recipe.rollout.max_tokens, run.recipe.seed)
     lambda_ = run.recipe.fast.critic.gae_lambda
     advantages = advantages_along(values, data.final_rewards, data.reply, data.place, lambda_)
-    before = _measured(run, probe, embeddings, data, labels, advantages)
-    train_on_advantages(probe, embeddings, data, advantages, labels, run.recipe.fast.advantages, run.recipe.seed)
     held = Held.of(data, advantages, labels)
+    before = probe_metrics(probe, embeddings, held, list(base), run)
+    train_on_advantages(probe, embeddings, data, advantages, labels, run.recipe.fast.advantages, run.recipe.seed)
     metrics = probe_metrics(probe, embeddings, held, list(base), run)
     scales = probe_scales(probe, embeddings, held, list(base), run)
     origin = ProbeOrigin(
@@ -60,12 +61,12 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
     )
     config = fast_config(run, base, probe_config(run, scales, metrics, origin))
     save_checkpoint(run.stage("probe").folder / VALUES_FOLDER, config, probe_tensors(run, probe))
-    gains = {name: figures["validation_gain"] for name, figures in metrics.items()}
+    gains = {name: [each[name]["validation_gain"] for each in (before, metrics)] for name in metrics}
     return {
         "positions": len(data),
         "replies": len(data.keys),
         "distillation_loss": None if not losses else round(losses[-1], 4),
-        "gain": " ".join(f"{name} {before[name]:.2f} -> {gain:.2f}" for name, gain in gains.items()),
+        "gain": " ".join(f"{name} {first:.2f} -> {now:.2f}" for name, (first, now) in gains.items()),
         "metrics": metrics,
         "scales": scales,
     }
@@ -121,7 +122,7 @@ def distil(
         total = 0.0
         for number, index in enumerate(order, start=1):
             part = labels.select(index)
-            predicted = unit_advantages(probe, embeddings, data.select(part.position), part)
+            predicted = labelled_advantages(probe, embeddings, data.select(part.position), part)
             loss = (weighted_square(predicted - exact[index], weights[index]) / spread).mean()
             fit.step(loss)
             total += float(loss.detach()) / steps
@@ -156,8 +157,7 @@ def train_on_advantages(
             part = data.select(index)
             values = probe_values(probe, embeddings, part)
             probabilities = part.logprobs.exp()
-            centred = values - (probabilities[..., None] * values).sum(1, keepdim=True)
-            loss = advantage_loss(centred, probabilities, part.chosen, advantages[index])
+            loss = advantage_loss(advantages_of(values, part.logprobs), probabilities, part.chosen, advantages[index])
             fit.step(((loss + teacher(values, index)) / teacher.spread).mean())
             advance(len(index))
 
@@ -188,7 +188,7 @@ class _TeacherTerm:
         rows = (self._label_of[index] >= 0).nonzero().flatten()
         part = self._labels.select(self._label_of[index[rows]])
         picked = values[rows].gather(1, part.candidates[..., None].expand(-1, -1, values.shape[2]))
-        error = picked - (part.weights[..., None] * picked).sum(1, keepdim=True) - part.advantages
+        error = centred(picked, part.weights) - part.advantages
         return self._weight / 2 * torch.einsum("pkn,pk->n", error.square(), part.weights) / len(index)
 
 
@@ -203,13 +203,6 @@ def _begin(run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels 
         save_file({name: tensor.contiguous() for name, tensor in probe.state_dict().items()}, path)
     probe.load_state_dict(load_file(path))
     return probe, losses
-
-
-def _measured(
-    run: FastRun, probe: Probe, embeddings: Tensor, data: PositionData, labels: Labels | None, advantages: Tensor
-) -> dict[str, float]:
-    metrics = probe_metrics(probe, embeddings, Held.of(data, advantages, labels), list(run.rewards), run)
-    return {name: figures["validation_gain"] for name, figures in metrics.items()}
 
 
 def _distilled_path(run: FastRun) -> Path:

@@ -60,7 +60,7 @@ def probe_values(probe: Probe, embeddings: Tensor, batch: PositionData) -> Tenso
     return _values(probe, embeddings, batch.hidden, batch.token_ids.long()).where(present, 0.0)
 
 
-def unit_advantages(probe: Probe, embeddings: Tensor, batch: PositionData, labels: Labels) -> Tensor:
+def labelled_advantages(probe: Probe, embeddings: Tensor, batch: PositionData, labels: Labels) -> Tensor:
     """The probe's advantages of labelled candidates: [labels, m, objectives], centred as `Labels.advantages` are.
 
     Args:
@@ -105,7 +105,7 @@ def probe_metrics(
     metrics = {name: {"validation_gain": round(gain, 4)} for name, gain in zip(objectives, gains, strict=True)}
     if held.labels is not None and len(held.labels):
         with torch.no_grad():
-            found = unit_advantages(probe, embeddings, data.select(held.labels.position), held.labels)
+            found = labelled_advantages(probe, embeddings, data.select(held.labels.position), held.labels)
         explained = explained_advantage(found, held.labels.advantages, held.labels.weights).tolist()
         for name, share in zip(objectives, explained, strict=True):
             if math.isfinite(share):  # of a handful of positions the exact values may not vary

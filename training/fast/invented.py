@@ -20,7 +20,7 @@ _MAX_TOKENS = 48
 _MIN_WORDS, _MAX_WORDS = 3, 60
 _BATCH = 512
 _MAX_TRIES = 8
-"""Batches drawn at most, as a multiple of what is needed: a base that invents nothing usable ends the stage."""
+"""Replies drawn at most, as a multiple of what is needed: a base that invents nothing usable ends the stage."""
 
 
 def invent_prompts(run: FastRun) -> dict[str, Any]:

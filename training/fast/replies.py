@@ -69,16 +69,20 @@ def sample_replies(run: FastRun) -> dict[str, Any]:
 
 def reply_shards(run: FastRun) -> list[ReplyShard]:
     """What is sampled together. Validation prompts get replies of the base alone, test prompts none."""
-    first = run.at(0)
-    prompts = read_prompt_set(first.finished("prompts") / PROMPTS_FILE)
-    prompts += read_prompt_set(first.finished("invented") / PROMPTS_FILE)
     wanted = ("train", "validation") if run.iteration == 0 else ("train",)
-    chosen = [prompt for prompt in prompts if prompt.split in wanted]
+    chosen = [prompt for prompt in all_prompts(run) if prompt.split in wanted]
     folder = run.stage("replies").folder
     return [
         ReplyShard(shard_path(folder, index), folder / f"positions_{index:04d}", part)
         for index, part in enumerate(parts_of(chosen, run.recipe.fast.shard_prompts))
     ]
+
+
+def all_prompts(run: FastRun) -> list[ChatPrompt]:
+    """The recipe's prompts, and those that the base invented."""
+    first = run.at(0)
+    folders = (first.finished("prompts"), first.finished("invented"))
+    return [prompt for folder in folders for prompt in read_prompt_set(folder / PROMPTS_FILE)]
 
 
 def reply_requests(run: FastRun, prompts: Sequence[ChatPrompt]) -> list[Request]:

@@ -15,30 +15,30 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.fast.replies import ReplyShard, reply_shards
+from training.errors import RewardError
+from training.fast.replies import ReplyShard, all_prompts, reply_shards
 from training.fast.run import FastRun
-from training.prompts.chat import read_prompt_set
-from training.prompts.stage import PROMPTS_FILE
-from training.rewards.reward import Reward, load_reward, score
+from training.rewards.reward import Reward, checked_scores, load_reward
 from training.rollouts.shards import Rollout, read_shard
 from training.runs.progress import progress
 from training.runs.run_dir import replacing
 
 
 def score_replies(run: FastRun) -> dict[str, Any]:
-    """Score every shard that is not scored yet; without a teacher, round 0 also says what the base's rewards are."""
+    """Score every shard that is not scored yet; round 0 also says what the base's rewards are."""
     from transformers import AutoTokenizer
 
     run.finished("replies")
     tokenizer = AutoTokenizer.from_pretrained(run.base_folder, trust_remote_code=False)
     rewards = {name: load_reward(identifier) for name, identifier in run.rewards.items()}
-    texts = prompt_texts(run)
+    texts = {prompt.prompt_id: prompt.text for prompt in all_prompts(run)}
+    every = run.recipe.fast.critic.prefix_every
     shards = reply_shards(run)
     with progress(f"reply_rewards, round {run.iteration}", len(shards)) as advance:
         for shard in shards:
             path = rewards_path(run, shard)
             if not path.is_file():
-                scored = score_shard(list(read_shard(shard.path)), texts, rewards, tokenizer, run)
+                scored = score_shard(list(read_shard(shard.path)), texts, rewards, tokenizer, every)
                 with replacing(path) as partial:
                     save_file(scored, partial)
             advance(1)
@@ -56,19 +56,10 @@ def read_shard_rewards(run: FastRun, shard: ReplyShard) -> tuple[Tensor, Tensor]
     return tensors["final"], tensors["prefixes"]
 
 
-def prompt_texts(run: FastRun) -> dict[str, str]:
-    """Prompt id -> its text, of all prompts of the run."""
-    first = run.at(0)
-    prompts = read_prompt_set(first.finished("prompts") / PROMPTS_FILE)
-    prompts += read_prompt_set(first.finished("invented") / PROMPTS_FILE)
-    return {prompt.prompt_id: prompt.text for prompt in prompts}
-
-
 def score_shard(
-    replies: Sequence[Rollout], texts: Mapping[str, str], rewards: Mapping[str, Reward], tokenizer: Any, run: FastRun
+    replies: Sequence[Rollout], texts: Mapping[str, str], rewards: Mapping[str, Reward], tokenizer: Any, every: int
 ) -> dict[str, Tensor]:
-    """`final` and `prefixes` of some replies."""
-    every = run.recipe.fast.critic.prefix_every
+    """`final` and `prefixes` of some replies, whose prefixes are scored at every so many tokens."""
     prompts = [texts[reply.prompt_id] for reply in replies]
     cut = [range(0, len(reply.output_token_ids), every) for reply in replies]
     prefixes = [
@@ -78,7 +69,7 @@ def score_shard(
     ]
     of_prefix = [prompt for prompt, lengths in zip(prompts, cut, strict=True) for _ in lengths]
     whole = [reply.text for reply in replies]
-    columns = [score(name, reward, prompts + of_prefix, whole + prefixes) for name, reward in rewards.items()]
+    columns = [checked_scores(name, reward, prompts + of_prefix, whole + prefixes) for name, reward in rewards.items()]
     scores = torch.tensor(columns, dtype=torch.float64).T.contiguous()
     # Between two scored prefixes the earlier one's reward holds.
     repeats = [
@@ -91,12 +82,21 @@ def score_shard(
 
 
 def _base_rewards(run: FastRun, shards: Sequence[ReplyShard]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of the base's reward on training prompts."""
+    """Mean and standard deviation of the base's reward on training prompts.
+
+    Raises:
+        RewardError: an objective's reward is the same for every reply.
+    """
     finals = []
     for shard in shards:
         trained_on = torch.tensor([reply.split == "train" for reply in read_shard(shard.path)])
         finals.append(read_shard_rewards(run, shard)[0][trained_on])
     final = torch.cat(finals)
+    for place, name in enumerate(run.rewards):
+        if len(final) > 1 and bool((final[:, place] == final[0, place]).all()):
+            raise RewardError(
+                f"reward {name!r} scored all {len(final)} replies {float(final[0, place])}; nothing to learn from"
+            )
     return {
         name: {"mean": float(final[:, place].mean()), "std": float(final[:, place].std())}
         for place, name in enumerate(run.rewards)

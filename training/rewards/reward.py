@@ -68,13 +68,25 @@ def reward_source(identifier: str) -> Path:
 
 
 def score(name: str, reward: Reward, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
-    """The reward's scores, checked. Meant for a whole data set: in one call the scores must not all be the same.
+    """`checked_scores` of a whole data set: they must not all be the same.
+
+    Raises:
+        RewardError: as there, or two and more replies all score the same.
+    """
+    scores = checked_scores(name, reward, prompts, replies)
+    if len(scores) > 1 and min(scores) == max(scores):
+        raise RewardError(f"reward {name!r} scored all {len(scores)} replies {scores[0]}; nothing to learn from")
+    return scores
+
+
+def checked_scores(name: str, reward: Reward, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+    """The reward's scores, checked.
 
     Args:
         name: what messages call it.
 
     Raises:
-        RewardError: counts differ, a score is not a finite number, or two and more replies all score the same.
+        RewardError: counts differ, or a score is not a finite number.
     """
     if len(prompts) != len(replies):
         raise RewardError(f"reward {name!r}: {len(prompts)} prompts but {len(replies)} replies; counts must agree")
@@ -84,8 +96,6 @@ def score(name: str, reward: Reward, prompts: Sequence[str], replies: Sequence[s
     for index, value in enumerate(scores):
         if not isinstance(value, (int, float)) or not isfinite(value):
             raise RewardError(f"reward {name!r} scored reply {index} {value!r}; allowed: finite numbers")
-    if len(scores) > 1 and min(scores) == max(scores):
-        raise RewardError(f"reward {name!r} scored all {len(scores)} replies {scores[0]}; nothing to learn from")
     return [float(value) for value in scores]
 
 

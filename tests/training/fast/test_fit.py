@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.training.recorded import NAMES, labels_by, new_probe, random_data, random_embeddings
 from training.fast.fit import distil, train_on_advantages
-from training.fast.held_out import Held, predict, unit_advantages
+from training.fast.held_out import Held, labelled_advantages, predict
 from training.fast.labels import Labels
 from training.fast.positions import PositionData
 from training.fast.targets import explained_advantage
@@ -125,7 +125,7 @@ def test_values_are_those_of_serving_but_for_their_level() -> None:
     torch.testing.assert_close(predict(probe, EMBEDDINGS, data), expected, atol=1e-4, rtol=1e-4)
     labels = labels_by(probe, EMBEDDINGS, data)
     with torch.no_grad():
-        found = unit_advantages(probe, EMBEDDINGS, data, labels)
+        found = labelled_advantages(probe, EMBEDDINGS, data, labels)
     torch.testing.assert_close(found, labels.advantages, atol=1e-4, rtol=1e-4)
 
 
