@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.training.fake_engines import RecordingEngine
-from training.fast import checkpoint, replies
+from training.errors import RewardError
+from training.fast import checkpoint, replies, reply_rewards
 from training.fast.fit import base_rewards
 from training.fast.positions import PositionData, load_positions
 from training.fast.replies import draw_weights, reply_requests, reply_shards
@@ -151,3 +152,25 @@ def test_dear_rewards_are_held_between_two_prefixes(fresh: FastRun) -> None:
         for place in range(len(reply.output_token_ids)):
             assert prefixes[start + place, 0] == warmth([""], [reply.text[: 2 * (place - place % 3)]])[0]
         start += len(reply.output_token_ids)
+
+
+def test_only_a_whole_round_must_not_score_alike(fresh: FastRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a rare reward ending the run at the first shard in which nobody earned it."""
+    sample(fresh)
+
+    class Rare:
+        """Gives a point in the first shard alone."""
+
+        calls = 0
+
+        def __call__(self, prompts: list[str], replies: list[str]) -> list[float]:
+            Rare.calls += 1
+            return [float(Rare.calls <= 2 and number == 0) for number in range(len(replies))]
+
+    monkeypatch.setattr(reply_rewards, "load_reward", lambda identifier: Rare())
+    reply_rewards_folder = fresh.stage("reply_rewards").start()
+    assert reply_rewards.score_replies(fresh)["base"]["warmth"]["std"] > 0
+    for path in reply_rewards_folder.glob("rewards_*"):
+        path.unlink()
+    with pytest.raises(RewardError, match="reward 'warmth' scored all .* replies 0.0; nothing to learn from"):
+        reply_rewards.score_replies(fresh)
