@@ -172,5 +172,5 @@ def test_only_a_whole_round_must_not_score_alike(fresh: FastRun, monkeypatch: py
     assert reply_rewards.score_replies(fresh)["base"]["warmth"]["std"] > 0
     for path in reply_rewards_folder.glob("rewards_*"):
         path.unlink()
-    with pytest.raises(RewardError, match="reward 'warmth' scored all .* replies 0.0; nothing to learn from"):
+    with pytest.raises(RewardError, match=r"reward 'warmth' scored all .* replies 0.0; nothing to learn from"):
         reply_rewards.score_replies(fresh)
