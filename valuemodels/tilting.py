@@ -13,17 +13,19 @@ Shapes: rows = requests in this step, k = candidates, objectives = value heads.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
-_SOLVER_STEPS = 48
+_SOLVER_STEPS = 16
 _SOLVER_MARGIN = 1e-7
+_TINY = 1e-300
 _GREEDY_TEMPERATURE = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidates:
     """The base's most likely tokens of each row, best first.
 
@@ -35,7 +37,7 @@ class Candidates:
     token_ids: Tensor
     logits: Tensor
 
-    @property
+    @cached_property
     def valid(self) -> Tensor:
         """[rows, k] bool, True = a candidate."""
         return self.logits > NEG_INF
@@ -73,9 +75,9 @@ def select_candidates(logits: Tensor, counts: Tensor, width: int, limit: int) ->
     """
     top, token_ids = torch.topk(logits.float(), min(limit, logits.shape[-1]), dim=-1)
     top, token_ids = top[:, :width], token_ids[:, :width]
-    beyond = torch.arange(top.shape[-1], device=logits.device) >= counts[:, None]
+    within = torch.arange(top.shape[-1], device=logits.device) < counts[:, None]
     # A NaN logit is no candidate either: it compares false.
-    return Candidates(token_ids, top.masked_fill(beyond | ~(top > NEG_INF), NEG_INF))
+    return Candidates(token_ids, torch.where(within & (top > NEG_INF), top, NEG_INF))
 
 
 def write_tilted(logits: Tensor, index: Tensor, candidates: Candidates, tilted: Tensor, replaced: Tensor) -> None:
@@ -139,12 +141,12 @@ def tilt(
     temperature = sampling_temperature(temperature)
     # float64: the KL of a near-deterministic step is a difference of large terms.
     base = torch.log_softmax(candidates.logits.double() / temperature.double()[:, None], dim=-1)
-    v = weighted.double().masked_fill(~valid, 0.0)
-    u = torch.zeros_like(v) if pinned is None else pinned.double().masked_fill(~valid, 0.0)
+    v = torch.where(valid, weighted.double(), 0.0)
+    u = None if pinned is None else torch.where(valid, pinned.double(), 0.0)
     beta = beta.double()
     if kl_budget is not None:
         beta = beta_within_budget(base, v, beta, kl_budget.double(), u)
-    shift = u + beta[:, None] * v
+    shift = _shift(beta, v, u)
     logprobs = torch.log_softmax(base + shift, dim=-1)
     return Tilt(
         logits=(candidates.logits.double() + temperature.double()[:, None] * shift).float(),
@@ -155,30 +157,34 @@ def tilt(
     )
 
 
-def beta_within_budget(base_logprobs: Tensor, v: Tensor, beta: Tensor, budget: Tensor, u: Tensor) -> Tensor:
+def beta_within_budget(base_logprobs: Tensor, v: Tensor, beta: Tensor, budget: Tensor, u: Tensor | None) -> Tensor:
     """A strength in [0, beta] whose KL(tilted || base) stays within the budget; 0 where the fixed part is beyond it.
 
     With u = 0 it is the largest one: KL(b) = b E_b[v] - log E_base[exp(b v)] is then 0 at 0 and non-decreasing. In
-    general its derivative is Cov_b[v, u + b v]. Newton's step is kept inside a shrinking bracket, and the bracket's
-    lower end, which is 0 or within the budget, is the answer. Newton comes to the root of a convex function from above,
-    so it aims a hair below the budget: else the lower end would never move.
+    general its derivative is Cov_b[v, u + b v]. For small b it is b^2 Var[v] / 2, so the search begins there, and takes
+    Newton's steps on its square root, which is all but straight. A step is kept inside a shrinking bracket, and the
+    bracket's lower end, which is 0 or within the budget, is the answer. Steps aim a hair below the budget: coming to
+    the root from one side only, they would else never move the lower end.
 
     Args:
         base_logprobs: [rows, k] normalised, -inf outside the candidates.
         v: [rows, k] finite, 0 outside the candidates.
         beta: [rows] the strength asked for.
         budget: [rows] nats, inf = none.
-        u: [rows, k] the fixed part of the tilt, 0 outside the candidates.
+        u: [rows, k] the fixed part of the tilt, 0 outside the candidates; None is 0.
     """
-    low, high = torch.zeros_like(beta), beta.clone()
-    goal = budget * (1 - _SOLVER_MARGIN)
-    trial = beta
+    p = base_logprobs.exp()
+    variance = (p * (v - (p * v).sum(-1, keepdim=True)).square()).sum(-1).clamp_min(_TINY)
+    goal = (budget * (1 - _SOLVER_MARGIN)).sqrt()
+    low, high = torch.zeros_like(beta), beta
+    trial, step = beta, (2 * budget / variance).sqrt() - beta
     for _ in range(_SOLVER_STEPS):
         kl, slope = _kl_and_slope(base_logprobs, v, trial, u)
         within = kl <= budget
-        low = torch.where(within, trial, low)
-        high = torch.where(within, high, trial)
-        newton = trial - (kl - goal) / slope
+        low, high = torch.where(within, trial, low), torch.where(within, high, trial)
+        root = kl.sqrt()
+        # The first trial is all that is asked for; the second the estimate for small strengths.
+        newton = trial + (step if trial is beta else 2 * root * (goal - root) / slope)
         inside = (newton > low) & (newton < high)
         trial = torch.where(inside, newton, (low + high) / 2)
     return low
@@ -217,10 +223,14 @@ def weighted_values(values: Tensor, coefficients: Tensor) -> Tensor:
     return torch.where(coefficients[:, None, :] == 0, torch.zeros_like(terms), terms).sum(-1)
 
 
-def _kl_and_slope(base_logprobs: Tensor, v: Tensor, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    shift = u + beta[:, None] * v
+def _shift(beta: Tensor, v: Tensor, u: Tensor | None) -> Tensor:
+    return beta[:, None] * v if u is None else torch.addcmul(u, beta[:, None], v)
+
+
+def _kl_and_slope(base_logprobs: Tensor, v: Tensor, beta: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    shift = _shift(beta, v, u)
     logprobs = torch.log_softmax(base_logprobs + shift, dim=-1)
     p = logprobs.exp()
     off_mean = v - (p * v).sum(-1, keepdim=True)
     covariance = (p * off_mean * (shift - (p * shift).sum(-1, keepdim=True))).sum(-1)
-    return kl_divergence(logprobs, base_logprobs), covariance.clamp_min(1e-300)
+    return kl_divergence(logprobs, base_logprobs), covariance.clamp_min(_TINY)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance, ResolvedGuidance
+from valuemodels.scoring.rows import Row
 
 _CHILD_INDEX = re.compile(r"^(\d+)_")
 
@@ -18,6 +19,7 @@ class RunningRequest:
         asked: the guidance that the request began with; None where only the operator's defaults guide it.
         end_token: what ends its sequence.
         version: of the generation's overrides that `guidance` includes; 0 is none.
+        row: what the guide was told last; the same object for as long as it holds.
     """
 
     asked: Guidance | None
@@ -27,6 +29,7 @@ class RunningRequest:
     output: list[int]
     end_token: int = 0
     version: int = 0
+    row: Row | None = None
 
 
 class EngineParams(Protocol):

@@ -103,19 +103,25 @@ class ValueLogitsProcessor(LogitsProcessor):
     def _row(self, index: int, request_id: str) -> Row | None:
         """What the guide is told of a row; None where there is nothing to tilt or to watch."""
         request = self._requests[index]
-        asked = request.asked
+        asked, row = request.asked, request.row
         overrides = None if asked is None else self.guide.changed.get(asked.generation_id)
-        if overrides is None and not request.guidance.needs_values:
-            return None
-        choice = choice_name(asked, request_id)
         if asked is not None and overrides is not None and overrides.version != request.version:
+            choice = choice_name(asked, request_id)
             request.guidance = self.guide.policy.resolve(overrides.over(asked, choice))
             request.version = overrides.version
+        elif overrides is None and not request.guidance.needs_values:
+            return None
+        if row is None or row.index != index or row.sequence_id != request_id or row.guidance is not request.guidance:
+            row = request.row = self._made(index, request_id, request)
+        return row
+
+    def _made(self, index: int, request_id: str, request: RunningRequest) -> Row:
+        asked = request.asked
         return Row(
             index=index,
             sequence_id=request_id,
             generation_id=asked.generation_id if asked else "",
-            choice=choice,
+            choice=choice_name(asked, request_id),
             guidance=request.guidance,
             temperature=request.temperature,
             prompt=request.prompt,

@@ -1,4 +1,4 @@
-"""What the rows of a step ask for, as tensors: made when something changes, not at every token. Imports torch alone."""
+"""What the rows of a step ask for, as tensors: rewritten where a row changes, not every token. Imports torch alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ class RowSettings:
         counts: [rows] how many candidates; width: the largest of them.
         gives_levels: [rows] bool, True where the values are expected final rewards.
         last_tokens: [rows] the token that ends each row's sequence.
+        needed: [rows, objectives] bool, True where a row needs an objective's values.
         places: scoring -> the rows that are scored so, by their place here.
     """
 
@@ -37,17 +38,16 @@ class RowSettings:
     width: int
     gives_levels: Tensor
     last_tokens: Tensor
+    needed: Tensor
     places: Mapping[Scoring, Sequence[int]]
-
-    @property
-    def needed(self) -> Tensor:
-        """[rows, objectives] bool, True where a row needs an objective's values."""
-        tilted = self.free != 0 if self.pinned is None else (self.free != 0) | (self.pinned != 0)
-        return tilted | ~self.tilts[:, None]
 
 
 class SettingsOfRows:
-    """Makes `RowSettings`, and gives the last ones again while the same rows ask for the same."""
+    """Tables with a line for every row of the batch, in which only the lines of changed rows are written.
+
+    Two copies to the device carry all that has changed in a step, whatever it is; a step in which nothing changes gets
+    the same `RowSettings` again.
+    """
 
     def __init__(
         self, scales: Mapping[Scoring, Sequence[float]], levels: Mapping[Scoring, bool], device: torch.device
@@ -59,50 +59,78 @@ class SettingsOfRows:
         self._scales = scales
         self._levels = levels
         self._device = device
-        self._rows: Sequence[Row] = ()
+        self._objectives = len(next(iter(scales.values())))
+        self._written: dict[int, Row] = {}
+        self._numbers = torch.empty(0, 2 * self._objectives + 4, device=device)
+        self._counts = torch.empty(0, 3, dtype=torch.int64, device=device)
+        self._order: list[int] = []
         self._settings: RowSettings | None = None
 
     def of(self, rows: Sequence[Row]) -> RowSettings:
         """The settings of a step's rows."""
-        if self._settings is None or not _ask_for_the_same(self._rows, rows):
-            self._settings = self._made(rows)
-        # The newest rows, whose guidance thereby stays alive: only so is its identity its own.
-        self._rows = rows
+        changed = [row for row in rows if not _asks_for_the_same(self._written.get(row.index), row)]
+        order = [row.index for row in rows]
+        if changed:
+            self._write(changed)
+        if self._settings is None or changed or order != self._order:
+            self._settings, self._order = self._read(rows, order), order
         return self._settings
 
-    def _made(self, rows: Sequence[Row]) -> RowSettings:
-        asked = [row.guidance for row in rows]
-        budgets = [torch.inf if g.kl_budget is None else g.kl_budget for g in asked]
-        scales = self._numbers([self._scales[g.scoring] for g in asked])
-        free = [[strength - pin for strength, pin in zip(g.strengths, g.pins, strict=True)] for g in asked]
-        counts = [g.candidates for g in asked]
+    def _write(self, rows: Sequence[Row]) -> None:
+        self._make_room(1 + max(row.index for row in rows))
+        index = torch.tensor([row.index for row in rows], device=self._device)
+        numbers = torch.tensor([self._line(row) for row in rows], dtype=torch.float32)
+        counts = torch.tensor([[row.index, row.guidance.candidates, row.last_token] for row in rows])
+        self._numbers[index] = numbers.to(self._device)
+        self._counts[index] = counts.to(self._device)
+        # The row itself, so that its guidance stays alive: only so is an identity its own.
+        self._written.update((row.index, row) for row in rows)
+
+    def _line(self, row: Row) -> list[float]:
+        asked = row.guidance
+        scales = self._scales[asked.scoring]
+        free = [(s - pin) * scale for s, pin, scale in zip(asked.strengths, asked.pins, scales, strict=True)]
+        pinned = [pin * scale for pin, scale in zip(asked.pins, scales, strict=True)]
+        budget = torch.inf if asked.kl_budget is None else asked.kl_budget
+        return [*free, *pinned, row.temperature, budget, not asked.is_plain, self._levels[asked.scoring]]
+
+    def _make_room(self, lines: int) -> None:
+        if (missing := lines - self._numbers.shape[0]) > 0:
+            more = max(missing, self._numbers.shape[0])
+            self._numbers = torch.cat([self._numbers, self._numbers.new_zeros(more, self._numbers.shape[1])])
+            self._counts = torch.cat([self._counts, self._counts.new_zeros(more, self._counts.shape[1])])
+
+    def _read(self, rows: Sequence[Row], order: Sequence[int]) -> RowSettings:
         places: dict[Scoring, list[int]] = {}
-        for place, guidance in enumerate(asked):
-            places.setdefault(guidance.scoring, []).append(place)
+        for place, row in enumerate(rows):
+            places.setdefault(row.guidance.scoring, []).append(place)
+        # Without a copy of the order: rows that stand together from the top are most of what there is.
+        together = order == list(range(len(order)))
+        index = slice(len(order)) if together else torch.tensor(order, device=self._device)
+        numbers, counts = self._numbers[index].clone(), self._counts[index].clone()
+        free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 4], dim=1)
+        tilts = rest[:, 2] != 0
         return RowSettings(
-            index=torch.tensor([row.index for row in rows], device=self._device),
-            free=self._numbers(free) * scales,
-            pinned=self._numbers([g.pins for g in asked]) * scales if any(any(g.pins) for g in asked) else None,
-            tilts=torch.tensor([not g.is_plain for g in asked], device=self._device),
-            temperature=self._numbers([row.temperature for row in rows]),
-            kl_budget=self._numbers(budgets) if any(g.kl_budget is not None for g in asked) else None,
-            counts=torch.tensor(counts, device=self._device),
-            width=max(counts),
-            gives_levels=torch.tensor([self._levels[g.scoring] for g in asked], device=self._device),
-            last_tokens=torch.tensor([row.last_token for row in rows], device=self._device),
+            index=counts[:, 0],
+            free=free,
+            pinned=pinned if any(any(row.guidance.pins) for row in rows) else None,
+            tilts=tilts,
+            temperature=rest[:, 0],
+            kl_budget=rest[:, 1] if any(row.guidance.kl_budget is not None for row in rows) else None,
+            counts=counts[:, 1],
+            width=max(row.guidance.candidates for row in rows),
+            gives_levels=rest[:, 3] != 0,
+            last_tokens=counts[:, 2],
+            needed=(free != 0) | (pinned != 0) | ~tilts[:, None],
             places=dict(sorted(places.items())),
         )
 
-    def _numbers(self, numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.float32, device=self._device)
 
-
-def _ask_for_the_same(before: Sequence[Row], now: Sequence[Row]) -> bool:
-    """Whether rows stand where others stood and ask for what those asked, whoever they are."""
-    return len(before) == len(now) and all(
-        old.guidance is new.guidance
-        and old.index == new.index
-        and old.temperature == new.temperature
-        and old.last_token == new.last_token
-        for old, new in zip(before, now, strict=True)
+def _asks_for_the_same(before: Row | None, now: Row) -> bool:
+    """Whether a row stands where another stood and asks for what that asked, whoever they are."""
+    return before is now or (
+        before is not None
+        and before.guidance is now.guidance
+        and before.temperature == now.temperature
+        and before.last_token == now.last_token
     )

@@ -1,10 +1,11 @@
-"""One scored step of a batch, kept on the device until its tokens are known. Imports torch alone."""
+"""Scored steps of a batch, kept on the device until their tokens are told. Imports torch alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from valuemodels.contract.trace_wire import CandidateColumns
 from valuemodels.tilting import advantages_of
@@ -31,7 +32,7 @@ class TokenEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRecord:
-    """One scored step of a batch.
+    """One scored step of a batch, or some rows of several steps, one below the other.
 
     Attributes:
         token_ids: [rows, k] the candidates; base_logprobs, logprobs: [rows, k] theirs before and after the tilt, -inf
@@ -55,20 +56,36 @@ class StepRecord:
     means: Tensor
     stds: Tensor
 
-    def settle(self, rows: Sequence[int], token_ids: Sequence[int]) -> list[TokenEntry]:
-        """What the sampled tokens of some rows did: one copy from the device, whatever the number of rows."""
+    def select(self, rows: Sequence[int]) -> "StepRecord":
+        """Some rows, in this order."""
+        if len(rows) == len(self.kl) and all(place == row for place, row in enumerate(rows)):
+            return self
         index = torch.tensor(rows, device=self.kl.device)
+        return replace(self, **{name: getattr(self, name)[index] for name in _BY_ROW})
+
+    def widened(self, k: int) -> "StepRecord":
+        """The same with room for k candidates; absent ones fill it."""
+        more = k - self.token_ids.shape[1]
+        if not more:
+            return self
+        return replace(
+            self,
+            token_ids=functional.pad(self.token_ids, (0, more)),
+            values=functional.pad(self.values, (0, 0, 0, more)),
+            base_logprobs=functional.pad(self.base_logprobs, (0, more), value=float("-inf")),
+            logprobs=functional.pad(self.logprobs, (0, more), value=float("-inf")),
+        )
+
+    def settle(self, token_ids: Sequence[int]) -> list[TokenEntry]:
+        """What the sampled token of every row did: one copy from the device, whatever the number of rows."""
         sampled = torch.tensor(token_ids, device=self.kl.device)
-        base = self.base_logprobs[index]
-        hit = (self.token_ids[index] == sampled[:, None]) & (base > float("-inf"))
+        hit = (self.token_ids == sampled[:, None]) & (self.base_logprobs > float("-inf"))
         objectives = self.values.shape[-1]
         place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, objectives)
-        values = self.values[index]
-        advantages = advantages_of(values, base).gather(1, place)[:, 0]
-        levels = values.gather(1, place)[:, 0] * self.stds + self.means
-        is_scored = self.is_scored[index]
-        kl, known = torch.where(is_scored, self.kl[index], 0.0), is_scored & hit.any(1)
-        flags = torch.stack([known, known & self.gives_levels[index], ~is_scored, self.is_aborted[index]], dim=1)
+        advantages = advantages_of(self.values, self.base_logprobs).gather(1, place)[:, 0]
+        levels = self.values.gather(1, place)[:, 0] * self.stds + self.means
+        kl, known = torch.where(self.is_scored, self.kl, 0.0), self.is_scored & hit.any(1)
+        flags = torch.stack([known, known & self.gives_levels, ~self.is_scored, self.is_aborted], dim=1)
         columns = torch.cat([kl[:, None], flags.float(), advantages, levels], dim=1).tolist()
         return [
             TokenEntry(
@@ -81,15 +98,26 @@ class StepRecord:
             for row in columns
         ]
 
-    def candidates_of(self, rows: Sequence[int]) -> list[CandidateColumns]:
-        """Every candidate of some rows, none where a row fell back: three copies, whatever the number of rows."""
-        index = torch.tensor(rows, device=self.kl.device)
-        base = self.base_logprobs[index]
-        counts = ((base > float("-inf")).sum(1) * self.is_scored[index]).tolist()
-        parts = [base[..., None], self.logprobs[index][..., None], advantages_of(self.values[index], base)]
+    def candidates(self) -> list[CandidateColumns]:
+        """Every candidate of every row, none where a row fell back: three copies, whatever the number of rows."""
+        base = self.base_logprobs
+        counts = ((base > float("-inf")).sum(1) * self.is_scored).tolist()
+        parts = [base[..., None], self.logprobs[..., None], advantages_of(self.values, base)]
         numbers = torch.cat(parts, dim=-1).float().cpu().numpy()
-        token_ids = self.token_ids[index].int().cpu().numpy()
+        token_ids = self.token_ids.int().cpu().numpy()
         return [
             CandidateColumns(token_ids[r, :count].tobytes(), numbers[r, :count].tobytes())
             for r, count in enumerate(counts)
         ]
+
+
+_BY_ROW = ("token_ids", "values", "base_logprobs", "logprobs", "kl", "is_scored", "is_aborted", "gives_levels")
+
+
+def join(records: Sequence[StepRecord]) -> StepRecord:
+    """One below the other, of the same objectives; the narrow ones are widened."""
+    if len(records) == 1:
+        return records[0]
+    k = max(record.token_ids.shape[1] for record in records)
+    wide = [record.widened(k) for record in records]
+    return replace(wide[0], **{name: torch.cat([getattr(each, name) for each in wide]) for name in _BY_ROW})

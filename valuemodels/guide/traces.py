@@ -1,20 +1,26 @@
 """What each sampled token did for each objective, kept in the worker until the response has been told.
 
-A step is recorded before its tokens are sampled, so it waits, as one record of the whole batch, until they are known:
-the next step of the same sequences, or the read after the last one, settles it.
+A step is recorded before its tokens are sampled, and nobody needs it at once. So it waits on the device, as one record
+of the whole batch; every few steps, and whenever somebody reads, what has been sampled by then is settled together.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.contract.trace_wire import NO_CANDIDATES, CandidateColumns, TokenRange
-from valuemodels.guide.step_record import StepRecord, TokenEntry
+from valuemodels.guide.step_record import StepRecord, TokenEntry, join
 from valuemodels.scoring.rows import Row
 
 _UNKNOWN_TOKEN = -1
+SETTLE_EVERY = 16
+"""Steps: few enough that what waits is small, many enough that settling costs a step next to nothing."""
+
+Waiting = tuple[StepRecord, int]
+"""A step that waits for its token, and the row in it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +29,8 @@ class SequenceTrace:
 
     Attributes:
         output: the engine's live list of sampled tokens.
-        waiting: the record whose token is not known yet, and this sequence's row in it.
+        waiting: of the tokens after the last entry, one by one, the record and this sequence's row in it; None where
+            the token's step was not scored.
         settings: (first token, what held from there on), wherever that changed; empty while nothing was scored.
     """
 
@@ -31,45 +38,48 @@ class SequenceTrace:
     output: Sequence[int]
     entries: list[TokenEntry] = field(default_factory=list)
     candidates: list[CandidateColumns] = field(default_factory=list)
-    waiting: tuple[StepRecord, int] | None = None
+    waiting: list[Waiting | None] = field(default_factory=list)
     settings: list[tuple[int, ResolvedGuidance]] = field(default_factory=list)
 
     def wait(self, record: StepRecord, row: int, guidance: ResolvedGuidance) -> None:
-        """Note the step that samples the token after `output`. Everything that was waiting must be settled.
+        """Note the step that samples the token after `output`.
 
         Scoring the same position again (a chunk of the prompt, a step the engine repeated) replaces what was noted.
         """
         position = len(self.output)
         del self.entries[position:], self.candidates[position:]
-        while len(self.entries) < position:
-            self.enter(TokenEntry(), NO_CANDIDATES)
-        self.waiting = (record, row)
+        before = position - len(self.entries)
+        del self.waiting[before:]
+        self.waiting += [None] * (before - len(self.waiting))
+        self.waiting.append((record, row))
         while self.settings and self.settings[-1][0] >= position:
             self.settings.pop()
         if not self.settings or self.settings[-1][1] != guidance:
             self.settings.append((position, guidance))
 
-    def due(self, told: TokenRange | None = None) -> int | None:
-        """The sampled token that the waiting step is about; None where nothing waits or it is not known yet.
+    def due(self, told: TokenRange | None = None) -> list[int]:
+        """The sampled tokens that the waiting steps are about, as far as they are known.
 
         Args:
             told: what the engine has returned, for tokens that `output` does not hold.
         """
-        if self.waiting is None:
-            return None
-        position = len(self.entries)
+        first = len(self.entries)
+        tokens = (self._token(position, told) for position in range(first, first + len(self.waiting)))
+        return list(takewhile(lambda token: token != _UNKNOWN_TOKEN, tokens))
+
+    def _token(self, position: int, told: TokenRange | None) -> int:
         if position < len(self.output) and self.output[position] != _UNKNOWN_TOKEN:
             return self.output[position]
         if told is not None and told.start <= position < told.start + len(told.token_ids):
             return told.token_ids[position - told.start]
-        return None
+        return _UNKNOWN_TOKEN
 
     def enter(self, entry: TokenEntry, candidates: CandidateColumns) -> None:
-        """Append the next token's entry."""
+        """Append the next token's entry, in place of the first step that waits."""
         self.entries.append(entry)
         if self.detail == "candidates":
             self.candidates.append(candidates)
-        self.waiting = None
+        del self.waiting[0]
 
     def read(self, told: TokenRange | None = None) -> dict[str, Any]:
         """The tokens asked for, as far as they are known, as plain data for the RPC. None: everything."""
@@ -99,23 +109,49 @@ class SequenceTrace:
 
 
 def settle(traces: Sequence[SequenceTrace], told: TokenRange | None = None) -> None:
-    """Enter every waiting step whose token has been sampled by now; the rows of one step together.
+    """Enter every waiting step whose token has been sampled by now, all of them together.
 
     Args:
         told: see `SequenceTrace.due`; of a single trace.
     """
-    together: dict[StepRecord, list[tuple[SequenceTrace, int, int]]] = {}
-    for trace in traces:
-        token_id = trace.due(told)
-        if token_id is not None and trace.waiting is not None:
-            record, row = trace.waiting
-            together.setdefault(record, []).append((trace, row, token_id))
-    for record, due in together.items():
-        entries = record.settle([row for _, row, _ in due], [token_id for _, _, token_id in due])
-        detailed = [row for trace, row, _ in due if trace.detail == "candidates"]
-        candidates = dict(zip(detailed, record.candidates_of(detailed), strict=True)) if detailed else {}
-        for (trace, row, _), entry in zip(due, entries, strict=True):
-            trace.enter(entry, candidates.get(row, NO_CANDIDATES))
+    due = [
+        (trace, waiting, token_id)
+        for trace in traces
+        for waiting, token_id in zip(trace.waiting, trace.due(told), strict=False)
+    ]
+    scored = {waiting: token_id for _, waiting, token_id in due if waiting is not None}
+    entries = _settled(scored)
+    detailed = [waiting for trace, waiting, _ in due if waiting is not None and trace.detail == "candidates"]
+    candidates = _candidates(detailed)
+    for trace, waiting, _ in due:
+        if waiting is None:
+            trace.enter(TokenEntry(), NO_CANDIDATES)
+        else:
+            trace.enter(entries[waiting], candidates.get(waiting, NO_CANDIDATES))
+
+
+def _settled(tokens: Mapping[Waiting, int]) -> dict[Waiting, TokenEntry]:
+    """The entries of sampled tokens."""
+    if not tokens:
+        return {}
+    joined, order = _joined(tokens)
+    return dict(zip(order, joined.settle([tokens[waiting] for waiting in order]), strict=True))
+
+
+def _candidates(wanted: Sequence[Waiting]) -> dict[Waiting, CandidateColumns]:
+    if not wanted:
+        return {}
+    joined, order = _joined(wanted)
+    return dict(zip(order, joined.candidates(), strict=True))
+
+
+def _joined(wanted: Iterable[Waiting]) -> tuple[StepRecord, list[Waiting]]:
+    """Rows of any steps as one record, and which row of it is whose."""
+    rows: dict[StepRecord, list[int]] = {}
+    for record, row in wanted:
+        rows.setdefault(record, []).append(row)
+    joined = join([record.select(some) for record, some in rows.items()])
+    return joined, [(record, row) for record, some in rows.items() for row in some]
 
 
 class TraceStore:
@@ -124,6 +160,7 @@ class TraceStore:
     def __init__(self, max_generations: int) -> None:
         self.max_generations = max_generations
         self._generations: OrderedDict[str, dict[ChoiceName, SequenceTrace]] = OrderedDict()
+        self._steps = 0
 
     def __len__(self) -> int:
         """How many generations have one."""
@@ -132,7 +169,9 @@ class TraceStore:
     def record(self, step: StepRecord, rows: Sequence[Row]) -> None:
         """Note a step of the batch. Rows without a generation leave no trace."""
         traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]
-        settle([trace for _, trace in traces])
+        self._steps += 1
+        if self._steps % SETTLE_EVERY == 0:
+            settle([trace for _, trace in traces])
         for r, trace in traces:
             trace.wait(step, r, rows[r].guidance)
 

@@ -2,8 +2,8 @@
 
 Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
 works on whole batches. It waits for the device a fixed number of times, however many rows there are: exact scoring
-once, to know how many candidates a row has, and traces once for each step that they settle. Only a recorder, in
-training, copies more.
+once a step, to know how many candidates a row has, and traces once every few steps. Only a recorder, in training,
+copies more.
 """
 
 from collections.abc import Mapping, Sequence

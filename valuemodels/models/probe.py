@@ -59,8 +59,7 @@ class Probe(nn.Module):
         Returns:
             [rows, k, objectives]
         """
-        values = torch.einsum("rnd,rkd->rkn", self.queries(hidden), token_features)
-        return values + self.bias[token_ids]
+        return torch.baddbmm(self.bias[token_ids], token_features, self.queries(hidden).transpose(1, 2))
 
 
 def unit_rms(embeddings: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.contract.trace_wire import CandidateColumns, TokenRange
 from valuemodels.guide.step_record import StepRecord
-from valuemodels.guide.traces import TraceStore
+from valuemodels.guide.traces import SETTLE_EVERY, TraceStore
 from valuemodels.scoring.rows import Row
 
 
@@ -106,6 +106,25 @@ def test_no_more_is_told_than_was_asked_for() -> None:
         output.append(token)
     found = read(store, 1, told=[6, 7])
     assert found["from"] == 1 and found["token_ids"] == [6, 7] and len(found["kl"]) == len(found["fell_back"]) == 2
+
+
+def test_steps_of_any_width_settle_together_and_in_order() -> None:
+    """Steps wait until a few of them are settled at once: rows, steps and widths must not be crossed."""
+    store, outputs = TraceStore(4), {name: list[int]() for name in "gh"}
+    steps = 2 * SETTLE_EVERY + 3
+    for step in range(steps):
+        wide = [10 * step, 10 * step + 1, *range(step % 3)]
+        rows = [row(output, name, index=i) for i, (name, output) in enumerate(outputs.items())]
+        names = "gh" if step % 4 else "g"
+        store.record(record(wide, [step, step + 2], kl=step), rows[: len(names)])
+        outputs["g"].append(10 * step + 1)
+        outputs["h"].append(step + 2)
+    expected = [10 * step + 1 - sum([20 * step + 1, *range(step % 3)]) / (2 + step % 3) for step in range(steps)]
+    assert read(store)["kl"] == list(range(steps))
+    assert [value for (value,) in read(store)["advantages"]] == [pytest.approx(v, abs=1e-3) for v in expected]
+    other = store.read({"h": {}})["h"]["0:0"]
+    assert other["kl"] == [step if step % 4 else 0.0 for step in range(1 + max(s for s in range(steps) if s % 4))]
+    assert {a and a[0] for a in other["advantages"]} == {None, 1.0}
 
 
 def test_a_step_that_fell_back_says_so() -> None:
