@@ -39,6 +39,10 @@ _WORKER_COUNTERS = {
     "cache_evictions": Counter(
         "mavis_value_cache_evictions_total", "Running sequences that the value KV cache had forgotten and read again."
     ),
+    "cache_shared_tokens": Counter(
+        "mavis_value_cache_shared_tokens_total",
+        "Tokens that exact value models did not have to read, since another sequence began with the same.",
+    ),
 }
 _WORKER_GAUGES = {
     "cache_bytes": Gauge(

@@ -5,7 +5,7 @@ adds it again later. So a row's identity is the engine's request id, read from t
 worker extension hands over (`attach`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,11 +46,23 @@ class ValueLogitsProcessor(LogitsProcessor):
         self._end_token = _end_token(model.hf_text_config)
         self._requests: dict[int, RunningRequest] = {}
         self._request_ids: Callable[[], Sequence[str]] | None = None
+        self._unfinished: Callable[[], Mapping[int, int]] = dict
         self.hidden: HiddenStates | None = None
 
-    def attach(self, request_ids: Callable[[], Sequence[str]], hidden: HiddenStates | None = None) -> None:
-        """Tell where the engine's request ids, one a batch row, and the base's hidden states can be read."""
+    def attach(
+        self,
+        request_ids: Callable[[], Sequence[str]],
+        hidden: HiddenStates | None = None,
+        unfinished: Callable[[], Mapping[int, int]] = dict,
+    ) -> None:
+        """Tell where the engine's request ids, one a batch row, and the base's hidden states can be read.
+
+        Args:
+            unfinished: rows of prompts that the base has not read to the end, whose samples vLLM throws away; and how
+                many tokens of them it has read.
+        """
         self._request_ids = request_ids
+        self._unfinished = unfinished
         self.hidden = hidden
 
     def is_argmax_invariant(self) -> bool:
@@ -77,6 +89,9 @@ class ValueLogitsProcessor(LogitsProcessor):
         ids = self._request_ids()
         # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
         rows = [row for index in sorted(self._requests) if (row := self._row(index, ids[index])) is not None]
+        if unfinished := self._unfinished():
+            self.guide.read_ahead([(row, unfinished[row.index]) for row in rows if row.index in unfinished])
+            rows = [row for row in rows if row.index not in unfinished]
         if not rows:
             return logits
         return self.guide.step(logits, rows, None if self.hidden is None else self.hidden.rows(len(logits)))

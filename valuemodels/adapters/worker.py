@@ -35,7 +35,7 @@ class ValueWorkerExtension:
         runner, guide = self.model_runner, processor.guide
         # Models without the seam can still be guided by exact scoring.
         hidden = HiddenStates(runner.get_model()) if "fast" in guide.policy.scorings else None
-        processor.attach(lambda: runner.input_batch.req_ids, hidden)
+        processor.attach(lambda: runner.input_batch.req_ids, hidden, lambda: _unfinished(runner))
         return {"objectives": list(guide.policy.objectives), "scorings": list(guide.policy.scorings)}
 
     def mavis_record(self, folder: str | None) -> None:
@@ -104,3 +104,12 @@ class ValueWorkerExtension:
         processors = self.model_runner.input_batch.logitsprocs.all
         found = [p for p in processors if isinstance(p, ValueLogitsProcessor)]
         return found[0] if found else None
+
+
+def _unfinished(runner: "GPUModelRunner") -> dict[int, int]:
+    """Rows of this step whose samples vLLM throws away -> how many tokens the base has read of them. On the host."""
+    thrown_away = runner.discard_request_mask.np[: runner.input_batch.num_reqs]
+    if not thrown_away.any():
+        return {}
+    lengths = runner.optimistic_seq_lens_cpu.numpy()
+    return {int(row): int(lengths[row]) for row in thrown_away.nonzero()[0]}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.guide_config import DType, GuideConfig
 from valuemodels.contract.offers import objective_owners, offered_scorings
@@ -14,6 +15,7 @@ from valuemodels.models.checkpoint import load_probe, load_value_model
 from valuemodels.models.trunk import check_positions
 from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.fast import FastScorer
+from valuemodels.scoring.kv_blocks import blocks_for
 from valuemodels.scoring.scorer import Scorer
 from valuemodels.sources.cpu import has_fast_bfloat16
 
@@ -52,7 +54,25 @@ def _exact_scorers(
     ]
     for model in models:
         check_positions(model, max_positions)
-    return [ExactScorer(model, cache_bytes) for model in models]
+    scorers = [ExactScorer(model, cache_bytes) for model in models]
+    for scorer in scorers:
+        _check_room(scorer, max_positions, config)
+    return scorers
+
+
+def _check_room(scorer: ExactScorer, max_positions: int | None, config: GuideConfig) -> None:
+    """Refuse a cache in which the longest sequence that the engine admits could never be scored.
+
+    Raises:
+        CheckpointError: naming what would be enough.
+    """
+    needed = blocks_for(max_positions or 1) + blocks_for(config.max_candidates)
+    if needed > scorer.cache.capacity:
+        gib = needed * scorer.cache.shape.bytes_per_block * len(config.checkpoints) / 2**30
+        raise CheckpointError(
+            f"a value cache of {config.cache_gib:g} GiB does not hold one sequence of {max_positions} tokens for "
+            f"{scorer.checkpoint_id}; start with --value-cache-gib {gib:.3g} or more, or with a smaller --max-model-len"
+        )
 
 
 def _fast_scorer(folder: str | Path, config: GuideConfig, device: torch.device) -> FastScorer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from valuemodels.contract.throttle import Throttle, left_out
+from valuemodels.scoring.exact import ExactScorer, Prefix
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
 
 logger = logging.getLogger("vllm.mavis")
@@ -40,6 +41,15 @@ class RowByRow:
             return self._each_alone(scorer, batch, values, places)
         values[torch.tensor(trusted, device=values.device)] = together
         return self._each_alone(scorer, batch, values, suspected)
+
+    def read(self, scorer: ExactScorer, prefixes: Sequence[Prefix]) -> None:
+        """Read prefixes ahead. Where that fails nothing is lost: whoever needs them will read them, or fail alone."""
+        try:
+            scorer.read(prefixes)
+        except Exception:  # it would end the engine and every other request with it
+            if (held_back := self._throttle.admit()) is not None:
+                name, rows = scorer.checkpoint_id, len(prefixes)
+                logger.exception("value model %s could not read %d prompts ahead%s", name, rows, left_out(held_back))
 
     def _each_alone(self, scorer: Scorer, batch: ScoringBatch, values: Tensor, places: Sequence[int]) -> Tensor:
         for place in places:

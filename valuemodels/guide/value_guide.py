@@ -20,7 +20,7 @@ from valuemodels.guide.row_by_row import RowByRow
 from valuemodels.guide.row_settings import RowSettings, SettingsOfRows
 from valuemodels.guide.step_record import StepRecord
 from valuemodels.guide.traces import TraceStore
-from valuemodels.scoring.exact import ExactScorer
+from valuemodels.scoring.exact import ExactScorer, Prefix
 from valuemodels.scoring.rows import Row
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
 from valuemodels.tilting import (
@@ -91,6 +91,22 @@ class ValueGuide:
         self.guided_rows += len(rows)
         return logits
 
+    @torch.inference_mode()
+    def read_ahead(self, rows: Sequence[tuple[Row, int]]) -> None:
+        """Let exact scoring read prompts while the base does, chunk by chunk, and not all at once at their end.
+
+        Args:
+            rows: whose tokens are not sampled yet, and how many tokens of their sequences are to be read.
+        """
+        prefixes = [
+            Prefix(row.sequence_id, [*row.prompt, *row.output][:tokens])
+            for row, tokens in rows
+            if row.guidance.scoring == "exact"
+        ]
+        for scorer in self.scorers.get("exact", ()) if prefixes else ():
+            if isinstance(scorer, ExactScorer):
+                self._row_by_row.read(scorer, prefixes)
+
     def _batch(self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, hidden: Tensor | None) -> ScoringBatch:
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
@@ -154,7 +170,8 @@ class ValueGuide:
             kl=tilted.kl,
             is_scored=usable,
             is_aborted=torch.zeros_like(usable) if aborted is None else aborted,
-            gives_levels=settings.gives_levels,
+            # A single candidate is not valued: there is nothing to choose.
+            gives_levels=settings.gives_levels & (batch.candidates.valid.sum(1) > 1),
             means=self._means,
             stds=self._stds,
         )
@@ -175,4 +192,5 @@ class ValueGuide:
             "cache_capacity_bytes": sum(cache.budget_bytes for cache in caches),
             "cached_sequences": sum(len(cache) for cache in caches),
             "cache_evictions": sum(cache.evictions for cache in caches),
+            "cache_shared_tokens": sum(cache.shared_tokens for cache in caches),
         }

@@ -1,15 +1,17 @@
 """Attention of a ragged batch of prefixes and candidates over the value KV cache.
 
 One flat forward of the trunk carries, row after row, the tokens a sequence has gained since its last step (*pending*)
-and its candidates. Pending tokens attend causally to everything before them and their keys and values are stored; a
-candidate attends to the whole prefix and to itself only, and leaves nothing behind:
+and its candidates. Every token's key and value go into the cache first: those of pending tokens into their sequence's
+blocks, those of candidates into blocks that are borrowed for the step. Then all of a row's keys are columns of one
+table, and a mask says who sees what: a pending token everything up to itself; a candidate the whole prefix and itself,
+and nothing of its neighbours.
 
-    softmax([q K^T, q k_self]) [V, v_self]
-
-transformers' attention interface calls `cached_attention` in every layer of any decoder, so no architecture is spelled
-out here.
+Rows of like length are gathered into *runs*, each of them one call of scaled dot-product attention, whatever the number
+of rows. transformers' attention interface calls `cached_attention` in every layer of any decoder, so no architecture is
+spelled out here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from valuemodels.scoring.kv_cache import SequenceKV
+from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, blocks_for
+from valuemodels.scoring.kv_cache import KVCache
 
 ATTENTION_NAME = "mavis_cached"
 
@@ -29,18 +32,120 @@ class Segment:
 
     Attributes:
         stored: how many tokens the cache held before this forward.
+        table: the cache's blocks that hold the sequence, then those borrowed for its candidates.
     """
 
-    cache: SequenceKV
     start: int
     stored: int
     pending: int
     candidates: int
+    table: Sequence[int]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the flat batch."""
+        return self.pending + self.candidates
 
     @property
     def prefix(self) -> int:
-        """Tokens in the cache once the pending ones are stored."""
+        """Tokens of the sequence."""
         return self.stored + self.pending
+
+    @property
+    def columns(self) -> list[int]:
+        """Of every token of the flat batch, where in `table`'s columns its own key stands."""
+        borrowed = blocks_for(self.prefix) * BLOCK_TOKENS
+        return [*range(self.stored, self.prefix), *range(borrowed, borrowed + self.candidates)]
+
+    @property
+    def slots(self) -> list[int]:
+        """The same, by the cache's slots."""
+        return [self.table[at // BLOCK_TOKENS] * BLOCK_TOKENS + at % BLOCK_TOKENS for at in self.columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of like length.
+
+    Attributes:
+        tokens: [rows * width] place in the flat batch of every query; any place where a row is shorter.
+        table: [rows * blocks] of the rows' keys; any block where a row has fewer.
+        mask: [rows, 1, groups * width, columns] 0 where a query sees a key, else -inf.
+        real: places in `tokens` of the queries that are no padding; None where all are real.
+    """
+
+    rows: int
+    width: int
+    tokens: Tensor
+    table: Tensor
+    mask: Tensor
+    real: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Where keys go and who sees what: the same in every layer of a step.
+
+    Attributes:
+        slots: [tokens] of the flat batch, the cache's slot for its key and value.
+    """
+
+    cache: KVCache
+    slots: Tensor
+    runs: tuple[Run, ...]
+
+
+def plan_attention(cache: KVCache, segments: Sequence[Segment], groups: int) -> AttentionPlan:
+    """Where the keys of a flat batch go, and its runs.
+
+    Args:
+        groups: query heads that share a key.
+    """
+    device = cache.shape.device
+    slots = torch.tensor([slot for segment in segments for slot in segment.slots], device=device)
+    return AttentionPlan(cache, slots, tuple(_run(cache, some, groups) for some in _alike(segments)))
+
+
+def _alike(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Groups within which nobody is padded to much more than its own size."""
+    groups: list[list[Segment]] = []
+    for segment in sorted((s for s in segments if s.width), key=lambda s: (s.width, len(s.table), s.start)):
+        least = groups[-1][0] if groups else segment
+        fits = segment.width <= 1.25 * least.width + 4 and len(segment.table) <= 1.5 * len(least.table) + 4
+        if groups and fits:
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    return [sorted(group, key=lambda s: s.start) for group in groups]
+
+
+def _run(cache: KVCache, segments: Sequence[Segment], groups: int) -> Run:
+    device, dtype = cache.shape.device, cache.shape.dtype
+    width, blocks = max(s.width for s in segments), max(len(s.table) for s in segments)
+    tokens: list[int] = []
+    table: list[int] = []
+    real: list[int] = []
+    limits, own = [], []
+    for segment in segments:
+        short = width - segment.width
+        tokens += [*range(segment.start, segment.start + segment.width), *[segment.start] * short]
+        real += range(len(tokens) - width, len(tokens) - short)
+        table += [*segment.table, *[segment.table[0]] * (blocks - len(segment.table))]
+        sees = [segment.stored + i + 1 for i in range(segment.pending)] + [segment.prefix] * segment.candidates
+        limits.append([*sees, *[1] * short])
+        own.append([*segment.columns, *[0] * short])
+    column = torch.arange(blocks * BLOCK_TOKENS, device=device)
+    limit, mine = (torch.tensor(numbers, device=device)[..., None] for numbers in (limits, own))
+    mask = torch.zeros(len(segments), width, len(column), dtype=dtype, device=device)
+    mask.masked_fill_((column >= limit) & (column != mine), float("-inf"))
+    return Run(
+        rows=len(segments),
+        width=width,
+        tokens=torch.tensor(tokens, device=device),
+        table=torch.tensor(table, device=device),
+        mask=mask[:, None].repeat(1, 1, groups, 1),
+        real=None if len(real) == len(tokens) else torch.tensor(real, device=device),
+    )
 
 
 def cached_attention(
@@ -52,72 +157,48 @@ def cached_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    segments: tuple[Segment, ...],
+    plan: AttentionPlan,
     **_kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface over the cache.
 
     Args:
         query: [1, heads, tokens, head_dim]; key, value: [1, kv_heads, tokens, head_dim], positions already encoded.
-        segments: the flat batch's rows, in order.
 
     Returns:
         [1, tokens, heads, head_dim]
     """
-    layer = cast(int, module.layer_idx)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = torch.empty_like(query)
-    for segment in segments:
-        stop = segment.start + segment.pending + segment.candidates
-        q, k, v = (tensor[0, :, segment.start : stop] for tensor in (query, key, value))
-        output[0, :, segment.start : stop] = _attend(layer, segment, q, k, v, scale)
-    return output.transpose(1, 2), None
+    store = plan.cache.data[cast(int, module.layer_idx)]
+    head_dim = query.shape[-1]
+    slots = store.view(store.shape[0], -1, head_dim)
+    slots.index_copy_(1, plan.slots, torch.cat([key[0], value[0]]))
+    output = query.new_empty(1, query.shape[2], query.shape[1], head_dim)
+    for run in plan.runs:
+        _attend(run, store, query[0], output[0], scaling)
+    return output, None
 
 
-def _attend(layer: int, segment: Segment, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """q: [heads, tokens, head_dim] -> the same shape."""
-    pending, prefix = segment.pending, segment.prefix
-    store = segment.cache.data[:, layer]
-    store[0, :, segment.stored : prefix] = k[:, :pending]
-    store[1, :, segment.stored : prefix] = v[:, :pending]
-    keys, values = store[0, :, :prefix], store[1, :, :prefix]
-    if pending <= 1:
-        return _prefix_and_self(q, k, v, keys, values, scale, own_from=pending)
-    prompt = _causal(q[:, :pending], keys, values, scale)
-    if not segment.candidates:
-        return prompt
-    scored = _prefix_and_self(q[:, pending:], k[:, pending:], v[:, pending:], keys, values, scale, own_from=0)
-    return torch.cat([prompt, scored], dim=1)
-
-
-def _causal(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """The last q.shape[1] tokens of a sequence against all of it: token i sees everything up to itself."""
-    pending, prefix = q.shape[1], keys.shape[1]
-    sees = torch.ones(pending, prefix, dtype=torch.bool, device=q.device).tril(prefix - pending)
-    return functional.scaled_dot_product_attention(
-        q[None], keys[None], values[None], attn_mask=sees, scale=scale, enable_gqa=True
-    )[0]
-
-
-def _prefix_and_self(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scale: float, own_from: int
-) -> Tensor:
-    """Every query against the whole stored prefix, and from query `own_from` on also against its own key.
-
-    Args:
-        q: [heads, tokens, head_dim]; k, v: [kv_heads, tokens, head_dim].
-        keys, values: [kv_heads, prefix, head_dim].
-    """
-    heads, tokens, head_dim = q.shape
-    kv_heads = k.shape[0]
-    grouped = q.reshape(kv_heads, -1, tokens, head_dim)
-    on_prefix = torch.einsum("hgtd,hpd->hgtp", grouped, keys)
-    on_self = (grouped * k[:, None]).sum(-1, keepdim=True)
-    # A pending token is in the cache already: its own key must not count twice.
-    on_self[:, :, :own_from] = float("-inf")
-    weights = torch.softmax(torch.cat([on_prefix, on_self], dim=-1).float() * scale, dim=-1).to(q.dtype)
-    mixed = torch.einsum("hgtp,hpd->hgtd", weights[..., :-1], values) + weights[..., -1:] * v[:, None]
-    return mixed.reshape(heads, tokens, head_dim)
+def _attend(run: Run, store: Tensor, query: Tensor, output: Tensor, scaling: float | None) -> None:
+    """query: [heads, tokens, head_dim]; output: [tokens, heads, head_dim], written for the run's rows."""
+    heads, _, head_dim = query.shape
+    kv_heads = store.shape[0] // 2
+    # Query heads that share keys stand below one another, as if they were more queries.
+    groups = heads // kv_heads
+    q = query[:, run.tokens].view(kv_heads, groups, run.rows, run.width, head_dim).permute(2, 0, 1, 3, 4)
+    keys, values = store.index_select(1, run.table).view(2, kv_heads, run.rows, -1, head_dim).transpose(1, 2).unbind(0)
+    found = functional.scaled_dot_product_attention(
+        q.reshape(run.rows, kv_heads, groups * run.width, head_dim),
+        keys,
+        values,
+        attn_mask=run.mask,
+        scale=scaling,
+    )
+    found = found.view(run.rows, kv_heads, groups, run.width, head_dim).permute(0, 3, 1, 2, 4)
+    flat = found.reshape(run.rows * run.width, heads, head_dim)
+    if run.real is None:
+        output[run.tokens] = flat
+    else:
+        output[run.tokens[run.real]] = flat[run.real]
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, cached_attention)

@@ -1,34 +1,57 @@
 """Exact scoring: the trunk reads every candidate after its prefix, over a cache of what it has read before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.models.trunk import ValueModel
-from valuemodels.scoring.attention import ATTENTION_NAME, Segment
-from valuemodels.scoring.kv_cache import KVCache, KVShape
+from valuemodels.scoring.attention import ATTENTION_NAME, Segment, plan_attention
+from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, CacheFullError, SequenceKV, blocks_for
+from valuemodels.scoring.kv_cache import KVCache
+from valuemodels.scoring.own_check import check_same, kv_heads_of, kv_shape_of, sample_of, uncached_values
 from valuemodels.scoring.scorer import ScoringBatch
 
-PREFILL_CHUNK = 512
-_SAMPLE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+READ_TOKENS = 512
+"""Of prefixes, in one forward: as much as fills the machine, and an attention mask that stays small."""
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """One row to score.
+class Prefix:
+    """A sequence to read.
 
     Attributes:
         sequence_id: names the sequence across steps.
-        prefix: all tokens so far, prompt and output; at least one.
-        candidates: [n] int64 next tokens to value.
+        token_ids: all of it so far, prompt and output; at least one token.
     """
 
     sequence_id: str
-    prefix: Sequence[int]
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Prefix):
+    """One row to score.
+
+    Attributes:
+        candidates: [n] int64 next tokens to value.
+    """
+
+    candidates: Tensor
+
+
+_AnyPrefix = TypeVar("_AnyPrefix", bound=Prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one sequence brings to a forward: the tokens that it has gained, and candidates after them."""
+
+    sequence: SequenceKV
+    gained: Sequence[int]
     candidates: Tensor
 
 
@@ -38,10 +61,11 @@ class ExactScorer:
     gives_levels = True
 
     def __init__(self, model: ValueModel, cache_bytes: int) -> None:
-        """Takes over the model: its attention becomes the cached one.
+        """Takes over the model: its attention becomes the cached one. The cache's memory is taken here.
 
         Raises:
-            CheckpointError: the backbone's attention does not go through transformers' interface.
+            CheckpointError: the backbone's attention does not go through transformers' interface, or the cache is too
+                small to try it.
         """
         self.model = model
         self.objectives = model.config.objectives
@@ -49,83 +73,144 @@ class ExactScorer:
         self.scales = tuple(cast(float, objective.scale) for objective in self.objectives)
         self.checkpoint_id = model.config.id
         self._vocabulary = model.backbone.get_input_embeddings().weight.shape[0]
-        self.cache = KVCache(_kv_shape(model), cache_bytes)
-        expected = self._uncached_sample()
+        self._groups = model.backbone.config.num_attention_heads // kv_heads_of(model)
+        try:
+            self.cache = KVCache(kv_shape_of(model), cache_bytes)
+        except CacheFullError as error:
+            raise CheckpointError(f"the value cache is too small: {error}") from None
+        expected = uncached_values(model, *sample_of(model))
         model.backbone.config._attn_implementation = ATTENTION_NAME
         self._check_sample(expected)
 
     def score(self, batch: ScoringBatch) -> Tensor:
-        """See `Scorer.score`. Tokens of a prefix that are not cached yet are read, and kept for the next step."""
+        """See `Scorer.score`. A row with a single candidate is not read now: its tokens catch up later."""
         token_ids, valid = batch.candidates.token_ids, batch.candidates.valid
         counts = valid.sum(-1).tolist()
+        places = [place for place, count in enumerate(counts) if count > 1]
         queries = [
-            Query(row.sequence_id, [*row.prompt, *row.output], token_ids[r, : counts[r]])
-            for r, row in enumerate(batch.rows)
+            Query(row.sequence_id, [*row.prompt, *row.output], token_ids[place, : counts[place]])
+            for place, row in ((place, batch.rows[place]) for place in places)
         ]
         values = torch.zeros(*token_ids.shape, len(self.objectives), device=token_ids.device)
-        for r, found in enumerate(self.score_queries(queries)):
-            values[r, : counts[r]] = found
+        if queries:
+            found = torch.cat(self.score_queries(queries))
+            rows = torch.tensor([place for place in places for _ in range(counts[place])], device=values.device)
+            columns = torch.tensor([c for place in places for c in range(counts[place])], device=values.device)
+            values[rows, columns] = found
         return values
 
     @torch.inference_mode()
     def score_queries(self, queries: Sequence[Query]) -> list[Tensor]:
-        """Per query [candidates, objectives] float32 values."""
+        """Per query [candidates, objectives] float32 values.
+
+        Raises:
+            CacheFullError: one of them alone needs more than the whole cache.
+        """
+        return [values for group in self._groups_of(queries) for values in self._score_group(group)]
+
+    @torch.inference_mode()
+    def read(self, prefixes: Sequence[Prefix]) -> None:
+        """Read ahead of the step that will score these sequences, but for the tokens of an unfinished block.
+
+        Raises:
+            CacheFullError: one of them alone needs more than the whole cache.
+        """
+        for group in self._groups_of(prefixes):
+            self._read_group(group)
+
+    def _groups_of(self, prefixes: Sequence[_AnyPrefix]) -> Iterator[list[_AnyPrefix]]:
+        """Parts of a step that find room in the cache together, whatever they share."""
+        group: list[_AnyPrefix] = []
+        room = self.cache.capacity
+        for prefix in prefixes:
+            needs = blocks_for(len(prefix.token_ids))
+            needs += blocks_for(len(prefix.candidates)) if isinstance(prefix, Query) else 0
+            if group and needs > room:
+                yield group
+                group, room = [], self.cache.capacity
+            group.append(prefix)
+            room -= needs
+        yield group
+
+    def _read_group(self, prefixes: Sequence[Prefix]) -> None:
+        """Read what is missing, several sequences in one forward; what they have in common, once."""
+        in_use = {prefix.sequence_id for prefix in prefixes}
+        while True:
+            parts: list[_Part] = []
+            room, begun = READ_TOKENS, set()
+            for prefix in prefixes:
+                sequence = self.cache.open(prefix.sequence_id, prefix.token_ids)
+                start = sequence.stored
+                # Up to a block's end, so that whoever begins alike can share it.
+                stop = min(len(prefix.token_ids), start + room) // BLOCK_TOKENS * BLOCK_TOKENS
+                begin = tuple(prefix.token_ids[: start + BLOCK_TOKENS])
+                if stop <= start or begin in begun:
+                    continue
+                begun.add(begin)
+                self.cache.reserve(sequence, stop, in_use)
+                parts.append(_Part(sequence, prefix.token_ids[start:stop], _NO_CANDIDATES))
+                room -= stop - start
+            if not parts:
+                return
+            self._forward(parts, in_use)
+
+    def _score_group(self, queries: Sequence[Query]) -> list[Tensor]:
+        self._read_group(queries)
+        in_use = {query.sequence_id for query in queries}
+        parts = []
         for query in queries:
-            self._prefill(query)
-        values = self._forward(queries)
-        self.cache.trim(in_use=[query.sequence_id for query in queries])
-        return values
+            sequence = self.cache.open(query.sequence_id, query.token_ids)
+            self.cache.reserve(sequence, len(query.token_ids), in_use)
+            parts.append(_Part(sequence, query.token_ids[sequence.stored :], query.candidates))
+        return self._forward(parts, in_use)
 
-    def _prefill(self, query: Query) -> None:
-        """Read a long gap chunk by chunk, so that no attention matrix is larger than chunk x prefix."""
-        sequence = self.cache.open(query.sequence_id, len(query.prefix))
-        stored = sequence.keep_common_prefix(query.prefix)
-        nothing = query.candidates[:0]
-        while len(query.prefix) - stored > PREFILL_CHUNK:
-            stored += PREFILL_CHUNK
-            self._forward([Query(query.sequence_id, query.prefix[:stored], nothing)])
+    def _forward(self, parts: Sequence[_Part], in_use: set[str]) -> list[Tensor]:
+        """Values of every part's candidates; the tokens gained are in the cache afterwards."""
+        borrowed = self.cache.borrow(sum(blocks_for(len(part.candidates)) for part in parts), in_use)
+        self.cache.clean()
+        try:
+            segments = self._segments(parts, borrowed)
+            hidden = self._run_trunk(parts, segments)
+        finally:
+            self.cache.give_back(borrowed)
+        for part in parts:
+            self.cache.extend(part.sequence, part.gained)
+        # A candidate is what stands after its segment's gained tokens.
+        places = [torch.arange(s.start + s.pending, s.start + s.width, device=hidden.device) for s in segments]
+        values = self.model.head(hidden[torch.cat(places)])
+        return list(torch.split(values, [segment.candidates for segment in segments]))
 
-    def _forward(self, queries: Sequence[Query]) -> list[Tensor]:
-        device = self.cache.shape.device
+    def _segments(self, parts: Sequence[_Part], borrowed: Sequence[int]) -> list[Segment]:
         segments: list[Segment] = []
-        token_ids: list[Tensor] = []
-        positions: list[Tensor] = []
-        start = 0
-        for query in queries:
-            sequence = self.cache.open(query.sequence_id, len(query.prefix))
-            stored = sequence.keep_common_prefix(query.prefix)
-            pending = list(query.prefix[stored:])
-            count = query.candidates.shape[0]
-            segments.append(Segment(sequence, start, stored, len(pending), count))
-            token_ids += [torch.tensor(pending, dtype=torch.int64, device=device), query.candidates]
-            # Every candidate stands where the next token will stand.
-            positions.append(
-                torch.arange(stored, len(query.prefix) + count, device=device).clamp_(max=len(query.prefix))
-            )
-            start += len(pending) + count
-        # A base may pad its vocabulary beyond the tokenizer's, and further than a trunk of its own does.
-        known = torch.cat(token_ids).clamp_(max=self._vocabulary - 1)
-        hidden = self._run_trunk(known, torch.cat(positions), tuple(segments))
-        for query, segment in zip(queries, segments, strict=True):
-            segment.cache.token_ids.extend(query.prefix[segment.stored :])
-        return [self.model.head(hidden[s.start + s.pending : s.start + s.pending + s.candidates]) for s in segments]
+        start = lent = 0
+        for part in parts:
+            own = [block.index for block in part.sequence.blocks]
+            more = blocks_for(len(part.candidates))
+            table = [*own, *borrowed[lent : lent + more]]
+            segments.append(Segment(start, part.sequence.stored, len(part.gained), len(part.candidates), table))
+            start, lent = start + segments[-1].width, lent + more
+        return segments
 
-    def _run_trunk(self, token_ids: Tensor, positions: Tensor, segments: tuple[Segment, ...]) -> Tensor:
-        """token_ids, positions: [tokens] -> last hidden states [tokens, hidden]."""
+    def _run_trunk(self, parts: Sequence[_Part], segments: Sequence[Segment]) -> Tensor:
+        """Last hidden states [tokens, hidden] of the flat batch."""
+        device = self.cache.shape.device
+        gained = torch.tensor([token for part in parts for token in part.gained], device=device)
+        pieces = zip(torch.split(gained, [len(part.gained) for part in parts]), parts, strict=True)
+        token_ids = torch.cat([piece for own, part in pieces for piece in (own, part.candidates.to(device))])
+        # Every candidate stands where the next token will stand.
+        positions = [p for s in segments for p in (*range(s.stored, s.prefix), *[s.prefix] * s.candidates)]
+        # A base may pad its vocabulary beyond the tokenizer's, and further than a trunk of its own does.
         output = self.model.backbone(
-            input_ids=token_ids[None], position_ids=positions[None], use_cache=False, segments=segments
+            input_ids=token_ids.long().clamp_(max=self._vocabulary - 1)[None],
+            position_ids=torch.tensor(positions, device=device)[None],
+            use_cache=False,
+            plan=plan_attention(self.cache, segments, self._groups),
         )
         return cast(Tensor, output.last_hidden_state[0])
 
-    @torch.inference_mode()
-    def _uncached_sample(self) -> Tensor:
-        """Values of the sample's last token by a plain forward of each prefix + candidate."""
-        prefix, candidates = self._sample()
-        rows = torch.cat([prefix.expand(len(candidates), -1), candidates[:, None]], dim=1)
-        return cast(Tensor, self.model(rows)[:, -1])
-
     def _check_sample(self, expected: Tensor) -> None:
-        prefix, candidates = self._sample()
+        """Refuse a backbone that does not give the expected values of `sample_of` with its new attention."""
+        prefix, candidates = sample_of(self.model)
         try:
             found = self.score_queries([Query("sample", prefix.tolist(), candidates)])[0]
         except (TypeError, AttributeError, RuntimeError) as error:
@@ -133,28 +218,7 @@ class ExactScorer:
                 f"backbone of {self.checkpoint_id} cannot run with cached attention: {error}"
             ) from None
         self.cache.forget("sample")
-        difference = (found - expected).abs().max().item()
-        if not difference <= _SAMPLE_TOLERANCE[self.cache.shape.dtype] * max(1.0, expected.abs().max().item()):
-            raise CheckpointError(
-                f"backbone of {self.checkpoint_id} gives other values with cached attention (off by {difference:.2g}); "
-                "its architecture is not supported"
-            )
-
-    def _sample(self) -> tuple[Tensor, Tensor]:
-        size = self.model.backbone.config.vocab_size
-        generator = torch.Generator().manual_seed(0)
-        tokens = torch.randint(size, (12,), generator=generator).to(self.cache.shape.device)
-        return tokens[:9], tokens[9:]
+        check_same(self.checkpoint_id, found, expected, self.cache.shape.dtype)
 
 
-def _kv_shape(model: ValueModel) -> KVShape:
-    config = model.backbone.config
-    heads = config.num_attention_heads
-    parameter = next(model.backbone.parameters())
-    return KVShape(
-        layers=config.num_hidden_layers,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        dtype=parameter.dtype,
-        device=parameter.device,
-    )
+_NO_CANDIDATES = torch.empty(0, dtype=torch.int64)

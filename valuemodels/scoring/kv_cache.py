@@ -1,131 +1,231 @@
-"""Keys and values of the value trunk, kept per sequence between decoding steps.
+"""Keys and values of the value trunk, kept in blocks between decoding steps.
 
-A sequence is named by the engine's own request id, so batch rows may move, leave and come back without losing it. What
-is stored is checked against the tokens asked for: a stale or partial entry costs time, never a wrong value.
+All blocks are allocated at the start, within the operator's budget, and never more. A sequence is named by the engine's
+own request id and has a list of blocks. A block that is full is *sealed*: it stands in a tree under the block before
+it, found by its very tokens, and every sequence that begins with the same tokens shares it (a system prompt, the
+choices of `n > 1`). Nobody tells which sequences have ended, so blocks go, when new ones are needed, in this order:
+sealed ones that no sequence holds, least recently used first; then those of sequences that do not take part in the
+present step. What is stored is always checked against the tokens asked for: a stale or missing entry costs time, never
+a wrong value.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor
 
-_GROWTH_TOKENS = 128
+from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, Block, CacheFullError, KVShape, SequenceKV, blocks_for
+
 _REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """What a trunk keeps of one token: keys and values in every layer."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def bytes_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
-
-
-@dataclass(slots=True)
-class SequenceKV:
-    """One sequence's cache.
-
-    Attributes:
-        data: [2 (keys, values), layers, kv_heads, capacity, head_dim].
-        token_ids: the tokens whose keys and values are stored, from position 0.
-    """
-
-    data: Tensor
-    token_ids: list[int] = field(default_factory=list)
-
-    @property
-    def capacity(self) -> int:
-        return self.data.shape[3]
-
-    def keep_common_prefix(self, token_ids: Sequence[int]) -> int:
-        """Forget everything from the first token that differs; returns how many stay."""
-        stored = self.token_ids
-        if list(token_ids[: len(stored)]) != stored:
-            common = 0
-            for mine, theirs in zip(stored, token_ids, strict=False):
-                if mine != theirs:
-                    break
-                common += 1
-            del stored[common:]
-        return len(stored)
-
-
 class KVCache:
-    """All sequences' caches, least recently used first, held to a byte budget by forgetting idle sequences.
+    """All sequences' keys and values.
 
     Attributes:
-        evictions: how often a sequence came back after it had been forgotten, and has to be read again.
+        data: [layers, 2 (keys, values) * kv_heads, blocks, block_tokens * head_dim].
+        evictions: how often a sequence came back after its blocks had been taken, and has to be read again.
+        shared_tokens: tokens that did not have to be read, since another sequence began with the same.
     """
 
     def __init__(self, shape: KVShape, budget_bytes: int) -> None:
+        """
+        Raises:
+            CacheFullError: the budget does not hold a single block.
+        """
         self.shape = shape
-        self.budget_bytes = budget_bytes
-        self.bytes = 0
+        self.capacity = budget_bytes // shape.bytes_per_block
+        if self.capacity < 1:
+            raise CacheFullError(f"{budget_bytes} bytes do not hold a block of {shape.bytes_per_block}")
+        size = (shape.layers, 2 * shape.kv_heads, self.capacity, BLOCK_TOKENS * shape.head_dim)
+        self.data = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self.evictions = 0
+        self.shared_tokens = 0
+        self._root = Block(-1, tokens=())
+        self._fresh = 0
+        self._free: list[int] = []
+        self._unclean: list[int] = []
+        self._idle: OrderedDict[Block, None] = OrderedDict()
         self._sequences: OrderedDict[str, SequenceKV] = OrderedDict()
         self._forgotten: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
+        """How many sequences hold blocks."""
         return len(self._sequences)
 
-    def open(self, sequence_id: str, tokens: int) -> SequenceKV:
-        """The sequence's cache, with room for `tokens`, as the most recently used."""
+    @property
+    def bytes(self) -> int:
+        """Held by sequences, or kept for those that begin with the same tokens."""
+        return (self._fresh - len(self._free)) * self.shape.bytes_per_block
+
+    @property
+    def budget_bytes(self) -> int:
+        """What all blocks take together."""
+        return self.capacity * self.shape.bytes_per_block
+
+    def open(self, sequence_id: str, prefix: Sequence[int]) -> SequenceKV:
+        """The sequence's share, as the most recently used, holding as much of the prefix as there is, and no more."""
         sequence = self._sequences.get(sequence_id)
+        is_new = sequence is None
         if sequence is None:
-            sequence = SequenceKV(self._allocate(tokens))
-            self._sequences[sequence_id] = sequence
-            if sequence_id in self._forgotten:
-                del self._forgotten[sequence_id]
-                self.evictions += 1
-        elif sequence.capacity < tokens:
-            # Doubling keeps the copying linear in the sequence's final length.
-            self._grow(sequence, max(tokens, 2 * sequence.capacity))
+            sequence = self._sequences[sequence_id] = SequenceKV()
         self._sequences.move_to_end(sequence_id)
+        self._keep_common_prefix(sequence, prefix)
+        found = self._share(sequence, prefix)
+        self.shared_tokens += found
+        if is_new and sequence_id in self._forgotten:
+            del self._forgotten[sequence_id]
+            self.evictions += sequence.stored < len(prefix) - 1
         return sequence
 
-    def trim(self, in_use: Iterable[str]) -> None:
-        """Forget idle sequences, least recently used first, until the budget holds."""
-        if self.bytes <= self.budget_bytes:
-            return
-        keep = set(in_use)
-        for sequence_id in [name for name in self._sequences if name not in keep]:
-            self.forget(sequence_id)
-            self._remember(sequence_id)
-            if self.bytes <= self.budget_bytes:
-                return
+    def reserve(self, sequence: SequenceKV, tokens: int, in_use: Collection[str]) -> None:
+        """Make room for a sequence of that many tokens.
+
+        Args:
+            in_use: the sequences whose blocks must stay.
+
+        Raises:
+            CacheFullError: those in use leave no more.
+        """
+        while len(sequence.blocks) < blocks_for(tokens):
+            sequence.blocks.append(Block(self._allocate(in_use), users=1))
+
+    def extend(self, sequence: SequenceKV, token_ids: Sequence[int]) -> None:
+        """Note tokens whose keys and values have been written; blocks that are full by now are sealed."""
+        first = sequence.stored // BLOCK_TOKENS
+        sequence.token_ids.extend(token_ids)
+        for place in range(first, sequence.stored // BLOCK_TOKENS):
+            self._seal(sequence, place)
+
+    def borrow(self, blocks: int, in_use: Collection[str]) -> list[int]:
+        """Places for what is not to be kept. Raises as `reserve` does."""
+        found: list[int] = []
+        try:
+            while len(found) < blocks:
+                found.append(self._allocate(in_use))
+        except CacheFullError:
+            self.give_back(found)
+            raise
+        return found
+
+    def give_back(self, indices: Sequence[int]) -> None:
+        """Return what was borrowed."""
+        self._free.extend(indices)
+
+    def clean(self) -> None:
+        """Blank what has been handed out since the last call.
+
+        A key that nobody sees has no weight, but no weight times a number that is none is none: what another sequence
+        left behind must not reach this one.
+        """
+        if self._unclean:
+            self.data.index_fill_(2, torch.tensor(self._unclean, device=self.data.device), 0.0)
+            self._unclean = []
 
     def forget(self, sequence_id: str) -> None:
-        """Drop a sequence's cache, if it has one."""
+        """Let go of a sequence's blocks, if it has any; sealed ones stay for others until they are needed."""
         if (sequence := self._sequences.pop(sequence_id, None)) is not None:
-            self.bytes -= sequence.data.nbytes
+            self._truncate(sequence, 0)
 
-    def _remember(self, sequence_id: str) -> None:
-        """Nobody tells which sequences have ended, so an eviction counts once its sequence comes back."""
-        self._forgotten[sequence_id] = None
+    def _keep_common_prefix(self, sequence: SequenceKV, prefix: Sequence[int]) -> None:
+        stored = sequence.token_ids
+        if list(prefix[: len(stored)]) == stored:
+            return
+        pairs = enumerate(zip(stored, prefix, strict=False))
+        common = next((place for place, (mine, theirs) in pairs if mine != theirs), min(len(stored), len(prefix)))
+        self._truncate(sequence, common)
+
+    def _truncate(self, sequence: SequenceKV, tokens: int) -> None:
+        kept = blocks_for(tokens)
+        if tokens % BLOCK_TOKENS and sequence.blocks[kept - 1].tokens is not None:
+            # A sealed block is never written to again, so what it holds beyond the cut goes with all of it.
+            kept = tokens // BLOCK_TOKENS
+            tokens = kept * BLOCK_TOKENS
+        while len(sequence.blocks) > kept:
+            self._release(sequence.blocks.pop())
+        del sequence.token_ids[tokens:]
+
+    def _share(self, sequence: SequenceKV, prefix: Sequence[int]) -> int:
+        """Take up sealed blocks that go on as the prefix does; how many tokens they hold."""
+        if sequence.stored % BLOCK_TOKENS:
+            return 0
+        start = sequence.stored
+        place = start // BLOCK_TOKENS
+        node = sequence.blocks[place - 1] if place else self._root
+        while (stop := sequence.stored + BLOCK_TOKENS) <= len(prefix):
+            child = node.children.get(tuple(prefix[sequence.stored : stop]))
+            if child is None:
+                break
+            self._idle.pop(child, None)
+            child.users += 1
+            if place < len(sequence.blocks):  # reserved and not needed
+                self._release(sequence.blocks[place])
+                sequence.blocks[place] = child
+            else:
+                sequence.blocks.append(child)
+            sequence.token_ids.extend(prefix[sequence.stored : stop])
+            node, place = child, place + 1
+        return sequence.stored - start
+
+    def _seal(self, sequence: SequenceKV, place: int) -> None:
+        """Put a full block into the tree, or let go of it where another with the same tokens stands there."""
+        block = sequence.blocks[place]
+        parent = sequence.blocks[place - 1] if place else self._root
+        tokens = tuple(sequence.token_ids[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS])
+        twin = parent.children.get(tokens)
+        if twin is None:
+            block.tokens, block.parent = tokens, parent
+            parent.children[tokens] = block
+            return
+        self._idle.pop(twin, None)
+        twin.users += 1
+        sequence.blocks[place] = twin
+        self._free.append(block.index)
+
+    def _release(self, block: Block) -> None:
+        block.users -= 1
+        if block.tokens is None:
+            self._free.append(block.index)
+        elif not block.users and not block.children:
+            self._idle[block] = None
+
+    def _allocate(self, in_use: Collection[str]) -> int:
+        index = self._taken(in_use)
+        self._unclean.append(index)
+        return index
+
+    def _taken(self, in_use: Collection[str]) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._fresh < self.capacity:
+            self._fresh += 1
+            return self._fresh - 1
+        while not self._idle:
+            self._evict(in_use)
+            if self._free:
+                return self._free.pop()
+        block, _ = self._idle.popitem(last=False)
+        self._drop(block)
+        return block.index
+
+    def _drop(self, block: Block) -> None:
+        """Take an idle block out of the tree. Its parent, which nobody follows now, is the next to go."""
+        parent = block.parent
+        assert parent is not None and block.tokens is not None, "an idle block is sealed"
+        del parent.children[block.tokens]
+        if parent is not self._root and not parent.users and not parent.children:
+            self._idle[parent] = None
+            self._idle.move_to_end(parent, last=False)
+
+    def _evict(self, in_use: Collection[str]) -> None:
+        """Let go of the least recently used sequence."""
+        name = next((name for name in self._sequences if name not in in_use), None)
+        if name is None:
+            raise CacheFullError(
+                f"the value cache of {self.capacity * BLOCK_TOKENS} tokens does not hold what one step needs at once"
+            )
+        self.forget(name)
+        # Nobody tells which sequences have ended, so an eviction counts once its sequence comes back.
+        self._forgotten[name] = None
         if len(self._forgotten) > _REMEMBERED:
             self._forgotten.popitem(last=False)
-
-    def _allocate(self, tokens: int) -> Tensor:
-        capacity = -(-tokens // _GROWTH_TOKENS) * _GROWTH_TOKENS
-        shape = self.shape
-        data = torch.empty(
-            2, shape.layers, shape.kv_heads, capacity, shape.head_dim, dtype=shape.dtype, device=shape.device
-        )
-        self.bytes += data.nbytes
-        return data
-
-    def _grow(self, sequence: SequenceKV, tokens: int) -> None:
-        old = sequence.data
-        stored = len(sequence.token_ids)
-        sequence.data = self._allocate(tokens)
-        sequence.data[:, :, :, :stored] = old[:, :, :, :stored]
-        self.bytes -= old.nbytes

@@ -27,6 +27,7 @@ class Batch:
         self.processor = processor
         self.ids: list[str] = []
         self.requests: dict[str, tuple[SamplingParams, list[int], list[int]]] = {}
+        self.unfinished: dict[int, int] = {}
 
     def update(self, *, add: Any = (), remove: Any = (), move: Any = ()) -> None:
         """add: (row, id, params, prompt, output); remove: rows; move: (source, target, direction)."""
@@ -46,7 +47,7 @@ class Batch:
 
     def step(self, seed: int = 0) -> torch.Tensor:
         """Logits that depend on the request's id alone, so that a row's place cannot matter."""
-        self.processor.attach(lambda: self.ids)
+        self.processor.attach(lambda: self.ids, unfinished=lambda: self.unfinished)
         rows = [
             torch.randn(TINY_VOCAB, generator=torch.Generator().manual_seed(zlib.crc32(f"{name}{seed}".encode())))
             for name in self.ids
@@ -286,3 +287,32 @@ def test_a_choice_that_has_its_end_of_sequence_has_no_next_token() -> None:
         return next_tokens({"g-aa": SimpleNamespace(sampling_params=sampling, output_token_ids=[3, 7])}, {"g"})
 
     assert (after(ignore_eos=False), after(ignore_eos=True)) == ({}, {"g": {"0:0": 2}})
+
+
+def test_a_prompt_is_read_with_the_base_and_scored_at_its_end(processor: ValueLogitsProcessor) -> None:
+    """Scored, tilted and noted before its end it would cost a forward whose sample vLLM throws away."""
+    batch, prompt = Batch(processor), list(range(1, 51))
+    batch.update(add=[(0, "a", params("g", **GUIDED, scoring="exact"), prompt, [])])
+    cache = processor.guide.scorers["exact"][0].cache  # type: ignore[attr-defined]
+    for read, stored in ((20, 16), (40, 32)):
+        batch.unfinished = {0: read}
+        untouched = batch.step()
+        assert (untouched > float("-inf")).all() and processor.guide.guided_rows == 0
+        assert cache.open("a", prompt).stored == stored
+    batch.unfinished = {}
+    assert (batch.step() == float("-inf")).any() and cache.open("a", prompt).stored == 50
+
+
+def test_reading_ahead_that_fails_ends_nothing(
+    processor: ValueLogitsProcessor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = Batch(processor)
+    batch.update(add=[(0, "a", params("g", **GUIDED), list(range(1, 41)), [])])
+    batch.unfinished = {0: 32}
+
+    def broken(prefixes: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(processor.guide.scorers["exact"][0], "read", broken)
+    batch.step()
+    assert "could not read 1 prompts ahead" in caplog.text

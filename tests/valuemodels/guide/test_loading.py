@@ -74,3 +74,10 @@ def test_auto_dtype_is_float32_on_cpus_without_bfloat16(monkeypatch: pytest.Monk
     assert resolve_dtype("auto", CPU, torch.bfloat16) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("cuda"), torch.float16) == torch.float16
     assert resolve_dtype("float32", torch.device("cuda"), torch.bfloat16) == torch.float32
+
+
+def test_a_cache_that_could_never_hold_the_longest_sequence_is_refused_at_the_start(config: Any) -> None:
+    small = dataclasses.replace(config, cache_gib=1e-4)
+    load_guide(small, CPU, torch.float32, max_positions=64)
+    with pytest.raises(CheckpointError, match=r"0\.0001 GiB does not hold one sequence of 8000 tokens.*--value-cache-"):
+        load_guide(small, CPU, torch.float32, max_positions=8000)

@@ -261,3 +261,14 @@ def test_levels_are_given_only_where_scoring_knows_them() -> None:
     traces = guide.traces.read({"r0": {}, "r1": {}})
     assert traces["r0"]["0:0"]["levels"] == [[1.0 + 2.0 * outputs[0][0]]]
     assert traces["r1"]["0:0"]["levels"] == [None] and traces["r1"]["0:0"]["advantages"][0] is not None
+
+
+def test_a_single_candidate_has_no_level() -> None:
+    """Nothing is valued where there is nothing to choose, so no expected reward must be told."""
+    guide = guide_of(TableScorer("warmth", [1.0] * VOCAB))
+    output: list[int] = []
+    watched = dataclasses.replace(row(0, 1.0, k=1, trace="values"), output=output)
+    after = guide.step(logits(), [watched])
+    output.append(int(after[0].argmax()))
+    trace = guide.traces.read({"r0": {}})["r0"]["0:0"]
+    assert trace["levels"] == [None] and trace["advantages"] == [[pytest.approx(0.0, abs=1e-6)]]

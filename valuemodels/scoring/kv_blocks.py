@@ -1,0 +1,69 @@
+"""What the value KV cache is made of: blocks of tokens, and the sequences that hold them. Imports torch alone."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+BLOCK_TOKENS = 16
+
+
+class CacheFullError(RuntimeError):
+    """What a step needs at once is more than the whole cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What a trunk keeps of one token: keys and values in every layer."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Of one block in all layers."""
+        return BLOCK_TOKENS * 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One block of tokens.
+
+    Attributes:
+        index: its place in the cache's tensor.
+        tokens: whose keys and values it holds, once sealed; None before that, while one sequence alone writes to it.
+        parent: the block before it; None is the root.
+        children: sealed blocks that follow, by their tokens.
+        users: how many sequences hold it.
+    """
+
+    index: int
+    tokens: tuple[int, ...] | None = None
+    parent: "Block | None" = None
+    children: "dict[tuple[int, ...], Block]" = field(default_factory=dict)
+    users: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class SequenceKV:
+    """One sequence's share of the cache.
+
+    Attributes:
+        token_ids: the tokens whose keys and values are stored, from position 0.
+        blocks: theirs, and those reserved for the tokens that come next.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def stored(self) -> int:
+        """Tokens."""
+        return len(self.token_ids)
+
+
+def blocks_for(tokens: int) -> int:
+    """How many blocks hold that many tokens."""
+    return -(-tokens // BLOCK_TOKENS)
