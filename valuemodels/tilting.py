@@ -22,7 +22,7 @@ NEG_INF = float("-inf")
 _SOLVER_STEPS = 16
 _SOLVER_MARGIN = 1e-7
 _TINY = 1e-300
-_GREEDY_TEMPERATURE = 1e-5
+GREEDY_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,19 @@ def select_candidates(logits: Tensor, counts: Tensor, width: int, limit: int) ->
     return Candidates(token_ids, torch.where(within & (top > NEG_INF), top, NEG_INF))
 
 
+def prune(candidates: Candidates, least: Tensor) -> Candidates:
+    """The candidates whose logit lies within `least` [rows], at most 0, of the row's largest; -inf keeps all."""
+    kept = candidates.logits >= candidates.logits[:, :1] + least[:, None]
+    return Candidates(candidates.token_ids, torch.where(kept, candidates.logits, NEG_INF))
+
+
+def dropped_mass(candidates: Candidates, kept: Candidates, temperature: Tensor) -> Tensor:
+    """[rows] the base's probability, on all candidates, of those not kept. temperature: [rows], 0 = greedy."""
+    at = sampling_temperature(temperature)[:, None]
+    p = torch.softmax(candidates.logits / at, dim=-1)
+    return torch.where(kept.valid, 0.0, p).sum(-1).nan_to_num(0.0)
+
+
 def write_tilted(logits: Tensor, index: Tensor, candidates: Candidates, tilted: Tensor, replaced: Tensor) -> None:
     """Put tilted rows into the batch's logits, in place; every row that is not replaced stays as it is, bit for bit.
 
@@ -114,7 +127,7 @@ def write_only(logits: Tensor, index: Tensor, token_ids: Tensor, replaced: Tenso
 
 def sampling_temperature(temperature: Tensor) -> Tensor:
     """T as the tilt sees it: greedy rows (T = 0) are tilted, and their KL measured, as at T = 1."""
-    return torch.where(temperature < _GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
+    return torch.where(temperature < GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
 
 
 def tilt(

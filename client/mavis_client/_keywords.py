@@ -63,6 +63,7 @@ class GuidanceKeywords(TypedDict, total=False):
         objective_weights: objective -> weight; names left out keep the operator's default.
         beta: strength of the whole tilt, 0 or more; the server's default is 1.
         candidates: how many of the base's most likely tokens are scored in each step.
+        candidate_min_p: tokens of less than this share of the likeliest one's probability are no candidates.
         kl_budget: nats a token; each step lowers beta just enough to stay within it. None: no budget.
         scoring: which scorer, where the checkpoint offers both.
         profile: a named set of these fields from the server's configuration; the request's own fields win.
@@ -72,6 +73,7 @@ class GuidanceKeywords(TypedDict, total=False):
     objective_weights: Mapping[str, float]
     beta: float
     candidates: int
+    candidate_min_p: float
     kl_budget: float | None
     scoring: Literal["exact", "fast"]
     profile: str

@@ -41,6 +41,7 @@ class TokenTrace(Answer):
         values: the token's value minus the base's expectation over the candidates; None where the token was not among
             the scored candidates.
         levels: the expected final reward after this token; only with exact scoring.
+        dropped_mass: the base's probability of the candidates that `candidate_min_p` left out; None where it left none.
         candidates: only with `return_values="candidates"`.
     """
 
@@ -48,6 +49,7 @@ class TokenTrace(Answer):
     kl: float | None = None
     values: Values | None = None
     levels: Values | None = None
+    dropped_mass: float | None = None
     candidates: list[CandidateTrace] | None = None
 
 

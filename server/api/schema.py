@@ -50,7 +50,17 @@ class TokenValues(_Answer):
     values: Advantages
     levels: Annotated[
         Numbers | None,
-        Field(description="Objective -> expected final reward after this token, in its own units. Exact scoring only."),
+        Field(
+            description="Objective -> expected final reward after this token, in its own units. Exact scoring only; "
+            "null where the token was the only candidate: nothing had to be scored."
+        ),
+    ] = None
+    dropped_mass: Annotated[
+        float | None,
+        Field(
+            description="Probability that the base model gave to the candidates which `candidate_min_p` left out, "
+            "renormalised on all of them. Only where that is above 0."
+        ),
     ] = None
     candidates: Annotated[
         list[CandidateValues] | None,

@@ -36,6 +36,7 @@ class TokenTrace:
     """What the worker has told so far about one choice: parallel lists, one entry a sampled token.
 
     Attributes:
+        dropped: per token the base's probability of the candidates that `candidate_min_p` left out.
         advantages, levels: per token one number an objective, in the policy's order; None where nothing was scored.
         fell_back: per token, whether the base's own logits were sampled from, since a value was no number.
         candidates: per token the scored candidates; empty unless the request asked for them.
@@ -44,6 +45,7 @@ class TokenTrace:
     """
 
     kl: list[float] = field(default_factory=list)
+    dropped: list[float] = field(default_factory=list)
     advantages: list[Sequence[float] | None] = field(default_factory=list)
     levels: list[Sequence[float] | None] = field(default_factory=list)
     fell_back: list[bool] = field(default_factory=list)
@@ -60,6 +62,7 @@ class TokenTrace:
         if known < 0:
             return
         self.kl.extend(wire["kl"][known:])
+        self.dropped.extend(wire["dropped"][known:])
         self.advantages.extend(wire["advantages"][known:])
         self.levels.extend(wire["levels"][known:])
         self.fell_back.extend(wire["fell_back"][known:])

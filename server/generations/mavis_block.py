@@ -126,6 +126,8 @@ class MavisBlock:
         }
         if resolved.scoring == "exact":
             entry["levels"] = self._named(trace.levels[at])
+        if resolved.candidate_min_p:
+            entry["dropped_mass"] = _finite(trace.dropped[at])
         if resolved.trace == "candidates":
             entry["candidates"] = [self._candidate(candidate) for candidate in trace.candidates[at].unpack()]
         return entry

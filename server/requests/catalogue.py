@@ -132,6 +132,7 @@ class Catalogue:
             weights=self._weights(fields.get("objective_weights", {})),
             beta=no_giant(fields.get("beta")),
             candidates=no_giant(fields.get("candidates")),
+            candidate_min_p=no_giant(fields.get("candidate_min_p")),
             kl_budget=no_giant(fields.get("kl_budget")),
             scoring=fields.get("scoring"),
             trace=_trace(fields.get("return_values", False)),

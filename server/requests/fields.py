@@ -40,6 +40,11 @@ class GuidanceFields(BaseModel):
         description="How many of the base model's most likely tokens are scored at each step: 1 to the operator's "
         "maximum (64); the operator's default (40) if left out.",
     )
+    candidate_min_p: Annotated[float | None, SkipValidation] = Field(
+        default=None,
+        description="0 to below 1: tokens of less than this share of the likeliest one's probability are no "
+        "candidates: they need not be scored and cannot be sampled. The operator's default (0) if left out.",
+    )
     kl_budget: Annotated[float | None, SkipValidation] = Field(
         default=None,
         description="Nats a token, above 0: at each step `beta` is lowered just enough that KL(tilted, base on the "

@@ -48,6 +48,7 @@ class Profile(BaseModel):
     objective_weights: dict[str, Number] = {}
     beta: Number | None = None
     candidates: int | None = None
+    candidate_min_p: Number | None = None
     kl_budget: Number | None = None
     scoring: Scoring | None = None
 
@@ -61,13 +62,13 @@ class Settings(BaseSettings):
         floors: objective -> strength (weight x beta) that nothing a client says takes it below.
         beta_bounds: [low, high] that a request's beta must lie in.
         on_value_error: objective -> "abort" where a request must not go on without its values; "base" for others.
-        default_beta, default_candidates: for requests that do not say.
+        default_beta, default_candidates, default_candidate_min_p: for requests that do not say.
         max_candidates: the most a request may ask for.
         default_scoring: "fast" or "exact" for requests that do not say; None: fast where the checkpoints offer it.
         scorings: which of the offered scorings are loaded; None: all. ["fast"] needs no memory for value models.
         value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.
         value_cache_gib: memory of the value models' KV cache.
-        profiles: name -> objective_weights, beta, candidates, kl_budget, scoring: what `profile` may name.
+        profiles: name -> fields of a request (see `Profile`): what `profile` may name.
         keys_file: API keys with names and rules of their own; see `server.requests.keys`.
         audit_log: file of the audit log; None: with our other messages.
         max_n, max_choices, max_weights, max_traced, max_exact_tokens: of one request; see `server.requests.admission`.
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     on_value_error: dict[str, OnValueError] = {}
     default_beta: Number = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
+    default_candidate_min_p: Number = 0.0
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None
@@ -144,6 +146,7 @@ class Settings(BaseSettings):
             keys=keys or {},
             default_beta=self.default_beta,
             default_candidates=self.default_candidates,
+            default_candidate_min_p=self.default_candidate_min_p,
             max_candidates=self.max_candidates,
             default_scoring=self.default_scoring,
             scorings=self.scorings,
@@ -194,6 +197,6 @@ def as_startup_error(error: MavisError) -> StartupError:
         return StartupError(
             f"{PREFIX}KEYS_FILE: {'.'.join(rest)}: got {shown(error.value)}, allowed is {error.allowed}"
         )
-    name = f"default_{head}" if head in ("beta", "candidates", "scoring") else head
+    name = f"default_{head}" if head in ("beta", "candidates", "candidate_min_p", "scoring") else head
     where = ".".join([PREFIX + name.upper(), *rest])
     return StartupError(f"{where}: got {shown(error.value)}, allowed is {error.allowed}")

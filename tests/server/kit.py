@@ -97,6 +97,7 @@ def trace(
         "advantages": [[i / 4, -i / 4] for i in range(start, stop)],
         "levels": [[0.5, 1.5] for _ in range(start, stop)],
         "fell_back": [False] * (stop - start),
+        "dropped": [0.01] * (stop - start),
         "is_aborted": False,
         "settings": [list(setting) for setting in settings],
     }

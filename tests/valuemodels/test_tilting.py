@@ -15,7 +15,9 @@ from valuemodels.tilting import (
     Tilt,
     advantages_of,
     beta_within_budget,
+    dropped_mass,
     kl_divergence,
+    prune,
     select_candidates,
     tilt,
     weighted_values,
@@ -216,3 +218,13 @@ def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_cand
         kept = found.token_ids[place, :2]
         assert torch.equal(logits[r, kept], before[r, kept] + 1)
         assert (logits[r] > NEG_INF).sum() == 2
+
+
+def test_pruning_is_by_the_share_of_the_likeliest_and_tells_what_it_dropped() -> None:
+    p = [[0.5, 0.3, 0.15, 0.05], [0.97, 0.01, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]
+    candidates = candidates_of(np.log(p).tolist())
+    kept = prune(candidates, torch.tensor([math.log(0.25), math.log(0.25), -math.inf]))
+    assert kept.valid.sum(1).tolist() == [3, 1, 4]
+    assert dropped_mass(candidates, kept, torch.ones(3)).tolist() == pytest.approx([0.05, 0.03, 0.0], abs=1e-6)
+    at_half = dropped_mass(candidates, kept, torch.full((3,), 0.5))[0].item()
+    assert at_half == pytest.approx(0.05**2 / sum(x * x for x in p[0]), abs=1e-6)

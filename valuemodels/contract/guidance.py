@@ -42,6 +42,7 @@ class Guidance:
         weights: objective name -> weight; objectives left out keep the operator's default.
         beta: strength, >= 0.
         candidates: how many of the base's most likely tokens are scored, k.
+        candidate_min_p: those of less than this share of the likeliest one's probability are no candidates.
         kl_budget: nats a token: beta is lowered at each step to keep KL(tilted, base on the candidates) within it.
         scoring: which scorer, where the checkpoint offers both.
         trace: how much of what was scored is kept for the response.
@@ -58,6 +59,7 @@ class Guidance:
     trace: TraceDetail = "totals"
     prompt_index: int = 0
     key: str | None = None
+    candidate_min_p: float | None = None
 
     @classmethod
     def from_wire(cls, wire: "Guidance | Mapping[str, Any]") -> "Guidance":
@@ -91,6 +93,7 @@ class ResolvedGuidance:
     trace: TraceDetail
     strengths: tuple[float, ...]
     pins: tuple[float, ...]
+    candidate_min_p: float = 0.0
 
     @property
     def is_plain(self) -> bool:

@@ -48,6 +48,7 @@ class GuideConfig:
     keys: Mapping[str, KeyRules] = field(default_factory=dict)
     default_beta: float = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
+    default_candidate_min_p: float = 0.0
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None

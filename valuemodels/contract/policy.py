@@ -11,7 +11,7 @@ of them.
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from valuemodels.contract.errors import GuidanceError
@@ -83,6 +83,7 @@ class GuidancePolicy:
     on_value_error: Mapping[str, OnValueError] = field(default_factory=dict)
     default_beta: float = DEFAULT_BETA
     default_candidates: int = DEFAULT_CANDIDATES
+    default_candidate_min_p: float = 0.0
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring = "exact"
     scorings: tuple[Scoring, ...] = ("exact",)
@@ -151,6 +152,8 @@ class GuidancePolicy:
             raise GuidanceError("beta", beta, str(self.beta_bounds))
         if (k := guidance.candidates) is not None and not (_is_integer(k) and 1 <= k <= self.max_candidates):
             raise GuidanceError("candidates", k, f"an integer from 1 to {self.max_candidates}")
+        if (share := guidance.candidate_min_p) is not None and not (_is_finite_number(share) and 0 <= share < 1):
+            raise GuidanceError("candidate_min_p", share, "a number from 0 to below 1; 0 keeps all candidates")
         if (budget := guidance.kl_budget) is not None and not (_is_finite_number(budget) and budget > 0):
             raise GuidanceError("kl_budget", budget, "a number above 0 (nats a token), or null for none")
         if guidance.scoring is not None and guidance.scoring not in self.scorings:
@@ -174,6 +177,9 @@ class GuidancePolicy:
             weights=weights,
             beta=beta,
             candidates=self.default_candidates if asked.candidates is None else asked.candidates,
+            candidate_min_p=float(
+                self.default_candidate_min_p if asked.candidate_min_p is None else asked.candidate_min_p
+            ),
             kl_budget=None if asked.kl_budget is None else float(asked.kl_budget),
             scoring=asked.scoring or self.default_scoring,
             trace=asked.trace,
@@ -207,7 +213,7 @@ class GuidancePolicy:
 
     def _check_defaults(self) -> None:
         stated = Guidance("defaults", self.default_weights, self.default_beta, self.default_candidates)
-        self.check_fields(stated, "default_weights")
+        self.check_fields(replace(stated, candidate_min_p=self.default_candidate_min_p), "default_weights")
         for name in self.objectives:
             if (weight := self.default_of(name)) not in self.bounds_of(name):
                 raise GuidanceError(

@@ -1,5 +1,6 @@
 """What the rows of a step ask for, as tensors: rewritten where a row changes, not every token. Imports torch alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from valuemodels.contract.guidance import Scoring
 from valuemodels.scoring.rows import Row
+from valuemodels.tilting import GREEDY_TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class RowSettings:
         tilts: [rows] bool, False where a row only watches.
         temperature: [rows], 0 = greedy.
         kl_budget: [rows] nats, inf = none; None where no row has one.
+        least: [rows] how far a candidate's logit may lie below the largest, -inf = however far; None where that is so
+            for all rows.
         counts: [rows] how many candidates; width: the largest of them.
         gives_levels: [rows] bool, True where the values are expected final rewards.
         last_tokens: [rows] the token that ends each row's sequence.
@@ -34,6 +38,7 @@ class RowSettings:
     tilts: Tensor
     temperature: Tensor
     kl_budget: Tensor | None
+    least: Tensor | None
     counts: Tensor
     width: int
     gives_levels: Tensor
@@ -61,7 +66,7 @@ class SettingsOfRows:
         self._device = device
         self._objectives = len(next(iter(scales.values())))
         self._written: dict[int, Row] = {}
-        self._numbers = torch.empty(0, 2 * self._objectives + 4, device=device)
+        self._numbers = torch.empty(0, 2 * self._objectives + 5, device=device)
         self._counts = torch.empty(0, 3, dtype=torch.int64, device=device)
         self._order: list[int] = []
         self._settings: RowSettings | None = None
@@ -92,7 +97,8 @@ class SettingsOfRows:
         free = [(s - pin) * scale for s, pin, scale in zip(asked.strengths, asked.pins, scales, strict=True)]
         pinned = [pin * scale for pin, scale in zip(asked.pins, scales, strict=True)]
         budget = torch.inf if asked.kl_budget is None else asked.kl_budget
-        return [*free, *pinned, row.temperature, budget, not asked.is_plain, self._levels[asked.scoring]]
+        flags = [not asked.is_plain, self._levels[asked.scoring]]
+        return [*free, *pinned, row.temperature, budget, *flags, _least(asked.candidate_min_p, row.temperature)]
 
     def _make_room(self, lines: int) -> None:
         if (missing := lines - self._numbers.shape[0]) > 0:
@@ -108,7 +114,7 @@ class SettingsOfRows:
         together = order == list(range(len(order)))
         index = slice(len(order)) if together else torch.tensor(order, device=self._device)
         numbers, counts = self._numbers[index].clone(), self._counts[index].clone()
-        free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 4], dim=1)
+        free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 5], dim=1)
         tilts = rest[:, 2] != 0
         return RowSettings(
             index=counts[:, 0],
@@ -117,6 +123,7 @@ class SettingsOfRows:
             tilts=tilts,
             temperature=rest[:, 0],
             kl_budget=rest[:, 1] if any(row.guidance.kl_budget is not None for row in rows) else None,
+            least=rest[:, 4] if any(row.guidance.candidate_min_p for row in rows) else None,
             counts=counts[:, 1],
             width=max(row.guidance.candidates for row in rows),
             gives_levels=rest[:, 3] != 0,
@@ -124,6 +131,11 @@ class SettingsOfRows:
             needed=(free != 0) | (pinned != 0) | ~tilts[:, None],
             places=dict(sorted(places.items())),
         )
+
+
+def _least(share: float, temperature: float) -> float:
+    """The logit, seen from the largest one, of a token with that share of its probability."""
+    return math.log(share) * (1.0 if temperature < GREEDY_TEMPERATURE else temperature) if share else -math.inf
 
 
 def _asks_for_the_same(before: Row | None, now: Row) -> bool:

@@ -17,6 +17,7 @@ class TokenEntry:
 
     Attributes:
         kl: nats.
+        dropped: the base's probability of the candidates that were left out.
         advantages: one an objective; None where the token was not among the scored candidates.
         levels: expected final rewards in the rewards' own units; None where scoring gives none.
         fell_back: the base's own logits were sampled from, since a value was no number.
@@ -24,6 +25,7 @@ class TokenEntry:
     """
 
     kl: float = 0.0
+    dropped: float = 0.0
     advantages: list[float] | None = None
     levels: list[float] | None = None
     fell_back: bool = False
@@ -39,6 +41,7 @@ class StepRecord:
             where there is none.
         values: [rows, k, objectives] in standard deviations of the base's reward.
         kl: [rows] nats.
+        dropped: [rows] the base's probability of candidates that were left out.
         is_scored: [rows] bool, False where the row fell back to the base.
         is_aborted: [rows] bool, True where the row was ended instead.
         gives_levels: [rows] bool, True where the values are expected final rewards.
@@ -50,6 +53,7 @@ class StepRecord:
     base_logprobs: Tensor
     logprobs: Tensor
     kl: Tensor
+    dropped: Tensor
     is_scored: Tensor
     is_aborted: Tensor
     gives_levels: Tensor
@@ -86,14 +90,16 @@ class StepRecord:
         levels = self.values.gather(1, place)[:, 0] * self.stds + self.means
         kl, known = torch.where(self.is_scored, self.kl, 0.0), self.is_scored & hit.any(1)
         flags = torch.stack([known, known & self.gives_levels, ~self.is_scored, self.is_aborted], dim=1)
-        columns = torch.cat([kl[:, None], flags.float(), advantages, levels], dim=1).tolist()
+        numbers = torch.stack([kl, self.dropped], dim=1)
+        columns = torch.cat([numbers, flags.float(), advantages, levels], dim=1).tolist()
         return [
             TokenEntry(
                 kl=row[0],
-                advantages=row[5 : 5 + objectives] if row[1] else None,
-                levels=row[5 + objectives :] if row[2] else None,
-                fell_back=bool(row[3]),
-                is_aborted=bool(row[4]),
+                dropped=row[1],
+                advantages=row[6 : 6 + objectives] if row[2] else None,
+                levels=row[6 + objectives :] if row[3] else None,
+                fell_back=bool(row[4]),
+                is_aborted=bool(row[5]),
             )
             for row in columns
         ]
@@ -111,7 +117,17 @@ class StepRecord:
         ]
 
 
-_BY_ROW = ("token_ids", "values", "base_logprobs", "logprobs", "kl", "is_scored", "is_aborted", "gives_levels")
+_BY_ROW = (
+    "token_ids",
+    "values",
+    "base_logprobs",
+    "logprobs",
+    "kl",
+    "dropped",
+    "is_scored",
+    "is_aborted",
+    "gives_levels",
+)
 
 
 def join(records: Sequence[StepRecord]) -> StepRecord:

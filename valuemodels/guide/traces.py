@@ -91,6 +91,7 @@ class SequenceTrace:
             "from": start,
             "token_ids": list(self.output[start:stop]) if told is None else list(told.token_ids[: stop - start]),
             "kl": [entry.kl for entry in entries],
+            "dropped": [entry.dropped for entry in entries],
             "advantages": [entry.advantages for entry in entries],
             "levels": [entry.levels for entry in entries],
             "fell_back": [entry.fell_back for entry in entries],

@@ -26,6 +26,8 @@ from valuemodels.scoring.scorer import Scorer, ScoringBatch
 from valuemodels.tilting import (
     Candidates,
     Tilt,
+    dropped_mass,
+    prune,
     select_candidates,
     tilt,
     weighted_values,
@@ -79,7 +81,7 @@ class ValueGuide:
         if not rows:
             return logits
         settings = self._settings.of(rows)
-        batch = self._batch(logits, rows, settings, hidden)
+        batch, dropped = self._batch(logits, rows, settings, hidden)
         values = self._score(batch, settings)
         broken = self._broken(values, batch.candidates, settings)
         usable = ~broken.any(1) & batch.candidates.valid.any(1)
@@ -87,7 +89,7 @@ class ValueGuide:
         tilted = self._tilt(batch.candidates, values, settings)
         write_tilted(logits, settings.index, batch.candidates, tilted.logits, usable & settings.tilts)
         aborted = self._abort(logits, settings, broken)
-        self._record(batch, settings, values, tilted, usable, aborted)
+        self._record(batch, settings, values, tilted, usable, aborted, dropped)
         self.guided_rows += len(rows)
         return logits
 
@@ -107,11 +109,17 @@ class ValueGuide:
             if isinstance(scorer, ExactScorer):
                 self._row_by_row.read(scorer, prefixes)
 
-    def _batch(self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, hidden: Tensor | None) -> ScoringBatch:
+    def _batch(
+        self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, hidden: Tensor | None
+    ) -> tuple[ScoringBatch, Tensor]:
+        """The rows to score, and the base's probability [rows] of the candidates that they are not to be scored for."""
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
         candidates = select_candidates(logits, settings.counts, settings.width, self.policy.max_candidates)
-        return ScoringBatch(rows, candidates, hidden)
+        if settings.least is None:
+            return ScoringBatch(rows, candidates, hidden), torch.zeros_like(settings.temperature)
+        kept = prune(candidates, settings.least)
+        return ScoringBatch(rows, kept, hidden), dropped_mass(candidates, kept, settings.temperature)
 
     def _score(self, batch: ScoringBatch, settings: RowSettings) -> Tensor:
         """Values [rows, k, objectives]; NaN where a scorer failed."""
@@ -161,6 +169,7 @@ class ValueGuide:
         tilted: Tilt,
         usable: Tensor,
         aborted: Tensor | None,
+        dropped: Tensor,
     ) -> None:
         step = StepRecord(
             token_ids=batch.candidates.token_ids,
@@ -168,6 +177,7 @@ class ValueGuide:
             base_logprobs=tilted.base_logprobs,
             logprobs=tilted.logprobs,
             kl=tilted.kl,
+            dropped=dropped,
             is_scored=usable,
             is_aborted=torch.zeros_like(usable) if aborted is None else aborted,
             # A single candidate is not valued: there is nothing to choose.

@@ -25,6 +25,7 @@ def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool 
         base_logprobs=base,
         logprobs=base - 1,
         kl=torch.full((len(rows),), kl),
+        dropped=torch.full((len(rows),), kl / 2),
         is_scored=torch.full((len(rows),), scored),
         is_aborted=torch.zeros(len(rows), dtype=torch.bool),
         gives_levels=torch.full((len(rows),), levels),

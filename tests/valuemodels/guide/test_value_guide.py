@@ -272,3 +272,20 @@ def test_a_single_candidate_has_no_level() -> None:
     output.append(int(after[0].argmax()))
     trace = guide.traces.read({"r0": {}})["r0"]["0:0"]
     assert trace["levels"] == [None] and trace["advantages"] == [[pytest.approx(0.0, abs=1e-6)]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_pruned_tokens_are_not_sampled_and_their_mass_is_told(temperature: float) -> None:
+    """By probability at the sampling temperature; a greedy row is tilted as at 1."""
+    before, at = logits(), temperature or 1.0
+    guide = guide_of(TableScorer("warmth", [0.1 * i for i in range(VOCAB)]))
+    output: list[int] = []
+    pruned = row(0, 1.0, k=8, trace="values", temperature=temperature)
+    guidance = dataclasses.replace(pruned.guidance, candidate_min_p=0.3)
+    after = guide.step(before.clone(), [dataclasses.replace(pruned, guidance=guidance, output=output)])
+    p = torch.softmax(before[0].topk(8).values / at, 0)
+    kept = p >= 0.3 * p[0]
+    assert (after[0] > float("-inf")).sum() == kept.sum() < 8
+    output.append(int(after[0].argmax()))
+    trace = guide.traces.read({"r0": {}})["r0"]["0:0"]
+    assert trace["dropped"] == [pytest.approx(p[~kept].sum().item(), abs=1e-5)]
