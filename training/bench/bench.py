@@ -1,13 +1,13 @@
 """`mavis bench`: tokens a second, without weights and with, and against vLLM without us.
 
-    mavis bench [--values DIR] [--out bench.json]
+    mavis bench [--values DIR] [--batch 1 --batch 8] [--out bench.json]
 
 Two engines run in processes of their own: plain vLLM, and vLLM with our processor. What is compared alternates in
 pairs, so that a machine that slows down slows both sides. Runs in the command's process; must not import torch or vllm.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from statistics import fmean
 from typing import Annotated
@@ -15,18 +15,32 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from training.bench.step import bench_step
 from training.bench.worker import BenchWorker, Job, Timing
 from training.evaluate.bootstrap import Estimate, ratio_estimate
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
 from training.recipe import EngineRecipe
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
-from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guidance import Guidance, Scoring
 
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
+app.command("step")(bench_step)
 
 BATCHES = (1, 8, 32)
 WARM_UP_TOKENS = 8
+PRUNED = 0.01
+"""`candidate_min_p` of the pruned side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What is compared within one engine."""
+
+    what: str
+    side: Guidance
+    reference: Guidance | None = None
+    own_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +64,59 @@ class Comparison:
 
 @app.callback()
 def bench(
+    context: typer.Context,
     values: ValuesOption = None,
     out: OutOption = None,
     pairs: Annotated[int, typer.Option(min=2, help="Pairs against plain vLLM, for each batch size.")] = 10,
     guided_pairs: Annotated[int, typer.Option(min=2, help="Pairs without weights and with.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="A batch size; again for more. 1, 8, 32.")] = None,
     base_folder: BaseFolderOption = None,
 ) -> None:
-    """Time batches of 1, 8 and 32 rows: with our processor idle, against vLLM without it, and with weights."""
+    """Time batches of rows: with our processor idle, against vLLM without it, and with weights."""
+    if context.invoked_subcommand is not None:
+        return
+    batches = tuple(batch or BATCHES)
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
-        weights = dict.fromkeys(checkpoint.config.names, 0.5)
-        guided = [Guidance("bench", weights=weights, scoring=scoring) for scoring in checkpoint.config.scorings]
+        guided = _sides(checkpoint.config.names, checkpoint.config.scorings)
         # Not more rows than are timed: vLLM plans its memory and its batches by this.
-        engine = EngineRecipe(max_num_seqs=max(BATCHES))
+        engine = EngineRecipe(max_num_seqs=max(batches))
         base = checkpoint.base
         with BenchWorker(base, engine, None) as plain, BenchWorker(base, engine, checkpoint.guide) as ours:
             plain.wait_until_ready()
             ours.wait_until_ready()
-            comparisons = _compare_all(plain, ours, guided, pairs, guided_pairs, max_tokens)
+            comparisons = _compare_all(plain, ours, batches, guided, pairs, guided_pairs, max_tokens)
         _print(comparisons)
         write_report(out, {"max_tokens": max_tokens, "comparisons": [asdict(each) for each in comparisons]})
+
+
+def _sides(names: Sequence[str], scorings: Sequence[Scoring]) -> list[Sides]:
+    weights = dict.fromkeys(names, 0.5)
+    asked = {scoring: Guidance("bench", weights=weights, scoring=scoring) for scoring in scorings}
+    found = [Sides(f"weights, {scoring} / no weights", guidance) for scoring, guidance in asked.items()]
+    if (exact := asked.get("exact")) is not None:
+        pruned = replace(exact, candidate_min_p=PRUNED)
+        found.append(Sides(f"weights, exact, candidate_min_p {PRUNED} / no weights", pruned))
+    shared = next(iter(asked.values())) if "fast" not in asked else asked["fast"]
+    found.append(Sides(f"weights of every row's own / of all, {shared.scoring}", shared, shared, own_weights=True))
+    return found
 
 
 def _compare_all(
     plain: BenchWorker,
     ours: BenchWorker,
-    guided: Sequence[Guidance],
+    batches: Sequence[int],
+    guided: Sequence[Sides],
     pairs: int,
     guided_pairs: int,
     max_tokens: int,
 ) -> list[Comparison]:
     comparisons = []
     seeds = count(1)
-    with progress("bench", len(BATCHES) * (pairs + len(guided) * guided_pairs)) as advance:
-        for rows in BATCHES:
-            for worker, asked in ((plain, None), (ours, None), *((ours, guidance) for guidance in guided)):
+    with progress("bench", len(batches) * (pairs + len(guided) * guided_pairs)) as advance:
+        for rows in batches:
+            for worker, asked in ((plain, None), (ours, None), *((ours, sides.side) for sides in guided)):
                 worker.time(Job(rows, WARM_UP_TOKENS, next(seeds), asked))
             untouched = []
             for pair in range(pairs):
@@ -93,25 +124,23 @@ def _compare_all(
                 untouched.append(_in_turn((ours, job), (plain, job), pair))
                 advance(1, f"batch {rows} against plain vLLM")
             comparisons.append(_comparison("no weights / plain vLLM", rows, untouched, compare_tokens=True))
-            for guidance in guided:
-                timings = _guided_pairs(
-                    ours, rows, guidance, [next(seeds) for _ in range(guided_pairs)], max_tokens, advance
-                )
-                what = f"weights, {guidance.scoring} / no weights"
-                comparisons.append(_comparison(what, rows, timings, compare_tokens=False))
+            for sides in (sides for sides in guided if rows > 1 or not sides.own_weights):
+                numbers = [next(seeds) for _ in range(guided_pairs)]
+                timings = _guided_pairs(ours, rows, sides, numbers, max_tokens, advance)
+                comparisons.append(_comparison(sides.what, rows, timings, compare_tokens=False))
     return comparisons
 
 
 def _guided_pairs(
-    ours: BenchWorker, rows: int, guidance: Guidance, seeds: Sequence[int], max_tokens: int, advance: Advance
+    ours: BenchWorker, rows: int, sides: Sides, seeds: Sequence[int], max_tokens: int, advance: Advance
 ) -> list[tuple[Timing, Timing]]:
     timings = []
     for pair, seed in enumerate(seeds):
         # Another prompt on each side, else the second would find the first's in vLLM's prefix cache.
-        with_weights = Job(rows, max_tokens, 2 * seed * 10**6, guidance)
-        without = Job(rows, max_tokens, 2 * seed * 10**6 + 1)
-        timings.append(_in_turn((ours, with_weights), (ours, without), pair))
-        advance(1, f"batch {rows} with weights, {guidance.scoring}")
+        job = Job(rows, max_tokens, 2 * seed * 10**6, sides.side, sides.own_weights)
+        reference = Job(rows, max_tokens, 2 * seed * 10**6 + 1, sides.reference)
+        timings.append(_in_turn((ours, job), (ours, reference), pair))
+        advance(1, f"batch {rows}: {sides.what}")
     return timings
 
 

@@ -8,7 +8,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -33,12 +33,14 @@ class Job:
         rows: how many requests at once.
         seed: of the prompts and of the sampling; equal seeds give equal prompts.
         guidance: None samples from the base.
+        own_weights: every row has its own: the guidance's times a factor between 0 and 1.
     """
 
     rows: int
     max_tokens: int
     seed: int
     guidance: Guidance | None = None
+    own_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +115,11 @@ def job_requests(job: Job) -> Sequence[Request]:
     rng = random.Random(job.seed)
     rows = [[rng.randrange(_LOWEST_TOKEN, _HIGHEST_TOKEN) for _ in range(PROMPT_TOKENS)] for _ in range(job.rows)]
     prompts = [ChatPrompt(str(number), "test", "", tuple(token_ids)) for number, token_ids in enumerate(rows)]
-    return requests_to_sample(prompts, 1, job.seed, job.guidance, label=f"bench-{job.seed}")
+    return requests_to_sample(prompts, 1, job.seed, lambda prompt, _: _asked(job, prompt), label=f"bench-{job.seed}")
+
+
+def _asked(job: Job, prompt: ChatPrompt) -> Guidance | None:
+    if job.guidance is None or not job.own_weights:
+        return job.guidance
+    factor = (int(prompt.prompt_id) + 1) / job.rows
+    return replace(job.guidance, weights={name: factor * weight for name, weight in job.guidance.weights.items()})

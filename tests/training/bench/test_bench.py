@@ -59,12 +59,36 @@ def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result],
     assert [(c["rows"], c["what"]) for c in comparisons] == [
         (rows, what)
         for rows in (1, 8, 32)
-        for what in ("no weights / plain vLLM", "weights, exact / no weights", "weights, fast / no weights")
+        for what in (
+            "no weights / plain vLLM",
+            "weights, exact / no weights",
+            "weights, fast / no weights",
+            "weights, exact, candidate_min_p 0.01 / no weights",
+            *(["weights of every row's own / of all, fast"] if rows > 1 else []),
+        )
     ]
     for comparison in comparisons:
-        expected = 1.0 if "plain" in comparison["what"] else 0.25
+        expected = 0.25 if "/ no weights" in comparison["what"] else 1.0
         assert comparison["ratio"]["value"] == pytest.approx(expected, rel=0.01)
-    assert [c["same_tokens"] for c in comparisons] == [True, None, None] * 3
+    assert [c["same_tokens"] for c in comparisons if c["rows"] == 8] == [True, None, None, None, None]
+
+
+def test_batches_are_the_operators_choice_and_rows_can_have_weights_of_their_own(call: Callable[..., Result]) -> None:
+    assert call("--batch", "4", "--guided-pairs", "2").exit_code == 0
+    assert {job.rows for _, job in FakeWorker.jobs} == {4}
+    own = next(job for _, job in FakeWorker.jobs if job.own_weights)
+    asked = [request.guidance.weights for request in job_requests(own) if request.guidance]
+    assert [set(weights.values()) for weights in asked] == [{0.125}, {0.25}, {0.375}, {0.5}]
+
+
+def test_a_step_is_timed_beside_its_products(tiny_probed_checkpoint: Path, tiny_base: str, tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    arguments = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base]
+    result = CliRunner().invoke(bench.app, ["step", *arguments, "--repeats", "1", "--most", "8", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    steps = json.loads(out.read_text())["steps"]
+    assert {s["shape"]["objectives"] for s in steps} == {1, 2, 4, 8} and {s["shape"]["rows"] for s in steps} == {1, 8}
+    assert all(s["step"] > 0 and s["over_limit"] == pytest.approx(s["step"] / s["matmuls"]) for s in steps)
 
 
 def test_pairs_share_their_job_and_take_turns_in_going_first(call: Callable[..., Result]) -> None:

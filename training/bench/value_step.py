@@ -1,0 +1,78 @@
+"""Exact scoring's step against its limit: the time of its matrix products alone, in the same process.
+
+Runs in a process of its own, one figure after another. Imports torch; no vLLM.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.bench.shapes import StepShape, StepTiming
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.loading import load_guide
+from valuemodels.models.trunk import ValueHead
+from valuemodels.scoring.exact import ExactScorer, Query
+
+_WARM_UP = 2
+_LOWEST_TOKEN, _HIGHEST_TOKEN = 1000, 30000
+
+
+class StepBench:
+    """One trunk to time."""
+
+    def __init__(self, guide: GuideConfig) -> None:
+        loaded = load_guide(guide, torch.device("cpu"), torch.float32)
+        scorer = loaded.scorers["exact"][0]
+        assert isinstance(scorer, ExactScorer), "exact scorings are ExactScorers"
+        self._scorer = scorer
+        self._objective = scorer.objectives[0]
+
+    def time(self, shape: StepShape, repeats: int) -> StepTiming:
+        """Time a step and its limit in turns."""
+        scorer, model = self._scorer, self._scorer.model
+        model.head = ValueHead(model.backbone.config.hidden_size, shape.objectives, model.config.trunk[1]).eval()
+        scorer.objectives = (self._objective,) * shape.objectives
+        rng = random.Random(0)
+        names = [f"{shape}-{row}" for row in range(shape.rows)]
+        texts = [_tokens(rng, shape.context) for _ in names]
+        candidates = torch.tensor(_tokens(rng, shape.candidates))
+        step, limit = [], []
+        products = _products(model, shape)
+        for _ in range(_WARM_UP + repeats):
+            queries = [Query(name, list(text), candidates) for name, text in zip(names, texts, strict=True)]
+            step.append(_ms(partial(scorer.score_queries, queries)))
+            limit.append(_ms(products))
+            for text in texts:
+                text.append(rng.randrange(_LOWEST_TOKEN, _HIGHEST_TOKEN))
+        for name in names:
+            scorer.cache.forget(name)
+        return StepTiming(shape, median(step[_WARM_UP:]), median(limit[_WARM_UP:]))
+
+
+def _tokens(rng: random.Random, count: int) -> list[int]:
+    return [rng.randrange(_LOWEST_TOKEN, _HIGHEST_TOKEN) for _ in range(count)]
+
+
+def _products(model: nn.Module, shape: StepShape) -> Callable[[], object]:
+    """The products of all linear layers with the tokens of a step: each row's newest one and its candidates."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    tokens = shape.rows * (1 + shape.candidates)
+    inputs = {layer.in_features: torch.randn(tokens, layer.in_features) for layer in layers}
+
+    @torch.inference_mode()
+    def products() -> Sequence[Tensor]:
+        return [functional.linear(inputs[layer.in_features], layer.weight)[:1] for layer in layers]
+
+    return products
+
+
+def _ms(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - started)
