@@ -134,7 +134,7 @@ class GenerationControl:
                 raise FieldError(error.field, error.value, error.allowed) from None
             if not generation.is_watched:  # its prompt would be read now
                 resolved = self._catalogue.policy.resolve(asked)
-                self._admission.check_prefill(resolved, generation.tokens_to_read, 1, "objective_weights")
+                self._admission.check_prefill(resolved, generation.tokens_to_read, "objective_weights")
 
     def _owned(self, generation_id: str, caller: Caller) -> Generation:
         generation = self._registry.find(generation_id)

@@ -51,7 +51,7 @@ class EngineGateway:
         generation = None if guidance is None else self._registry.running(guidance.generation_id)
         if generation is not None:
             generation.note_prompt(tokens)
-        self._admission.check_prefill(resolved, tokens if generation is None else generation.prompt_tokens, n)
+        self._admission.check_prefill(resolved, tokens if generation is None else generation.prompt_tokens)
         if silent is not None and silent.must_travel:
             sampling_params.extra_args = {**(sampling_params.extra_args or {}), EXTRA_ARGS_KEY: silent.guidance}
         outputs: AsyncGenerator[Any, None] = self._engine.generate(prompt, sampling_params, request_id, **kwargs)

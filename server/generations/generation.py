@@ -88,8 +88,8 @@ class Generation:
 
     @property
     def tokens_to_read(self) -> int:
-        """How many tokens a value model would read if it came to it now, every choice by itself."""
-        return self.prompt_tokens * self._n + sum(choice.returned for choice in self._choices.values())
+        """How many tokens a value model would read if it came to it now: prompts once, and what every choice has."""
+        return self.prompt_tokens + sum(choice.returned for choice in self._choices.values())
 
     def watch(self) -> None:
         """Note that the workers are about to keep something of it."""

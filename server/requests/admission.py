@@ -19,7 +19,7 @@ class Limits:
         max_choices: prompts times `n`.
         max_weights: names in `objective_weights`.
         max_traced: tokens times choices, times `candidates` where they are told: what `return_values` may ask for.
-        max_exact_tokens: prompt tokens times `n` that value models read: exact scoring alone reads prompts.
+        max_exact_tokens: of a prompt that value models read: exact scoring alone reads prompts, once whatever `n` is.
     """
 
     max_n: int
@@ -79,7 +79,7 @@ class Admission:
             allowed = f"false, or at most {self.limits.max_traced} values; {factors} are {tokens * choices * each}"
             raise FieldError("return_values", "candidates" if resolved.trace == "candidates" else True, allowed)
 
-    def check_prefill(self, resolved: ResolvedGuidance, tokens: int, n: int, field: str = "prompt") -> None:
+    def check_prefill(self, resolved: ResolvedGuidance, tokens: int, field: str = "prompt") -> None:
         """Refuse what value models would read for so long that everybody else waits.
 
         Args:
@@ -89,10 +89,9 @@ class Admission:
         Raises:
             PrefillError: naming `field`.
         """
-        if resolved.needs_values and resolved.scoring == "exact" and tokens * n > self.limits.max_exact_tokens:
-            what = f"{tokens} tokens" + (f" x n={n}" if n > 1 else "")
-            allowed = f"at most {self.limits.max_exact_tokens} tokens x n with exact scoring"
-            raise PrefillError(field, what, allowed)
+        if resolved.needs_values and resolved.scoring == "exact" and tokens > self.limits.max_exact_tokens:
+            allowed = f"at most {self.limits.max_exact_tokens} tokens with exact scoring"
+            raise PrefillError(field, f"{tokens} tokens", allowed)
 
 
 def max_tokens_of(request: Any) -> int | None:

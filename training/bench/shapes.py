@@ -24,7 +24,8 @@ class StepTiming:
 
     Attributes:
         step: one decoding step of exact scoring.
-        matmuls: the products of the trunk's and the head's weights with as many tokens, and nothing else.
+        matmuls: the products of the trunk's and the head's weights with as many tokens, and of attention's queries with
+            keys and weights with values; nothing else.
     """
 
     shape: StepShape

@@ -16,8 +16,9 @@ from torch.nn import functional
 from training.bench.shapes import StepShape, StepTiming
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.loading import load_guide
-from valuemodels.models.trunk import ValueHead
+from valuemodels.models.trunk import ValueHead, ValueModel
 from valuemodels.scoring.exact import ExactScorer, Query
+from valuemodels.scoring.own_check import kv_shape_of
 
 _WARM_UP = 2
 _LOWEST_TOKEN, _HIGHEST_TOKEN = 1000, 30000
@@ -59,15 +60,20 @@ def _tokens(rng: random.Random, count: int) -> list[int]:
     return [rng.randrange(_LOWEST_TOKEN, _HIGHEST_TOKEN) for _ in range(count)]
 
 
-def _products(model: nn.Module, shape: StepShape) -> Callable[[], object]:
-    """The products of all linear layers with the tokens of a step: each row's newest one and its candidates."""
+def _products(model: ValueModel, shape: StepShape) -> Callable[[], object]:
+    """Of all linear layers with a step's tokens (each row's newest one and its candidates), and those of attention."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     tokens = shape.rows * (1 + shape.candidates)
     inputs = {layer.in_features: torch.randn(tokens, layer.in_features) for layer in layers}
+    kv, heads = kv_shape_of(model), model.backbone.config.num_attention_heads
+    queries = torch.randn(shape.rows, kv.kv_heads, heads // kv.kv_heads * (1 + shape.candidates), kv.head_dim)
+    keys = torch.randn(shape.rows, kv.kv_heads, kv.head_dim, shape.context)
+    weights = torch.randn(*queries.shape[:3], shape.context)
 
     @torch.inference_mode()
     def products() -> Sequence[Tensor]:
-        return [functional.linear(inputs[layer.in_features], layer.weight)[:1] for layer in layers]
+        attention = [product[:1] for _ in range(kv.layers) for product in (queries @ keys, weights @ keys.mT)]
+        return attention + [functional.linear(inputs[layer.in_features], layer.weight)[:1] for layer in layers]
 
     return products
 

@@ -25,6 +25,9 @@ from valuemodels.scoring.kv_cache import KVCache
 
 ATTENTION_NAME = "mavis_cached"
 
+MOST_GATHERED_BYTES = 64 * 2**20
+"""Of one layer's keys and values, side by side for a run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -103,16 +106,17 @@ def plan_attention(cache: KVCache, segments: Sequence[Segment], groups: int) -> 
     """
     device = cache.shape.device
     slots = torch.tensor([slot for segment in segments for slot in segment.slots], device=device)
-    return AttentionPlan(cache, slots, tuple(_run(cache, some, groups) for some in _alike(segments)))
+    most_blocks = MOST_GATHERED_BYTES * cache.shape.layers // cache.shape.bytes_per_block
+    return AttentionPlan(cache, slots, tuple(_run(cache, some, groups) for some in _alike(segments, most_blocks)))
 
 
-def _alike(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Groups within which nobody is padded to much more than its own size."""
+def _alike(segments: Sequence[Segment], most_blocks: int) -> list[list[Segment]]:
+    """Groups within which nobody is padded to much more than its own size, of that many blocks or of one segment."""
     groups: list[list[Segment]] = []
     for segment in sorted((s for s in segments if s.width), key=lambda s: (s.width, len(s.table), s.start)):
         least = groups[-1][0] if groups else segment
         fits = segment.width <= 1.25 * least.width + 4 and len(segment.table) <= 1.5 * len(least.table) + 4
-        if groups and fits:
+        if groups and fits and (1 + len(groups[-1])) * len(segment.table) <= most_blocks:
             groups[-1].append(segment)
         else:
             groups.append([segment])
@@ -168,24 +172,25 @@ def cached_attention(
     Returns:
         [1, tokens, heads, head_dim]
     """
-    store = plan.cache.data[cast(int, module.layer_idx)]
+    layer = cast(int, module.layer_idx)
+    store = plan.cache.data[layer]
     head_dim = query.shape[-1]
     slots = store.view(store.shape[0], -1, head_dim)
     slots.index_copy_(1, plan.slots, torch.cat([key[0], value[0]]))
     output = query.new_empty(1, query.shape[2], query.shape[1], head_dim)
     for run in plan.runs:
-        _attend(run, store, query[0], output[0], scaling)
+        _attend(run, plan.cache.gather(layer, run.table), query[0], output[0], scaling)
     return output, None
 
 
-def _attend(run: Run, store: Tensor, query: Tensor, output: Tensor, scaling: float | None) -> None:
+def _attend(run: Run, gathered: Tensor, query: Tensor, output: Tensor, scaling: float | None) -> None:
     """query: [heads, tokens, head_dim]; output: [tokens, heads, head_dim], written for the run's rows."""
     heads, _, head_dim = query.shape
-    kv_heads = store.shape[0] // 2
+    kv_heads = gathered.shape[0] // 2
     # Query heads that share keys stand below one another, as if they were more queries.
     groups = heads // kv_heads
     q = query[:, run.tokens].view(kv_heads, groups, run.rows, run.width, head_dim).permute(2, 0, 1, 3, 4)
-    keys, values = store.index_select(1, run.table).view(2, kv_heads, run.rows, -1, head_dim).transpose(1, 2).unbind(0)
+    keys, values = gathered.view(2, kv_heads, run.rows, -1, head_dim).transpose(1, 2).unbind(0)
     found = functional.scaled_dot_product_attention(
         q.reshape(run.rows, kv_heads, groups * run.width, head_dim),
         keys,

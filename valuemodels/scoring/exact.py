@@ -119,17 +119,20 @@ class ExactScorer:
             self._read_group(group)
 
     def _groups_of(self, prefixes: Sequence[_AnyPrefix]) -> Iterator[list[_AnyPrefix]]:
-        """Parts of a step that find room in the cache together, whatever they share."""
+        """Parts of a step that find room in the cache together. Blocks that several hold already count once."""
         group: list[_AnyPrefix] = []
+        counted: set[int] = set()
         room = self.cache.capacity
         for prefix in prefixes:
+            held = self.cache.held(prefix.sequence_id)
             needs = blocks_for(len(prefix.token_ids))
             needs += blocks_for(len(prefix.candidates)) if isinstance(prefix, Query) else 0
-            if group and needs > room:
+            if group and needs - len(counted.intersection(held)) > room:
                 yield group
-                group, room = [], self.cache.capacity
+                group, counted, room = [], set(), self.cache.capacity
             group.append(prefix)
-            room -= needs
+            room -= needs - len(counted.intersection(held))
+            counted.update(held)
         yield group
 
     def _read_group(self, prefixes: Sequence[Prefix]) -> None:

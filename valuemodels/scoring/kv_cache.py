@@ -9,10 +9,12 @@ present step. What is stored is always checked against the tokens asked for: a s
 a wrong value.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 import torch
+from torch import Tensor
 
 from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, Block, CacheFullError, KVShape, SequenceKV, blocks_for
 
@@ -45,6 +47,7 @@ class KVCache:
         self._fresh = 0
         self._free: list[int] = []
         self._unclean: list[int] = []
+        self._gathered = self.data.new_empty(0)
         self._idle: OrderedDict[Block, None] = OrderedDict()
         self._sequences: OrderedDict[str, SequenceKV] = OrderedDict()
         self._forgotten: OrderedDict[str, None] = OrderedDict()
@@ -77,6 +80,11 @@ class KVCache:
             del self._forgotten[sequence_id]
             self.evictions += sequence.stored < len(prefix) - 1
         return sequence
+
+    def held(self, sequence_id: str) -> list[int]:
+        """The places of the blocks that a sequence holds."""
+        sequence = self._sequences.get(sequence_id)
+        return [] if sequence is None else [block.index for block in sequence.blocks]
 
     def reserve(self, sequence: SequenceKV, tokens: int, in_use: Collection[str]) -> None:
         """Make room for a sequence of that many tokens.
@@ -111,6 +119,17 @@ class KVCache:
     def give_back(self, indices: Sequence[int]) -> None:
         """Return what was borrowed."""
         self._free.extend(indices)
+
+    def gather(self, layer: int, table: Tensor) -> Tensor:
+        """The blocks of a table, side by side, in one layer: [2 * kv_heads, blocks, block_tokens * head_dim].
+
+        They lie in memory that the next call writes over: fresh memory of this size costs more than the copy.
+        """
+        store = self.data[layer]
+        size = (store.shape[0], len(table), store.shape[2])
+        if self._gathered.numel() < math.prod(size):
+            self._gathered = store.new_empty(math.prod(size))
+        return torch.index_select(store, 1, table, out=self._gathered[: math.prod(size)].view(size))
 
     def clean(self) -> None:
         """Blank what has been handed out since the last call.

@@ -312,9 +312,9 @@ async def test_a_change_that_weight_times_beta_does_not_allow_is_refused() -> No
 
 
 async def test_a_long_prompt_cannot_be_guided_later_either(engine: FakeEngine) -> None:
-    """Its first change would have value models read all of it in one step, once a choice."""
+    """Its first change would have value models read all of it in one step."""
     app = make_app(engine)
-    app.state.openai_serving_chat.prompt_tokens = LIMITS.max_exact_tokens // 2
+    app.state.openai_serving_chat.prompt_tokens = LIMITS.max_exact_tokens + 1
     async with started(engine, app, objective_weights={}, n=3) as (http, _):
         refused = await http.patch(URL, json={"objective_weights": {"positivity": 1}}, headers=MINE)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "objective_weights")

@@ -62,8 +62,9 @@ async def test_what_must_not_go_without_its_values_fails_on_every_route(engine: 
 async def test_a_prompt_too_long_for_value_models_is_refused_on_every_route(engine: FakeEngine) -> None:
     client = gateway(engine, default_weights={"positivity": 1.0})
     with pytest.raises(PrefillError, match="exact scoring"):
-        await outputs(client, params(n=2), tokens=LIMITS.max_exact_tokens // 2 + 1)
+        await outputs(client, params(), tokens=LIMITS.max_exact_tokens + 1)
     assert engine.params == []
+    assert await outputs(client, params(n=2), tokens=LIMITS.max_exact_tokens), "choices share what is read"
 
 
 @pytest.mark.parametrize("stream", [False, True])
