@@ -7,7 +7,7 @@ import pytest
 
 from tests.invariants.conftest import only_float32
 from tests.invariants.engine import generate, preemptions, read_traces
-from tests.invariants.test_engine import guided, request
+from tests.invariants.kit import guided, request
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName
 

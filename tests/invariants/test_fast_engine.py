@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from tests.invariants.conftest import only_float32
 from tests.invariants.engine import BATCHED_TOKENS, generate, preemptions, read_traces
-from tests.invariants.test_engine import guided, request
+from tests.invariants.kit import guided, request
 from valuemodels.guide.recorder import read_positions
 from valuemodels.scoring.fast import FastScorer
 from valuemodels.scoring.scorer import ScoringBatch

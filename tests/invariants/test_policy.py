@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.invariants.engine import generate, read_traces
-from tests.invariants.test_engine import guided, request
+from tests.invariants.kit import guided, request
 from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.scoring.scorer import ScoringBatch
 

@@ -116,7 +116,7 @@ class ExactScorer:
             CacheFullError: one of them alone needs more than the whole cache.
         """
         for group in self._groups_of(prefixes):
-            self._read_group(group)
+            self._read_group(group, BLOCK_TOKENS)
 
     def _groups_of(self, prefixes: Sequence[_AnyPrefix]) -> Iterator[list[_AnyPrefix]]:
         """Parts of a step that find room in the cache together. Blocks that several hold already count once."""
@@ -135,8 +135,12 @@ class ExactScorer:
             counted.update(held)
         yield group
 
-    def _read_group(self, prefixes: Sequence[Prefix]) -> None:
-        """Read what is missing, several sequences in one forward; what they have in common, once."""
+    def _read_group(self, prefixes: Sequence[Prefix], at_least: int) -> None:
+        """Read what is missing, several sequences in one forward; what they have in common, once.
+
+        Args:
+            at_least: tokens that a sequence must miss to be worth it.
+        """
         in_use = {prefix.sequence_id for prefix in prefixes}
         while True:
             parts: list[_Part] = []
@@ -146,8 +150,10 @@ class ExactScorer:
                 start = sequence.stored
                 # Up to a block's end, so that whoever begins alike can share it.
                 stop = min(len(prefix.token_ids), start + room) // BLOCK_TOKENS * BLOCK_TOKENS
+                if stop <= start or len(prefix.token_ids) - start < at_least:
+                    continue
                 begin = tuple(prefix.token_ids[: start + BLOCK_TOKENS])
-                if stop <= start or begin in begun:
+                if begin in begun:
                     continue
                 begun.add(begin)
                 self.cache.reserve(sequence, stop, in_use)
@@ -158,7 +164,8 @@ class ExactScorer:
             self._forward(parts, in_use)
 
     def _score_group(self, queries: Sequence[Query]) -> list[Tensor]:
-        self._read_group(queries)
+        # What a block holds or less is read along with the candidates.
+        self._read_group(queries, BLOCK_TOKENS + 1)
         in_use = {query.sequence_id for query in queries}
         parts = []
         for query in queries:

@@ -11,41 +11,12 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2Model, MistralConfig, MistralModel
 
 from tests.conftest import TINY_VOCAB
+from tests.valuemodels.scoring.kit import assert_exact, query, tokens
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import BackboneConfig, ValueConfig
 from valuemodels.models.checkpoint import load_value_model
 from valuemodels.models.trunk import ValueModel
-from valuemodels.scoring.exact import READ_TOKENS, ExactScorer, Prefix, Query
-from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, CacheFullError
-
-TOLERANCE = 1e-4
-
-
-@pytest.fixture
-def scorer(tiny_base: str, tiny_checkpoint: Path) -> ExactScorer:
-    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
-    return ExactScorer(model, cache_bytes=1 << 24)
-
-
-@pytest.fixture(scope="module")
-def uncached(tiny_base: str, tiny_checkpoint: Path) -> ValueModel:
-    return load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
-
-
-def tokens(count: int, seed: int = 0) -> list[int]:
-    return torch.randint(TINY_VOCAB, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def query(name: str, prefix: list[int], candidates: list[int]) -> Query:
-    return Query(name, prefix, torch.tensor(candidates, dtype=torch.int64))
-
-
-def assert_exact(model: ValueModel, queries: list[Query], values: list[torch.Tensor]) -> None:
-    for asked, found in zip(queries, values, strict=True):
-        rows = torch.tensor([[*asked.token_ids, candidate] for candidate in asked.candidates.tolist()])
-        expected = model(rows)[:, -1] if len(rows) else torch.empty(0, 2)
-        assert found.shape == expected.shape
-        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+from valuemodels.scoring.exact import READ_TOKENS, ExactScorer
 
 
 def test_ragged_batches_over_many_steps_score_as_if_uncached(scorer: ExactScorer, uncached: ValueModel) -> None:
@@ -107,108 +78,6 @@ def test_any_history_of_prefixes_leaves_values_exact(tiny_base: str, tiny_checkp
     for name, length, seed in history:
         asked = [query(name, tokens(length, seed), tokens(3, seed + 7))]
         assert_exact(reference, asked, scorer.score_queries(asked))
-
-
-def small(tiny_base: str, tiny_checkpoint: Path, blocks: int) -> ExactScorer:
-    """A scorer whose cache holds that many blocks."""
-    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
-    block = ExactScorer(model, 1 << 20).cache.shape.bytes_per_block
-    return ExactScorer(load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu"), blocks * block)
-
-
-def test_idle_sequences_make_room_and_nothing_is_wrong(
-    tiny_base: str, tiny_checkpoint: Path, uncached: ValueModel
-) -> None:
-    scorer = small(tiny_base, tiny_checkpoint, 6)
-    for seed in (1, 2, 3, 1, 2, 3):
-        asked = [query(f"s{seed}", tokens(40 + seed, seed), [1, 2, 3])]
-        assert_exact(uncached, asked, scorer.score_queries(asked))
-        assert scorer.cache.bytes <= scorer.cache.budget_bytes
-    assert scorer.cache.evictions >= 2
-
-
-def test_a_step_larger_than_the_cache_is_scored_in_parts(
-    tiny_base: str, tiny_checkpoint: Path, uncached: ValueModel
-) -> None:
-    """Running sequences are read again under pressure; the budget holds all the same."""
-    scorer = small(tiny_base, tiny_checkpoint, 8)
-    for step in range(3):
-        asked = [query(f"s{i}", tokens(30 + 9 * i, i) + tokens(step, 7), tokens(5, step)) for i in range(6)]
-        assert_exact(uncached, asked, scorer.score_queries(asked))
-        assert scorer.cache.bytes <= scorer.cache.budget_bytes
-
-
-def test_what_can_never_fit_is_an_error_and_costs_the_others_nothing(
-    tiny_base: str, tiny_checkpoint: Path, uncached: ValueModel
-) -> None:
-    scorer = small(tiny_base, tiny_checkpoint, 4)
-    with pytest.raises(CacheFullError, match="64 tokens"):
-        scorer.score_queries([query("giant", tokens(100), [1])])
-    asked = [query("a", tokens(33), [3, 4])]
-    assert_exact(uncached, asked, scorer.score_queries(asked))
-    with pytest.raises(CheckpointError, match="too small"):
-        small(tiny_base, tiny_checkpoint, 0)
-
-
-def test_only_sequences_that_come_back_count_as_evicted(tiny_base: str, tiny_checkpoint: Path) -> None:
-    """Would catch a counter that rises with every sequence that has simply ended."""
-    scorer = small(tiny_base, tiny_checkpoint, 3)
-    for number, name in enumerate("abc"):
-        scorer.score_queries([query(name, tokens(29, number), [1])])
-    assert len(scorer.cache) == 1 and scorer.cache.evictions == 0
-    scorer.score_queries([query("a", tokens(29, 0), [1])])
-    scorer.score_queries([query("a", [*tokens(29, 0), 1], [1])])
-    assert scorer.cache.evictions == 1
-
-
-def count_tokens(scorer: ExactScorer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each forward of the trunk reads from now on."""
-    seen: list[int] = []
-    forward = scorer.model.backbone.forward
-
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        seen.append(kwargs["input_ids"].shape[1])
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(scorer.model.backbone, "forward", counting)
-    return seen
-
-
-def test_what_sequences_begin_with_is_read_once(
-    scorer: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The choices of one prompt in one step, and a later prompt under the same system prompt."""
-    seen = count_tokens(scorer, monkeypatch)
-    prompt = tokens(3 * BLOCK_TOKENS + 5)
-    choices = [query(f"{child}_a", [*prompt, child], [1, 2]) for child in range(4)]
-    assert_exact(uncached, choices, scorer.score_queries(choices))
-    assert sum(seen) == 3 * BLOCK_TOKENS + 4 * (6 + 2)
-    seen.clear()
-    later = [query("b", prompt[: 2 * BLOCK_TOKENS] + tokens(7, 9), [4])]
-    assert_exact(uncached, later, scorer.score_queries(later))
-    assert sum(seen) == 7 + 1
-    assert scorer.cache.shared_tokens == 3 * 3 * BLOCK_TOKENS + 2 * BLOCK_TOKENS
-
-
-def test_shared_blocks_outlive_whoever_wrote_them(scorer: ExactScorer, uncached: ValueModel) -> None:
-    prompt = tokens(40)
-    for name, end in (("a", [1]), ("b", [2, 3]), ("c", [4])):
-        asked = [query(name, prompt + end, [5, 6])]
-        assert_exact(uncached, asked, scorer.score_queries(asked))
-        scorer.cache.forget(name)
-    assert len(scorer.cache) == 0
-
-
-def test_reading_ahead_leaves_little_for_the_step(
-    scorer: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt = tokens(5 * BLOCK_TOKENS + 3)
-    for stop in (20, 50, len(prompt)):
-        scorer.read([Prefix("a", prompt[:stop])])
-    seen = count_tokens(scorer, monkeypatch)
-    asked = [query("a", prompt, [7, 8])]
-    assert_exact(uncached, asked, scorer.score_queries(asked))
-    assert seen == [3 + 2]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral"])

@@ -1,0 +1,21 @@
+"""A trunk to score with, and the same without a cache."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from valuemodels.models.checkpoint import load_value_model
+from valuemodels.models.trunk import ValueModel
+from valuemodels.scoring.exact import ExactScorer
+
+
+@pytest.fixture
+def scorer(tiny_base: str, tiny_checkpoint: Path) -> ExactScorer:
+    model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
+    return ExactScorer(model, cache_bytes=1 << 24)
+
+
+@pytest.fixture(scope="module")
+def uncached(tiny_base: str, tiny_checkpoint: Path) -> ValueModel:
+    return load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
