@@ -22,7 +22,7 @@ NEG_INF = float("-inf")
 _SOLVER_STEPS = 16
 _SOLVER_MARGIN = 1e-7
 _TINY = 1e-300
-GREEDY_TEMPERATURE = 1e-5
+_GREEDY_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def write_only(logits: Tensor, index: Tensor, token_ids: Tensor, replaced: Tenso
 
 def sampling_temperature(temperature: Tensor) -> Tensor:
     """T as the tilt sees it: greedy rows (T = 0) are tilted, and their KL measured, as at T = 1."""
-    return torch.where(temperature < GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
+    return torch.where(temperature < _GREEDY_TEMPERATURE, torch.ones_like(temperature), temperature)
 
 
 def tilt(
@@ -190,14 +190,14 @@ def beta_within_budget(base_logprobs: Tensor, v: Tensor, beta: Tensor, budget: T
     variance = (p * (v - (p * v).sum(-1, keepdim=True)).square()).sum(-1).clamp_min(_TINY)
     goal = (budget * (1 - _SOLVER_MARGIN)).sqrt()
     low, high = torch.zeros_like(beta), beta
-    trial, step = beta, (2 * budget / variance).sqrt() - beta
-    for _ in range(_SOLVER_STEPS):
+    trial = beta
+    for step in range(_SOLVER_STEPS):
         kl, slope = _kl_and_slope(base_logprobs, v, trial, u)
         within = kl <= budget
         low, high = torch.where(within, trial, low), torch.where(within, high, trial)
         root = kl.sqrt()
-        # The first trial is all that is asked for; the second the estimate for small strengths.
-        newton = trial + (step if trial is beta else 2 * root * (goal - root) / slope)
+        # The first trial is all that is asked for, the second the estimate for small strengths.
+        newton = trial + 2 * root * (goal - root) / slope if step else (2 * budget / variance).sqrt()
         inside = (newton > low) & (newton < high)
         trial = torch.where(inside, newton, (low + high) / 2)
     return low

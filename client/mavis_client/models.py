@@ -1,7 +1,6 @@
 """What the server answers, as pydantic models. No I/O.
 
-Known fields are typed; fields that a newer server adds are kept and can be read as attributes. Nothing here checks
-what a request may contain: that is the server's word.
+Known fields are typed; fields that a newer server adds are kept and can be read. Requests are not checked here.
 """
 
 from typing import Generic, TypeVar
@@ -41,7 +40,7 @@ class TokenTrace(Answer):
         values: the token's value minus the base's expectation over the candidates; None where the token was not among
             the scored candidates.
         levels: the expected final reward after this token; only with exact scoring.
-        dropped_mass: the base's probability of the candidates that `candidate_min_p` left out; None where it left none.
+        dropped_mass: the base's probability of the candidates that `candidate_min_p` left out; None without one.
         candidates: only with `return_values="candidates"`.
     """
 

@@ -59,7 +59,7 @@ class TokenValues(_Answer):
         float | None,
         Field(
             description="Probability that the base model gave to the candidates which `candidate_min_p` left out, "
-            "renormalised on all of them. Only where that is above 0."
+            "renormalised on all of them. Only in answers to requests with a `candidate_min_p` above 0."
         ),
     ] = None
     candidates: Annotated[

@@ -19,7 +19,7 @@ class Limits:
         max_choices: prompts times `n`.
         max_weights: names in `objective_weights`.
         max_traced: tokens times choices, times `candidates` where they are told: what `return_values` may ask for.
-        max_exact_tokens: of a prompt that value models read: exact scoring alone reads prompts, once whatever `n` is.
+        max_exact_tokens: of prompts that value models read: exact scoring alone reads them, once whatever `n` is.
     """
 
     max_n: int

@@ -44,14 +44,16 @@ def test_a_cache_far_too_small_costs_time_and_never_a_value(
     cache = cache_of(engine)
     monkeypatch.setattr(cache, "capacity", cache._fresh + 1)
     spare = 9
-    borrowed = [cache._allocate(()) for _ in range(cache.capacity - spare)]
+    borrowed = cache.borrow(cache.capacity - spare, ())
     evictions = cache.evictions
     asked = [request(20 + 7 * i, 520 + i, guided()) for i in range(4)]
-    answers = generate(engine, asked)
+    try:
+        answers = generate(engine, asked)
+    finally:
+        cache.give_back(borrowed)
     assert cache.evictions > evictions and cache._fresh <= cache.capacity
     for r, (output,) in zip(asked, answers, strict=True):
         assert_trace_is_exact(uncached, r["prompt"], output, trace_of(engine, r))
-    cache.give_back(borrowed)
 
 
 @only_float32

@@ -98,7 +98,7 @@ def _sides(names: Sequence[str], scorings: Sequence[Scoring]) -> list[Sides]:
     if (exact := asked.get("exact")) is not None:
         pruned = replace(exact, candidate_min_p=PRUNED)
         found.append(Sides(f"weights, exact, candidate_min_p {PRUNED} / no weights", pruned))
-    shared = next(iter(asked.values())) if "fast" not in asked else asked["fast"]
+    shared = asked.get("fast") or next(iter(asked.values()))
     found.append(Sides(f"weights of every row's own / of all, {shared.scoring}", shared, shared, own_weights=True))
     return found
 
@@ -114,9 +114,10 @@ def _compare_all(
 ) -> list[Comparison]:
     comparisons = []
     seeds = count(1)
-    with progress("bench", len(batches) * (pairs + len(guided) * guided_pairs)) as advance:
-        for rows in batches:
-            for worker, asked in ((plain, None), (ours, None), *((ours, sides.side) for sides in guided)):
+    compared = {rows: [sides for sides in guided if rows > 1 or not sides.own_weights] for rows in batches}
+    with progress("bench", sum(pairs + len(some) * guided_pairs for some in compared.values())) as advance:
+        for rows, some in compared.items():
+            for worker, asked in ((plain, None), (ours, None), *((ours, sides.side) for sides in some)):
                 worker.time(Job(rows, WARM_UP_TOKENS, next(seeds), asked))
             untouched = []
             for pair in range(pairs):
@@ -124,7 +125,7 @@ def _compare_all(
                 untouched.append(_in_turn((ours, job), (plain, job), pair))
                 advance(1, f"batch {rows} against plain vLLM")
             comparisons.append(_comparison("no weights / plain vLLM", rows, untouched, compare_tokens=True))
-            for sides in (sides for sides in guided if rows > 1 or not sides.own_weights):
+            for sides in some:
                 numbers = [next(seeds) for _ in range(guided_pairs)]
                 timings = _guided_pairs(ours, rows, sides, numbers, max_tokens, advance)
                 comparisons.append(_comparison(sides.what, rows, timings, compare_tokens=False))

@@ -36,9 +36,8 @@ def bench_step(
     values: ValuesOption = None,
     out: OutOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="Steps timed for each shape.")] = 7,
-    most: Annotated[
-        int, typer.Option(min=1, help="Leave out shapes of more rows, or of more context, times 32.")
-    ] = 128,
+    max_rows: Annotated[int, typer.Option(min=1, help="Leave out shapes of more rows.")] = 128,
+    max_context: Annotated[int, typer.Option(min=100, help="Leave out shapes of more tokens a row.")] = 4000,
     base_folder: BaseFolderOption = None,
 ) -> None:
     """Time a step of exact scoring and its matrix products in turns, for many shapes."""
@@ -46,19 +45,18 @@ def bench_step(
         checkpoint = find_checkpoint(values, base_folder)
         checkpoint.scoring("exact")
         guide = replace(checkpoint.guide, scorings=("exact",), default_scoring="exact")
-        timings = _measure(guide, repeats, most)
+        timings = _measure(guide, _shapes(max_rows, max_context), repeats)
         _print(timings)
         write_report(out, {"repeats": repeats, "steps": [asdict(t) | {"over_limit": t.over_limit} for t in timings]})
 
 
-def _shapes(most: int) -> list[StepShape]:
+def _shapes(max_rows: int, max_context: int) -> list[StepShape]:
     usual = StepShape(rows=8, candidates=40, context=100, objectives=2)
     found = [replace(usual, **{name: number}) for name, numbers in VARIED.items() for number in numbers]
-    return [s for s in dict.fromkeys(found) if s.rows <= most and s.context <= 32 * most]
+    return [s for s in dict.fromkeys(found) if s.rows <= max_rows and s.context <= max_context]
 
 
-def _measure(guide: GuideConfig, repeats: int, most: int) -> list[StepTiming]:
-    shapes = _shapes(most)
+def _measure(guide: GuideConfig, shapes: Sequence[StepShape], repeats: int) -> list[StepTiming]:
     spawn = multiprocessing.get_context("spawn")
     with (
         progress("bench", len(shapes)) as advance,

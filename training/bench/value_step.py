@@ -65,8 +65,8 @@ def _products(model: ValueModel, shape: StepShape) -> Callable[[], object]:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     tokens = shape.rows * (1 + shape.candidates)
     inputs = {layer.in_features: torch.randn(tokens, layer.in_features) for layer in layers}
-    kv, heads = kv_shape_of(model), model.backbone.config.num_attention_heads
-    queries = torch.randn(shape.rows, kv.kv_heads, heads // kv.kv_heads * (1 + shape.candidates), kv.head_dim)
+    kv = kv_shape_of(model)
+    queries = torch.randn(shape.rows, kv.kv_heads, kv.groups * (1 + shape.candidates), kv.head_dim)
     keys = torch.randn(shape.rows, kv.kv_heads, kv.head_dim, shape.context)
     weights = torch.randn(*queries.shape[:3], shape.context)
 

@@ -127,10 +127,10 @@ class ValueLogitsProcessor(LogitsProcessor):
         elif overrides is None and not request.guidance.needs_values:
             return None
         if row is None or row.index != index or row.sequence_id != request_id or row.guidance is not request.guidance:
-            row = request.row = self._made(index, request_id, request)
+            row = request.row = self._new_row(index, request_id, request)
         return row
 
-    def _made(self, index: int, request_id: str, request: RunningRequest) -> Row:
+    def _new_row(self, index: int, request_id: str, request: RunningRequest) -> Row:
         asked = request.asked
         return Row(
             index=index,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from valuemodels.contract.guidance import Scoring
 from valuemodels.scoring.rows import Row
-from valuemodels.tilting import GREEDY_TEMPERATURE
+from valuemodels.tilting import sampling_temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class SettingsOfRows:
         self._objectives = len(next(iter(scales.values())))
         self._written: dict[int, Row] = {}
         self._numbers = torch.empty(0, 2 * self._objectives + 5, device=device)
-        self._counts = torch.empty(0, 3, dtype=torch.int64, device=device)
+        self._counts = torch.empty(0, 2, dtype=torch.int64, device=device)
         self._order: list[int] = []
         self._settings: RowSettings | None = None
 
@@ -85,7 +85,7 @@ class SettingsOfRows:
         self._make_room(1 + max(row.index for row in rows))
         index = torch.tensor([row.index for row in rows], device=self._device)
         numbers = torch.tensor([self._line(row) for row in rows], dtype=torch.float32)
-        counts = torch.tensor([[row.index, row.guidance.candidates, row.last_token] for row in rows])
+        counts = torch.tensor([[row.guidance.candidates, row.last_token] for row in rows])
         self._numbers[index] = numbers.to(self._device)
         self._counts[index] = counts.to(self._device)
         # The row itself, so that its guidance stays alive: only so is an identity its own.
@@ -97,8 +97,8 @@ class SettingsOfRows:
         free = [(s - pin) * scale for s, pin, scale in zip(asked.strengths, asked.pins, scales, strict=True)]
         pinned = [pin * scale for pin, scale in zip(asked.pins, scales, strict=True)]
         budget = torch.inf if asked.kl_budget is None else asked.kl_budget
-        flags = [not asked.is_plain, self._levels[asked.scoring]]
-        return [*free, *pinned, row.temperature, budget, *flags, _least(asked.candidate_min_p, row.temperature)]
+        least = math.log(asked.candidate_min_p) if asked.candidate_min_p else -math.inf
+        return [*free, *pinned, row.temperature, budget, not asked.is_plain, self._levels[asked.scoring], least]
 
     def _make_room(self, lines: int) -> None:
         if (missing := lines - self._numbers.shape[0]) > 0:
@@ -110,32 +110,27 @@ class SettingsOfRows:
         places: dict[Scoring, list[int]] = {}
         for place, row in enumerate(rows):
             places.setdefault(row.guidance.scoring, []).append(place)
-        # Without a copy of the order: rows that stand together from the top are most of what there is.
-        together = order == list(range(len(order)))
-        index = slice(len(order)) if together else torch.tensor(order, device=self._device)
-        numbers, counts = self._numbers[index].clone(), self._counts[index].clone()
+        index = torch.tensor(order, device=self._device)
+        numbers, counts = self._numbers[index], self._counts[index]
         free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 5], dim=1)
         tilts = rest[:, 2] != 0
         return RowSettings(
-            index=counts[:, 0],
+            index=index,
             free=free,
             pinned=pinned if any(any(row.guidance.pins) for row in rows) else None,
             tilts=tilts,
             temperature=rest[:, 0],
             kl_budget=rest[:, 1] if any(row.guidance.kl_budget is not None for row in rows) else None,
-            least=rest[:, 4] if any(row.guidance.candidate_min_p for row in rows) else None,
-            counts=counts[:, 1],
+            least=rest[:, 4] * sampling_temperature(rest[:, 0])
+            if any(row.guidance.candidate_min_p for row in rows)
+            else None,
+            counts=counts[:, 0],
             width=max(row.guidance.candidates for row in rows),
             gives_levels=rest[:, 3] != 0,
-            last_tokens=counts[:, 2],
+            last_tokens=counts[:, 1],
             needed=(free != 0) | (pinned != 0) | ~tilts[:, None],
             places=dict(sorted(places.items())),
         )
-
-
-def _least(share: float, temperature: float) -> float:
-    """The logit, seen from the largest one, of a token with that share of its probability."""
-    return math.log(share) * (1.0 if temperature < GREEDY_TEMPERATURE else temperature) if share else -math.inf
 
 
 def _asks_for_the_same(before: Row | None, now: Row) -> bool:

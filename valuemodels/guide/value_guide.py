@@ -105,8 +105,8 @@ class ValueGuide:
             for row, tokens in rows
             if row.guidance.scoring == "exact"
         ]
-        for scorer in self.scorers.get("exact", ()) if prefixes else ():
-            if isinstance(scorer, ExactScorer):
+        for scorer in self.scorers.get("exact", ()):
+            if prefixes and isinstance(scorer, ExactScorer):
                 self._row_by_row.read(scorer, prefixes)
 
     def _batch(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, blocks_for
+from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, KVShape, blocks_for
 from valuemodels.scoring.kv_cache import KVCache
 
 ATTENTION_NAME = "mavis_cached"
@@ -98,16 +98,12 @@ class AttentionPlan:
     runs: tuple[Run, ...]
 
 
-def plan_attention(cache: KVCache, segments: Sequence[Segment], groups: int) -> AttentionPlan:
-    """Where the keys of a flat batch go, and its runs.
-
-    Args:
-        groups: query heads that share a key.
-    """
+def plan_attention(cache: KVCache, segments: Sequence[Segment]) -> AttentionPlan:
+    """Where the keys of a flat batch go, and its runs."""
     device = cache.shape.device
     slots = torch.tensor([slot for segment in segments for slot in segment.slots], device=device)
     most_blocks = MOST_GATHERED_BYTES * cache.shape.layers // cache.shape.bytes_per_block
-    return AttentionPlan(cache, slots, tuple(_run(cache, some, groups) for some in _alike(segments, most_blocks)))
+    return AttentionPlan(cache, slots, tuple(_run(cache.shape, some) for some in _alike(segments, most_blocks)))
 
 
 def _alike(segments: Sequence[Segment], most_blocks: int) -> list[list[Segment]]:
@@ -123,8 +119,8 @@ def _alike(segments: Sequence[Segment], most_blocks: int) -> list[list[Segment]]
     return [sorted(group, key=lambda s: s.start) for group in groups]
 
 
-def _run(cache: KVCache, segments: Sequence[Segment], groups: int) -> Run:
-    device, dtype = cache.shape.device, cache.shape.dtype
+def _run(shape: KVShape, segments: Sequence[Segment]) -> Run:
+    device = shape.device
     width, blocks = max(s.width for s in segments), max(len(s.table) for s in segments)
     tokens: list[int] = []
     table: list[int] = []
@@ -140,14 +136,14 @@ def _run(cache: KVCache, segments: Sequence[Segment], groups: int) -> Run:
         own.append([*segment.columns, *[0] * short])
     column = torch.arange(blocks * BLOCK_TOKENS, device=device)
     limit, mine = (torch.tensor(numbers, device=device)[..., None] for numbers in (limits, own))
-    mask = torch.zeros(len(segments), width, len(column), dtype=dtype, device=device)
+    mask = torch.zeros(len(segments), width, len(column), dtype=shape.dtype, device=device)
     mask.masked_fill_((column >= limit) & (column != mine), float("-inf"))
     return Run(
         rows=len(segments),
         width=width,
         tokens=torch.tensor(tokens, device=device),
         table=torch.tensor(table, device=device),
-        mask=mask[:, None].repeat(1, 1, groups, 1),
+        mask=mask[:, None].repeat(1, 1, shape.groups, 1),
         real=None if len(real) == len(tokens) else torch.tensor(real, device=device),
     )
 

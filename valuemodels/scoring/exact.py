@@ -12,7 +12,7 @@ from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.attention import ATTENTION_NAME, Segment, plan_attention
 from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, CacheFullError, SequenceKV, blocks_for
 from valuemodels.scoring.kv_cache import KVCache
-from valuemodels.scoring.own_check import check_same, kv_heads_of, kv_shape_of, sample_of, uncached_values
+from valuemodels.scoring.own_check import check_same, kv_shape_of, sample_of, uncached_values
 from valuemodels.scoring.scorer import ScoringBatch
 
 READ_TOKENS = 512
@@ -73,7 +73,6 @@ class ExactScorer:
         self.scales = tuple(cast(float, objective.scale) for objective in self.objectives)
         self.checkpoint_id = model.config.id
         self._vocabulary = model.backbone.get_input_embeddings().weight.shape[0]
-        self._groups = model.backbone.config.num_attention_heads // kv_heads_of(model)
         try:
             self.cache = KVCache(kv_shape_of(model), cache_bytes)
         except CacheFullError as error:
@@ -124,29 +123,34 @@ class ExactScorer:
         counted: set[int] = set()
         room = self.cache.capacity
         for prefix in prefixes:
-            held = self.cache.held(prefix.sequence_id)
             needs = blocks_for(len(prefix.token_ids))
             needs += blocks_for(len(prefix.candidates)) if isinstance(prefix, Query) else 0
-            if group and needs - len(counted.intersection(held)) > room:
+            if group and needs - len(counted.intersection(self.cache.held(prefix.sequence_id))) > room:
                 yield group
                 group, counted, room = [], set(), self.cache.capacity
+            # Asked again: the part before may have taken blocks from this one.
+            held = self.cache.held(prefix.sequence_id)
             group.append(prefix)
             room -= needs - len(counted.intersection(held))
             counted.update(held)
-        yield group
+        if group:
+            yield group
 
-    def _read_group(self, prefixes: Sequence[Prefix], at_least: int) -> None:
+    def _read_group(self, prefixes: Sequence[Prefix], at_least: int) -> list[SequenceKV]:
         """Read what is missing, several sequences in one forward; what they have in common, once.
 
         Args:
             at_least: tokens that a sequence must miss to be worth it.
+
+        Returns:
+            What the cache holds of each now.
         """
         in_use = {prefix.sequence_id for prefix in prefixes}
         while True:
             parts: list[_Part] = []
             room, begun = READ_TOKENS, set()
-            for prefix in prefixes:
-                sequence = self.cache.open(prefix.sequence_id, prefix.token_ids)
+            sequences = [self.cache.open(prefix.sequence_id, prefix.token_ids) for prefix in prefixes]
+            for prefix, sequence in zip(prefixes, sequences, strict=True):
                 start = sequence.stored
                 # Up to a block's end, so that whoever begins alike can share it.
                 stop = min(len(prefix.token_ids), start + room) // BLOCK_TOKENS * BLOCK_TOKENS
@@ -160,16 +164,15 @@ class ExactScorer:
                 parts.append(_Part(sequence, prefix.token_ids[start:stop], _NO_CANDIDATES))
                 room -= stop - start
             if not parts:
-                return
+                return sequences
             self._forward(parts, in_use)
 
     def _score_group(self, queries: Sequence[Query]) -> list[Tensor]:
         # What a block holds or less is read along with the candidates.
-        self._read_group(queries, BLOCK_TOKENS + 1)
+        sequences = self._read_group(queries, BLOCK_TOKENS + 1)
         in_use = {query.sequence_id for query in queries}
         parts = []
-        for query in queries:
-            sequence = self.cache.open(query.sequence_id, query.token_ids)
+        for query, sequence in zip(queries, sequences, strict=True):
             self.cache.reserve(sequence, len(query.token_ids), in_use)
             parts.append(_Part(sequence, query.token_ids[sequence.stored :], query.candidates))
         return self._forward(parts, in_use)
@@ -214,7 +217,7 @@ class ExactScorer:
             input_ids=token_ids.long().clamp_(max=self._vocabulary - 1)[None],
             position_ids=torch.tensor(positions, device=device)[None],
             use_cache=False,
-            plan=plan_attention(self.cache, segments, self._groups),
+            plan=plan_attention(self.cache, segments),
         )
         return cast(Tensor, output.last_hidden_state[0])
 

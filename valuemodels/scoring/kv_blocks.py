@@ -13,10 +13,15 @@ class CacheFullError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What a trunk keeps of one token: keys and values in every layer."""
+    """What a trunk keeps of one token: keys and values in every layer.
+
+    Attributes:
+        groups: heads of queries that share a head of keys.
+    """
 
     layers: int
     kv_heads: int
+    groups: int
     head_dim: int
     dtype: torch.dtype
     device: torch.device

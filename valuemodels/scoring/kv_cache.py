@@ -3,10 +3,9 @@
 All blocks are allocated at the start, within the operator's budget, and never more. A sequence is named by the engine's
 own request id and has a list of blocks. A block that is full is *sealed*: it stands in a tree under the block before
 it, found by its very tokens, and every sequence that begins with the same tokens shares it (a system prompt, the
-choices of `n > 1`). Nobody tells which sequences have ended, so blocks go, when new ones are needed, in this order:
-sealed ones that no sequence holds, least recently used first; then those of sequences that do not take part in the
-present step. What is stored is always checked against the tokens asked for: a stale or missing entry costs time, never
-a wrong value.
+choices of `n > 1`). Nobody tells which sequences have ended, so blocks go in this order: sealed ones that no sequence
+holds, least recently used first; then those of sequences that do not take part in the present step. What is stored is
+checked against the tokens asked for: a stale or missing entry costs time, never a wrong value.
 """
 
 import math

@@ -15,20 +15,18 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 def kv_shape_of(model: ValueModel) -> KVShape:
     """What the trunk keeps of one token."""
     config = model.backbone.config
+    heads = config.num_attention_heads
+    # Every head of queries has keys of its own where the config does not say.
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     parameter = next(model.backbone.parameters())
     return KVShape(
         layers=config.num_hidden_layers,
-        kv_heads=kv_heads_of(model),
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        kv_heads=kv_heads,
+        groups=heads // kv_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         dtype=parameter.dtype,
         device=parameter.device,
     )
-
-
-def kv_heads_of(model: ValueModel) -> int:
-    """Heads of keys; every head of queries has its own where the config does not say."""
-    config = model.backbone.config
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def sample_of(model: ValueModel) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,14 @@ def test_candidates_come_with_their_names() -> None:
     ]
 
 
+def test_what_pruning_dropped_is_told_where_pruning_was_asked_for() -> None:
+    asked = {"return_values": True, "candidate_min_p": 0.01}
+    (token,) = BLOCK.whole(choice(returned=1, known=1), checked(asked).resolved)["tokens"]
+    assert token["dropped_mass"] == 0.01
+    (token,) = BLOCK.whole(choice(returned=1, known=1), checked({"return_values": True}).resolved)["tokens"]
+    assert "dropped_mass" not in token
+
+
 def test_a_token_that_was_not_scored_has_no_values_and_adds_nothing() -> None:
     block = BLOCK.whole(
         choice(returned=2, known=2, advantages=[None, [1.0, 2.0]], levels=[None, [0.0, 0.0]]),

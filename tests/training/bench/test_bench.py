@@ -83,8 +83,9 @@ def test_batches_are_the_operators_choice_and_rows_can_have_weights_of_their_own
 
 def test_a_step_is_timed_beside_its_products(tiny_probed_checkpoint: Path, tiny_base: str, tmp_path: Path) -> None:
     out = tmp_path / "step.json"
-    arguments = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base]
-    result = CliRunner().invoke(bench.app, ["step", *arguments, "--repeats", "1", "--most", "8", "--out", str(out)])
+    arguments = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, "--out", str(out)]
+    small = ["--repeats", "1", "--max-rows", "8", "--max-context", "100"]
+    result = CliRunner().invoke(bench.app, ["step", *arguments, *small])
     assert result.exit_code == 0, result.output
     steps = json.loads(out.read_text())["steps"]
     assert {s["shape"]["objectives"] for s in steps} == {1, 2, 4, 8} and {s["shape"]["rows"] for s in steps} == {1, 8}

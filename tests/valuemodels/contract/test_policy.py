@@ -45,6 +45,10 @@ def ask(**fields: object) -> Guidance:
         (ask(candidates=2.0), "candidates", "an integer"),
         (ask(kl_budget=0), "kl_budget", "above 0"),
         (ask(kl_budget=math.nan), "kl_budget", "above 0"),
+        (ask(candidate_min_p=1.0), "candidate_min_p", "from 0 to below 1"),
+        (ask(candidate_min_p=-0.1), "candidate_min_p", "from 0 to below 1"),
+        (ask(candidate_min_p=math.nan), "candidate_min_p", "from 0 to below 1"),
+        (ask(candidate_min_p="0.1"), "candidate_min_p", "from 0 to below 1"),
         (ask(scoring="fast"), "scoring", "one of exact"),
         (ask(trace="all"), "return_values", "candidates"),
     ],
@@ -55,6 +59,14 @@ def test_a_refusal_names_field_value_and_what_is_allowed(guidance: Any, field: A
     assert refused.value.field == field
     assert allowed in refused.value.allowed
     assert field in str(refused.value) and "allowed is" in str(refused.value)
+
+
+def test_the_operators_share_holds_where_a_request_says_none_and_is_checked_as_well() -> None:
+    policy = dataclasses.replace(POLICY, default_candidate_min_p=0.02)
+    assert policy.resolve(None).candidate_min_p == policy.resolve(ask()).candidate_min_p == 0.02
+    assert policy.resolve(ask(candidate_min_p=0)).candidate_min_p == 0
+    with pytest.raises(GuidanceError, match="candidate_min_p: got 2"):
+        dataclasses.replace(POLICY, default_candidate_min_p=2)
 
 
 def test_bounds_are_inclusive() -> None:
