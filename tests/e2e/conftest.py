@@ -65,11 +65,11 @@ def wait_until_ready(server: Server) -> None:
     raise AssertionError(f"not ready after {START_TIMEOUT_S} s:\n{server.log.read_text()[-3000:]}")
 
 
-def stop_server(server: Server, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+def stop_server(server: Server, how: signal.Signals = signal.SIGTERM, timeout_s: float = 30) -> tuple[int, float]:
     """Signal the server; returns its exit status and how many seconds it took."""
     started = time.monotonic()
     server.process.send_signal(how)
-    status = server.process.wait(timeout=30)
+    status = server.process.wait(timeout_s)
     return status, time.monotonic() - started
 
 

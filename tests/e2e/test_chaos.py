@@ -94,16 +94,16 @@ def test_a_worker_that_stops_makes_the_server_unready_and_nothing_is_lost_when_i
 
 
 def test_a_server_that_is_told_to_stop_lets_its_streams_end_and_sends_others_away(own_server: Server) -> None:
-    body = {**TEXT, "max_tokens": 100}
-    alone = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=60).json()["choices"][0]["text"]
+    body = {**TEXT, "max_tokens": 300}  # long enough to be under way when the request below arrives, on any machine
+    alone = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=120).json()["choices"][0]["text"]
     with ThreadPoolExecutor() as threads:
         stream = begun(threads, own_server, body)
-        stop = threads.submit(stop_server, own_server, signal.SIGTERM)
+        stop = threads.submit(stop_server, own_server, signal.SIGTERM, 120)
         assert wait_for(lambda: readiness(own_server) == 503, timeout_s=5)
         refused = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=10)
         assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
         assert refused.json()["error"]["type"] == "ServiceUnavailableError"
-        assert stream.result(timeout=60) == alone, "the stream was cut"
+        assert stream.result(timeout=120) == alone, "the stream was cut"
         ended = time.monotonic()
         status, _ = stop.result(timeout=30)
     assert status == 0 and time.monotonic() - ended < 10
