@@ -65,7 +65,7 @@ class GuidanceKeywords(TypedDict, total=False):
         candidates: how many of the base's most likely tokens are scored in each step.
         candidate_min_p: tokens of less than this share of the likeliest one's probability are no candidates.
         kl_budget: nats a token; each step lowers beta just enough to stay within it. None: no budget.
-        scoring: which scorer, where the checkpoint offers both.
+        scoring: which scorer, where the checkpoint offers several.
         profile: a named set of these fields from the server's configuration; the request's own fields win.
         return_values: True for a trace of every token in the answer, "candidates" for the candidates' values, too.
     """
@@ -75,7 +75,7 @@ class GuidanceKeywords(TypedDict, total=False):
     candidates: int
     candidate_min_p: float
     kl_budget: float | None
-    scoring: Literal["exact", "fast"]
+    scoring: Literal["exact", "fast", "hybrid"]
     profile: str
     return_values: bool | Literal["candidates"]
 

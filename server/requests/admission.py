@@ -89,8 +89,8 @@ class Admission:
         Raises:
             PrefillError: naming `field`.
         """
-        if resolved.needs_values and resolved.scoring == "exact" and tokens > self.limits.max_exact_tokens:
-            allowed = f"at most {self.limits.max_exact_tokens} tokens with exact scoring"
+        if resolved.needs_values and resolved.scoring != "fast" and tokens > self.limits.max_exact_tokens:
+            allowed = f"at most {self.limits.max_exact_tokens} tokens with {resolved.scoring} scoring"
             raise PrefillError(field, f"{tokens} tokens", allowed)
 
 

@@ -52,7 +52,7 @@ class GuidanceFields(BaseModel):
     )
     scoring: Annotated[Scoring | None, SkipValidation] = Field(
         default=None,
-        description="How candidates are valued, where the checkpoints offer both; the server's default if left out.",
+        description="How candidates are valued, where the checkpoints offer several; the server's default if left out.",
     )
     profile: Annotated[str | None, SkipValidation] = Field(
         default=None,

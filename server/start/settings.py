@@ -19,7 +19,7 @@ from server.gate.gate import GateLimits
 from server.requests.admission import Limits
 from valuemodels.contract.errors import GuidanceError, MavisError, shown
 from valuemodels.contract.guidance import Scoring
-from valuemodels.contract.guide_config import DEFAULT_CACHE_GIB, DType, GuideConfig
+from valuemodels.contract.guide_config import DEFAULT_CACHE_GIB, DEFAULT_HYBRID_CANDIDATES, DType, GuideConfig
 from valuemodels.contract.policy import (
     DEFAULT_BETA,
     DEFAULT_BETA_BOUNDS,
@@ -64,8 +64,9 @@ class Settings(BaseSettings):
         on_value_error: objective -> "abort" where a request must not go on without its values; "base" for others.
         default_beta, default_candidates, default_candidate_min_p: for requests that do not say.
         max_candidates: the most a request may ask for.
-        default_scoring: "fast" or "exact" for requests that do not say; None: fast where the checkpoints offer it.
+        default_scoring: for requests that do not say; None: fast where the checkpoints offer it, else exact.
         scorings: which of the offered scorings are loaded; None: all. ["fast"] needs no memory for value models.
+        hybrid_candidates: how many candidates hybrid scoring has read at most, at each token.
         value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.
         value_cache_gib: memory of the value models' KV cache.
         profiles: name -> fields of a request (see `Profile`): what `profile` may name.
@@ -92,6 +93,7 @@ class Settings(BaseSettings):
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None
+    hybrid_candidates: Annotated[int, Field(ge=2)] = DEFAULT_HYBRID_CANDIDATES
     value_dtype: DType = "auto"
     value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = DEFAULT_CACHE_GIB
     profiles: dict[str, Profile] = {}
@@ -150,6 +152,7 @@ class Settings(BaseSettings):
             max_candidates=self.max_candidates,
             default_scoring=self.default_scoring,
             scorings=self.scorings,
+            hybrid_candidates=self.hybrid_candidates,
             value_dtype=self.value_dtype,
             cache_gib=self.value_cache_gib,
         )

@@ -56,7 +56,9 @@ def test_objectives_say_what_a_client_needs_to_know(http: httpx.Client) -> None:
     by_id = {entry["id"]: entry for entry in listing["data"]}
     assert {"positivity", "simplicity"} <= by_id.keys()
     entry = by_id["positivity"]
-    assert entry["bounds"] == [-2.0, 2.0] and entry["default"] == 0.0 and entry["scorings"] == ["exact", "fast"]
+    assert (
+        entry["bounds"] == [-2.0, 2.0] and entry["default"] == 0.0 and entry["scorings"] == ["exact", "fast", "hybrid"]
+    )
     assert entry["description"] and entry["checkpoint"] and entry["reward"] == "positivity" and entry["metrics"]
 
 

@@ -10,9 +10,13 @@ from transformers import LlamaForCausalLM
 from tests.invariants.conftest import only_float32
 from tests.invariants.engine import BATCHED_TOKENS, generate, preemptions, read_traces
 from tests.invariants.kit import guided, request
+from tests.valuemodels.scoring.kit import scoring_batch
+from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.guide_config import DEFAULT_HYBRID_CANDIDATES
 from valuemodels.guide.recorder import read_positions
+from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.fast import FastScorer
-from valuemodels.scoring.scorer import ScoringBatch
+from valuemodels.scoring.hybrid import pick
 from valuemodels.tilting import Candidates
 
 pytestmark = pytest.mark.engine
@@ -35,7 +39,7 @@ def assert_trace_is_the_probes(
     for position, table in enumerate(trace["candidates"]):
         ids = torch.tensor([[entry.token_id for entry in table]])
         logprobs = torch.tensor([[entry.logprob for entry in table]])
-        values = fast.score(ScoringBatch([], Candidates(ids, logprobs), states[position][None]))[0]
+        values = fast.score(scoring_batch(Candidates(ids, logprobs), states[position][None]))[0]
         expected = values - (logprobs[0].exp()[:, None] * values).sum(0)
         found = torch.tensor([entry.advantages for entry in table])
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
@@ -104,3 +108,39 @@ def test_positions_are_recorded_with_the_states_they_were_scored_at(
         assert found.place[rows].tolist() == list(range(len(output)))
         states = hidden_states(base_model, [*each["prompt"], *output])[len(each["prompt"]) - 1 : -1]
         torch.testing.assert_close(found.hidden[rows].float(), states, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@only_float32
+def test_hybrid_values_are_exact_among_the_likely_in_a_mixed_batch(
+    engine: Any, base_model: LlamaForCausalLM, fast: FastScorer, uncached: ValueModel
+) -> None:
+    """Catches rows of one scoring that get another's values, and candidates that get another candidate's."""
+    scorings: tuple[Scoring, ...] = ("hybrid", "exact", "fast")
+    asked = [request(4 + 5 * i, 300 + i, guided(scoring=scorings[i % 3]), temperature=1.0) for i in range(6)]
+    answers = generate(engine, asked)
+    compared = 0
+    for r, (output,) in zip(asked[::3], answers[::3], strict=True):
+        trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
+        assert trace["levels"] == [None] * len(output)
+        states = hidden_states(base_model, [*r["prompt"], *output])[len(r["prompt"]) - 1 :]
+        coefficients = [w * s for w, s in zip((1.0, -0.5), uncached_scales(uncached), strict=True)]
+        for position, table in enumerate(trace["candidates"]):
+            ids = torch.tensor([[entry.token_id for entry in table]])
+            logprobs = torch.tensor([[entry.logprob for entry in table]])
+            batch = scoring_batch(Candidates(ids, logprobs), states[position][None], coefficients=coefficients)
+            ratio = torch.tensor(fast.scales) / torch.tensor(uncached_scales(uncached))
+            places, picked = pick(batch, fast.score(batch) * ratio, DEFAULT_HYBRID_CANDIDATES)
+            likely = places[0][picked[0]]
+            prefix = torch.tensor([*r["prompt"], *output[:position]]).expand(len(likely), -1)
+            expected = uncached(torch.cat([prefix, ids[0, likely][:, None]], dim=1))[:, -1]
+            found = torch.tensor([table[place].advantages for place in likely.tolist()])
+            if len(likely) > 1:
+                compared += 1
+                torch.testing.assert_close(
+                    found - found[0], expected - expected[0], atol=TOLERANCE, rtol=TOLERANCE, msg=f"at {position}"
+                )
+    assert compared > 10
+
+
+def uncached_scales(model: ValueModel) -> list[float]:
+    return [objective.scale or 0.0 for objective in model.config.objectives]

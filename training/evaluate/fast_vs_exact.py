@@ -90,7 +90,7 @@ def compare(
     """Sample every setting both ways, score the replies, print a table and write JSON."""
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
-        if set(checkpoint.config.scorings) != {"exact", "fast"}:
+        if not {"exact", "fast"} <= set(checkpoint.config.scorings):
             offers = " and ".join(checkpoint.config.scorings)
             raise RecipeError(f"{checkpoint.config.id} offers {offers} scoring alone: there is nothing to compare")
         sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)

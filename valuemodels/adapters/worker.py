@@ -34,7 +34,7 @@ class ValueWorkerExtension:
             return None
         runner, guide = self.model_runner, processor.guide
         # Models without the seam can still be guided by exact scoring.
-        hidden = HiddenStates(runner.get_model()) if "fast" in guide.policy.scorings else None
+        hidden = HiddenStates(runner.get_model()) if {"fast", "hybrid"} & set(guide.policy.scorings) else None
         processor.attach(lambda: runner.input_batch.req_ids, hidden, lambda: _unfinished(runner))
         return {"objectives": list(guide.policy.objectives), "scorings": list(guide.policy.scorings)}
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 EXTRA_ARGS_KEY = "mavis"
 """The key of `SamplingParams.extra_args` under which a `Guidance` travels to the worker."""
 
-Scoring = Literal["exact", "fast"]
+Scoring = Literal["exact", "fast", "hybrid"]
 TraceDetail = Literal["totals", "values", "candidates"]
 
 
@@ -44,7 +44,7 @@ class Guidance:
         candidates: how many of the base's most likely tokens are scored, k.
         candidate_min_p: those of less than this share of the likeliest one's probability are no candidates.
         kl_budget: nats a token: beta is lowered at each step to keep KL(tilted, base on the candidates) within it.
-        scoring: which scorer, where the checkpoint offers both.
+        scoring: which scorer, where the checkpoint offers several.
         trace: how much of what was scored is kept for the response.
         prompt_index: which prompt of the call this is.
         key: name of the API key that the request came with, where that key has rules of its own.

@@ -18,6 +18,7 @@ from valuemodels.contract.policy import (
 )
 
 DEFAULT_CACHE_GIB = 1.0
+DEFAULT_HYBRID_CANDIDATES = 8
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """A dtype of model weights by its name; "auto" leaves the choice to what the machine is good at."""
@@ -31,8 +32,9 @@ class GuideConfig:
         checkpoints: folders of value checkpoints, already on this machine's disk.
         base_model: folder or hub id of the base model; backbones `base[:n]` take their layers from it.
         keys: name of an API key -> what holds for its requests alone.
-        default_scoring: for requests that do not say; None: fast where it is offered, else exact.
+        default_scoring: for requests that do not say; None: fast where it is loaded, else the first that is.
         scorings: which of the offered scorings to load; None: all of them.
+        hybrid_candidates: how many candidates hybrid scoring picks at most, to be read by the value models.
         cache_gib: memory the value KV cache may take.
         max_traces: generations whose traces are kept; the oldest go first.
     """
@@ -52,6 +54,7 @@ class GuideConfig:
     max_candidates: int = DEFAULT_MAX_CANDIDATES
     default_scoring: Scoring | None = None
     scorings: tuple[Scoring, ...] | None = None
+    hybrid_candidates: int = DEFAULT_HYBRID_CANDIDATES
     value_dtype: DType = "auto"
     cache_gib: float = DEFAULT_CACHE_GIB
     max_traces: int = 4096
@@ -67,7 +70,7 @@ class GuideConfig:
             raise GuidanceError("scorings", list(scorings), f"some of {', '.join(offered)}")
         shared = {f.name for f in fields(GuidancePolicy)} & {f.name for f in fields(self)}
         own = {name: getattr(self, name) for name in shared - {"default_scoring", "scorings"}}
-        default: Scoring = self.default_scoring or ("fast" if "fast" in scorings else "exact")
+        default: Scoring = self.default_scoring or ("fast" if "fast" in scorings else scorings[0])
         policy = GuidancePolicy(objectives=objectives, scorings=scorings, default_scoring=default, **own)
         return replace(policy, by_key={name: _under(policy, name, rules) for name, rules in self.keys.items()})
 

@@ -202,8 +202,9 @@ class ValueConfig(_Strict):
     @property
     def scorings(self) -> tuple[Scoring, ...]:
         """How this checkpoint can value candidates."""
-        exact: tuple[Scoring, ...] = () if self.backbone is None else ("exact",)
-        return exact if self.probe is None else (*exact, "fast")
+        if self.probe is None:
+            return ("exact",)
+        return ("fast",) if self.backbone is None else ("exact", "fast", "hybrid")
 
 
 def read_value_config(folder: str | Path) -> ValueConfig:

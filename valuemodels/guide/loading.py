@@ -15,6 +15,7 @@ from valuemodels.models.checkpoint import load_probe, load_value_model
 from valuemodels.models.trunk import check_positions
 from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.fast import FastScorer
+from valuemodels.scoring.hybrid import HybridScorer
 from valuemodels.scoring.kv_blocks import blocks_for
 from valuemodels.scoring.scorer import Scorer
 from valuemodels.sources.cpu import has_fast_bfloat16
@@ -35,12 +36,13 @@ def load_guide(
     """
     checkpoints = [read_value_config(folder) for folder in config.checkpoints]
     policy = config.policy(tuple(objective_owners(checkpoints)), offered_scorings(checkpoints))
-    scorers: dict[Scoring, Sequence[Scorer]] = {}
-    if "exact" in policy.scorings:
-        scorers["exact"] = _exact_scorers(config, device, base_dtype, max_positions)
-    if "fast" in policy.scorings:
-        scorers["fast"] = [_fast_scorer(folder, config, device) for folder in config.checkpoints]
-    return ValueGuide(scorers, policy, device, config.max_traces)
+    wanted = set(policy.scorings)
+    reads, guesses = wanted & {"exact", "hybrid"}, wanted & {"fast", "hybrid"}
+    exact = _exact_scorers(config, device, base_dtype, max_positions) if reads else []
+    fast = [_fast_scorer(folder, config, device) for folder in config.checkpoints] if guesses else []
+    hybrid = [HybridScorer(*both, config.hybrid_candidates) for both in zip(fast, exact, strict=False)]
+    loaded: dict[Scoring, Sequence[Scorer]] = {"exact": exact, "fast": fast, "hybrid": hybrid}
+    return ValueGuide({name: loaded[name] for name in policy.scorings}, policy, device, config.max_traces)
 
 
 def _exact_scorers(

@@ -20,6 +20,7 @@ class RowSettings:
         index: [rows] the rows' places in the batch.
         free: [rows, objectives] strength times scale, of the part that a KL budget may lower.
         pinned: [rows, objectives] the same of the part that it may not; None where no row has any.
+        coefficients: [rows, objectives] the sum of both.
         tilts: [rows] bool, False where a row only watches.
         temperature: [rows], 0 = greedy.
         kl_budget: [rows] nats, inf = none; None where no row has one.
@@ -35,6 +36,7 @@ class RowSettings:
     index: Tensor
     free: Tensor
     pinned: Tensor | None
+    coefficients: Tensor
     tilts: Tensor
     temperature: Tensor
     kl_budget: Tensor | None
@@ -118,6 +120,7 @@ class SettingsOfRows:
             index=index,
             free=free,
             pinned=pinned if any(any(row.guidance.pins) for row in rows) else None,
+            coefficients=free + pinned,
             tilts=tilts,
             temperature=rest[:, 0],
             kl_budget=rest[:, 1] if any(row.guidance.kl_budget is not None for row in rows) else None,

@@ -1,8 +1,8 @@
 """The value guide: logits in, tilted logits out, for every row that asked. Lives in the worker and in training.
 
 Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
-works on whole batches. It waits for the device a fixed number of times, however many rows there are: exact scoring
-once a step, to know how many candidates a row has, and traces once every few steps. Only a recorder, in training,
+works on whole batches. It waits for the device a fixed number of times, however many rows there are: where candidates
+are read, once a step, to know how many a row has, and for traces once every few steps. Only a recorder, in training,
 copies more.
 """
 
@@ -20,7 +20,8 @@ from valuemodels.guide.row_by_row import RowByRow
 from valuemodels.guide.row_settings import RowSettings, SettingsOfRows
 from valuemodels.guide.step_record import StepRecord
 from valuemodels.guide.traces import TraceStore
-from valuemodels.scoring.exact import ExactScorer, Prefix
+from valuemodels.scoring.exact import Prefix
+from valuemodels.scoring.hybrid import reader_of
 from valuemodels.scoring.rows import Row
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
 from valuemodels.tilting import (
@@ -62,6 +63,8 @@ class ValueGuide:
             names = tuple(objective.name for scorer in some for objective in scorer.objectives)
             assert names == policy.objectives, (names, policy.objectives)
         scales = {scoring: [s for scorer in some for s in scorer.scales] for scoring, some in scorers.items()}
+        readers = [reader_of(scorer) for some in self.scorers.values() for scorer in some]
+        self._readers = list(dict.fromkeys(reader for reader in readers if reader is not None))
         levels = {scoring: some[0].gives_levels for scoring, some in scorers.items()}
         self._settings = SettingsOfRows(scales, levels, device)
         objectives = [o for scorer in next(iter(self.scorers.values())) for o in scorer.objectives]
@@ -103,11 +106,10 @@ class ValueGuide:
         prefixes = [
             Prefix(row.sequence_id, [*row.prompt, *row.output][:tokens])
             for row, tokens in rows
-            if row.guidance.scoring == "exact"
+            if row.guidance.scoring != "fast"
         ]
-        for scorer in self.scorers.get("exact", ()):
-            if prefixes and isinstance(scorer, ExactScorer):
-                self._row_by_row.read(scorer, prefixes)
+        for reader in self._readers if prefixes else ():
+            self._row_by_row.read(reader, prefixes)
 
     def _batch(
         self, logits: Tensor, rows: Sequence[Row], settings: RowSettings, hidden: Tensor | None
@@ -116,10 +118,11 @@ class ValueGuide:
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
         candidates = select_candidates(logits, settings.counts, settings.width, self.policy.max_candidates)
-        if settings.least is None:
-            return ScoringBatch(rows, candidates, hidden), torch.zeros_like(settings.temperature)
-        kept = prune(candidates, settings.least)
-        return ScoringBatch(rows, kept, hidden), dropped_mass(candidates, kept, settings.temperature)
+        kept, dropped = candidates, torch.zeros_like(settings.temperature)
+        if settings.least is not None:
+            kept = prune(candidates, settings.least)
+            dropped = dropped_mass(candidates, kept, settings.temperature)
+        return ScoringBatch(rows, kept, settings.coefficients, settings.temperature, hidden), dropped
 
     def _score(self, batch: ScoringBatch, settings: RowSettings) -> Tensor:
         """Values [rows, k, objectives]; NaN where a scorer failed."""
@@ -133,7 +136,13 @@ class ValueGuide:
         return values
 
     def _score_by(self, scoring: Scoring, batch: ScoringBatch) -> Tensor:
-        return torch.cat([self._row_by_row.score(scorer, batch) for scorer in self.scorers[scoring]], dim=-1)
+        values: list[Tensor] = []
+        start = 0
+        for scorer in self.scorers[scoring]:
+            stop = start + len(scorer.objectives)
+            values.append(self._row_by_row.score(scorer, batch.of_objectives(start, stop)))
+            start = stop
+        return torch.cat(values, dim=-1)
 
     def _broken(self, values: Tensor, candidates: Candidates, settings: RowSettings) -> Tensor:
         """[rows, objectives] bool: a value that the row needs is no finite number."""
@@ -191,8 +200,7 @@ class ValueGuide:
 
     def stats(self) -> dict[str, int]:
         """Counters since the start and the cache's present size."""
-        scorers = [scorer for some in self.scorers.values() for scorer in some]
-        caches = [scorer.cache for scorer in scorers if isinstance(scorer, ExactScorer)]
+        caches = [reader.cache for reader in self._readers]
         return {
             "guided_rows": self.guided_rows,
             "value_fallback_rows": self._fallbacks.count(),

@@ -1,7 +1,7 @@
 """What every way of valuing candidates has in common: the batch it gets and the values it gives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,12 +18,15 @@ class ScoringBatch:
 
     Attributes:
         candidates: of the rows, in their order.
+        coefficients: [rows, objectives of the scorer] weight x beta x scale; temperature: [rows], 0 = greedy.
         hidden: [rows, hidden] the base model's final hidden states, from which its logits were made; None where
             nobody has captured them.
     """
 
     rows: Sequence[Row]
     candidates: Candidates
+    coefficients: Tensor
+    temperature: Tensor
     hidden: Tensor | None = None
 
     def select(self, places: Sequence[int]) -> "ScoringBatch":
@@ -31,12 +34,22 @@ class ScoringBatch:
         index = torch.tensor(places, device=self.candidates.logits.device)
         candidates = Candidates(self.candidates.token_ids[index], self.candidates.logits[index])
         return ScoringBatch(
-            [self.rows[place] for place in places], candidates, None if self.hidden is None else self.hidden[index]
+            [self.rows[place] for place in places],
+            candidates,
+            self.coefficients[index],
+            self.temperature[index],
+            None if self.hidden is None else self.hidden[index],
         )
+
+    def of_objectives(self, start: int, stop: int) -> "ScoringBatch":
+        """The batch for a scorer of some of the objectives."""
+        if stop - start == self.coefficients.shape[1]:
+            return self
+        return replace(self, coefficients=self.coefficients[:, start:stop])
 
 
 class Scorer(Protocol):
-    """Values candidates: by reading each of them (exact), or all at once from a hidden state (fast).
+    """Values candidates: by reading each of them (exact), all at once from a hidden state (fast), or by both (hybrid).
 
     Attributes:
         scales: s_i of each objective for this way of scoring.

@@ -63,6 +63,7 @@ def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result],
             "no weights / plain vLLM",
             "weights, exact / no weights",
             "weights, fast / no weights",
+            "weights, hybrid / no weights",
             "weights, exact, candidate_min_p 0.01 / no weights",
             *(["weights of every row's own / of all, fast"] if rows > 1 else []),
         )
@@ -70,7 +71,7 @@ def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result],
     for comparison in comparisons:
         expected = 0.25 if "/ no weights" in comparison["what"] else 1.0
         assert comparison["ratio"]["value"] == pytest.approx(expected, rel=0.01)
-    assert [c["same_tokens"] for c in comparisons if c["rows"] == 8] == [True, None, None, None, None]
+    assert [c["same_tokens"] for c in comparisons if c["rows"] == 8] == [True, None, None, None, None, None]
 
 
 def test_batches_are_the_operators_choice_and_rows_can_have_weights_of_their_own(call: Callable[..., Result]) -> None:

@@ -34,7 +34,7 @@ def folder(finished: FastRun) -> Path:
 def test_result_is_the_teacher_and_a_probe(finished: FastRun, folder: Path, tiny_base: str) -> None:
     assert finished.teacher is not None
     found, exact = read_value_config(folder), finished.teacher.config
-    assert found.scorings == ("exact", "fast") and found.format_version == 3
+    assert found.scorings == ("exact", "fast", "hybrid") and found.format_version == 3
     assert found.id.startswith("letters+") and found.objectives == exact.objectives
     tensors, before = read_tensors(folder, part="exact"), read_tensors(finished.teacher.folder)
     assert tensors.keys() == before.keys()
@@ -159,7 +159,7 @@ def test_command_resumes_and_exports(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "probe_export, round 1: done before" in result.output
-    assert read_value_config(target).scorings == ("exact", "fast")
+    assert read_value_config(target).scorings == ("exact", "fast", "hybrid")
     assert read_teacher(target).digest == finished.teacher.digest
 
 

@@ -194,6 +194,7 @@ def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(p
 def test_a_change_to_the_same_weights_changes_nothing_bit_for_bit(processor: ValueLogitsProcessor) -> None:
     batch = Batch(processor)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], [])])
+    batch.step()  # reads the prompt; reading and having read may differ in a last bit
     before = batch.step()
     change(processor, warmth=1.0, brevity=-0.5, beta=None, kl_budget=None)
     assert torch.equal(batch.step(), before)

@@ -23,17 +23,19 @@ def config(tiny_base: str, tiny_probed_checkpoint: Path) -> GuideConfig:
     return GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base)
 
 
-def test_a_checkpoint_with_a_probe_offers_both_and_fast_is_the_default(config: Any) -> None:
+def test_a_checkpoint_with_a_probe_offers_all_and_fast_is_the_default(config: Any) -> None:
     guide = load_guide(config, CPU, torch.float32)
-    assert set(guide.scorers) == {"exact", "fast"} and guide.policy.default_scoring == "fast"
+    assert set(guide.scorers) == {"exact", "fast", "hybrid"} and guide.policy.default_scoring == "fast"
 
 
 def test_the_operator_chooses_the_default_and_what_is_loaded(config: Any) -> None:
     exact = load_guide(dataclasses.replace(config, default_scoring="exact"), CPU, torch.float32)
-    assert exact.policy.default_scoring == "exact" and set(exact.scorers) == {"exact", "fast"}
+    assert exact.policy.default_scoring == "exact" and set(exact.scorers) == {"exact", "fast", "hybrid"}
     fast = load_guide(dataclasses.replace(config, scorings=("fast",)), CPU, torch.float32)
     assert set(fast.scorers) == {"fast"}, "no trunk is loaded where nobody may ask for exact scoring"
     assert fast.stats()["cache_capacity_bytes"] == 0
+    hybrid = load_guide(dataclasses.replace(config, scorings=("hybrid",)), CPU, torch.float32)
+    assert set(hybrid.scorers) == {"hybrid"} and hybrid.stats()["cache_capacity_bytes"] > 0
 
 
 def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base: str, tiny_checkpoint: Path) -> None:

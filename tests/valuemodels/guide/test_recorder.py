@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.valuemodels.guide.test_traces import record, row
+from tests.valuemodels.scoring.kit import scoring_batch
 from valuemodels.guide.recorder import PositionRecorder, read_positions
 from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.tilting import Candidates
@@ -15,7 +16,7 @@ from valuemodels.tilting import Candidates
 
 def batch(step: Any, hidden: Any, names: list[str], outputs: list[list[int]]) -> ScoringBatch:
     rows = [row(output, name, index=i) for i, (name, output) in enumerate(zip(names, outputs, strict=True))]
-    return ScoringBatch(rows, Candidates(step.token_ids, step.base_logprobs), hidden)
+    return scoring_batch(Candidates(step.token_ids, step.base_logprobs), hidden, rows=rows)
 
 
 def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path: Path) -> None:

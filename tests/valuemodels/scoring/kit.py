@@ -1,5 +1,6 @@
 """Queries for exact scoring, and what an uncached forward says of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,30 @@ from tests.conftest import TINY_VOCAB
 from valuemodels.models.checkpoint import load_value_model
 from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.exact import ExactScorer, Query
+from valuemodels.scoring.rows import Row
+from valuemodels.scoring.scorer import ScoringBatch
+from valuemodels.tilting import Candidates
 
 TOLERANCE = 1e-4
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
     return torch.randint(TINY_VOCAB, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def scoring_batch(
+    candidates: Candidates,
+    hidden: torch.Tensor | None = None,
+    *,
+    rows: Sequence[Row] = (),
+    coefficients: Sequence[float] = (0.0, 0.0),
+    temperature: float = 1.0,
+) -> ScoringBatch:
+    """A batch whose rows all ask for the same."""
+    count = candidates.logits.shape[0]
+    return ScoringBatch(
+        rows, candidates, torch.tensor([coefficients] * count), torch.full((count,), temperature), hidden
+    )
 
 
 def query(name: str, prefix: list[int], candidates: list[int]) -> Query:

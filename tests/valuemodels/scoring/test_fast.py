@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import TINY_VOCAB
+from tests.valuemodels.scoring.kit import scoring_batch
 from valuemodels.adapters.hidden_states import HiddenStates
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import TENSORS_FILE, read_value_config
@@ -31,7 +32,7 @@ def scorer(tiny_base: str, tiny_probed_checkpoint: Path) -> FastScorer:
 
 def batch(hidden: torch.Tensor | None, rows: int = 3, k: int = 5) -> ScoringBatch:
     logits = torch.randn(rows, TINY_VOCAB, generator=torch.Generator().manual_seed(0))
-    return ScoringBatch([], select_candidates(logits, torch.full((rows,), k), k, 64), hidden)
+    return scoring_batch(select_candidates(logits, torch.full((rows,), k), k, 64), hidden)
 
 
 def test_values_are_those_of_the_formula(scorer: ExactScorer, tiny_base: str, tiny_probed_checkpoint: Path) -> None:
