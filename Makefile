@@ -4,6 +4,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 # More options for `mavis serve` or pytest, handed on as they are: make serve ARGS="--compile"
 ARGS ?=
+# Where `make bench` writes its figures, tables and plot.
+BENCH ?= docs/evaluation/embedded
 # How long `make soak` takes.
 MINUTES ?= 20
 export PYTHON
@@ -47,8 +49,11 @@ check: setup-dev ## Format, lint and types
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 
-bench: setup-dev ## Tokens per second through the engine, with and without weights
-	@.venv/bin/mavis bench $(ARGS)
+bench: setup-dev ## Speed without weights and with: in the engine, over HTTP, a step beside its limit; about an hour
+	@.venv/bin/mavis bench --out $(BENCH)/engine.json $(ARGS)
+	@.venv/bin/mavis bench http --out $(BENCH)/http.json
+	@.venv/bin/mavis bench step --out $(BENCH)/step.json
+	@.venv/bin/mavis bench report $(BENCH)
 
 train-embedded: setup-dev ## Train the shipped value checkpoint again; resumes where it stopped
 	@.venv/bin/mavis train run embedded --export valuemodels/checkpoints/embedded $(ARGS)

@@ -1,13 +1,13 @@
 """`mavis bench`: tokens a second, without weights and with, and against vLLM without us.
 
-    mavis bench [--values DIR] [--batch 1 --batch 8] [--out bench.json]
+    mavis bench [--values DIR] [--batch 1 --batch 8] [--out engine.json]
 
 Two engines run in processes of their own: plain vLLM, and vLLM with our processor. What is compared alternates in
 pairs, so that a machine that slows down slows both sides. Runs in the command's process; must not import torch or vllm.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import count
 from statistics import fmean
 from typing import Annotated
@@ -15,32 +15,26 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from training.bench.http import bench_http
+from training.bench.prompts import PromptsOption, drawn
+from training.bench.report import bench_report
+from training.bench.sides import NO_WEIGHTS, PLAIN, Side, sides_of
 from training.bench.step import bench_step
 from training.bench.worker import BenchWorker, Job, Timing
 from training.evaluate.bootstrap import Estimate, ratio_estimate
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
+from training.prompts.chat import ChatPrompt
 from training.recipe import EngineRecipe
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
-from valuemodels.contract.guidance import Guidance, Scoring
 
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
+app.command("http")(bench_http)
 app.command("step")(bench_step)
+app.command("report")(bench_report)
 
-BATCHES = (1, 8, 32)
+BATCHES = (1, 8, 32, 128)
 WARM_UP_TOKENS = 8
-PRUNED = 0.01
-"""`candidate_min_p` of the pruned side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What is compared within one engine."""
-
-    what: str
-    side: Guidance
-    reference: Guidance | None = None
-    own_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +57,15 @@ class Comparison:
 
 
 @app.callback()
-def bench(
+def bench_engine(
     context: typer.Context,
     values: ValuesOption = None,
     out: OutOption = None,
     pairs: Annotated[int, typer.Option(min=2, help="Pairs against plain vLLM, for each batch size.")] = 10,
     guided_pairs: Annotated[int, typer.Option(min=2, help="Pairs without weights and with.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="A batch size; again for more. 1, 8, 32.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="A batch size; again for more. 1, 8, 32, 128.")] = None,
+    prompts: PromptsOption = None,
     base_folder: BaseFolderOption = None,
 ) -> None:
     """Time batches of rows: with our processor idle, against vLLM without it, and with weights."""
@@ -79,70 +74,80 @@ def bench(
     batches = tuple(batch or BATCHES)
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
-        guided = _sides(checkpoint.config.names, checkpoint.config.scorings)
+        texts = checkpoint.prompts(prompts, only=None)
+        sides = sides_of(checkpoint.config.names, checkpoint.config.scorings)
         # Not more rows than are timed: vLLM plans its memory and its batches by this.
         engine = EngineRecipe(max_num_seqs=max(batches))
         base = checkpoint.base
+        work = sum(pairs + guided_pairs * len(_guided(sides, rows)) for rows in batches)
         with BenchWorker(base, engine, None) as plain, BenchWorker(base, engine, checkpoint.guide) as ours:
             plain.wait_until_ready()
             ours.wait_until_ready()
-            comparisons = _compare_all(plain, ours, batches, guided, pairs, guided_pairs, max_tokens)
+            with progress("bench", work) as advance:
+                bench = Bench(plain, ours, texts, max_tokens, advance)
+                comparisons = _compare_all(bench, sides, batches, pairs, guided_pairs)
         _print(comparisons)
         write_report(out, {"max_tokens": max_tokens, "comparisons": [asdict(each) for each in comparisons]})
 
 
-def _sides(names: Sequence[str], scorings: Sequence[Scoring]) -> list[Sides]:
-    weights = dict.fromkeys(names, 0.5)
-    asked = {scoring: Guidance("bench", weights=weights, scoring=scoring) for scoring in scorings}
-    found = [Sides(f"weights, {scoring} / no weights", guidance) for scoring, guidance in asked.items()]
-    if (exact := asked.get("exact")) is not None:
-        pruned = replace(exact, candidate_min_p=PRUNED)
-        found.append(Sides(f"weights, exact, candidate_min_p {PRUNED} / no weights", pruned))
-    shared = asked.get("fast") or next(iter(asked.values()))
-    found.append(Sides(f"weights of every row's own / of all, {shared.scoring}", shared, shared, own_weights=True))
-    return found
+class Bench:
+    """Times two engines, or two sides on one of them, in turns."""
+
+    def __init__(
+        self, plain: BenchWorker, ours: BenchWorker, prompts: Sequence[ChatPrompt], max_tokens: int, advance: Advance
+    ) -> None:
+        self._plain = plain
+        self._ours = ours
+        self._prompts = prompts
+        self._max_tokens = max_tokens
+        self._advance = advance
+        self._seeds = count(1)
+
+    def warm_up(self, sides: Sequence[Side], rows: int) -> None:
+        """One short job of every side, whose time nobody looks at."""
+        for side in sides:
+            (self._plain if side.is_plain else self._ours).time(self._job(side, rows, WARM_UP_TOKENS))
+
+    def untouched(self, pairs: int, rows: int) -> Comparison:
+        """Our engine without weights beside plain vLLM: both get the same prompts and seeds."""
+        timings = []
+        for pair in range(pairs):
+            job = self._job(Side(NO_WEIGHTS, PLAIN), rows, self._max_tokens)
+            timings.append(_in_turn((self._ours, job), (self._plain, job), pair))
+            self._advance(1, f"batch {rows}: {NO_WEIGHTS} / {PLAIN}")
+        return _comparison(f"{NO_WEIGHTS} / {PLAIN}", rows, timings, compare_tokens=True)
+
+    def guided(self, side: Side, reference: Side, pairs: int, rows: int) -> Comparison:
+        """Two sides on our engine, each with other prompts: one would find the other's in vLLM's prefix cache."""
+        what, timings = f"{side.name} / {reference.name}", []
+        for pair in range(pairs):
+            job, other = (self._job(each, rows, self._max_tokens) for each in (side, reference))
+            timings.append(_in_turn((self._ours, job), (self._ours, other), pair))
+            self._advance(1, f"batch {rows}: {what}")
+        return _comparison(what, rows, timings, compare_tokens=False)
+
+    def _job(self, side: Side, rows: int, max_tokens: int) -> Job:
+        seed = next(self._seeds)
+        return Job(tuple(drawn(self._prompts, rows, seed)), max_tokens, seed, side)
 
 
 def _compare_all(
-    plain: BenchWorker,
-    ours: BenchWorker,
-    batches: Sequence[int],
-    guided: Sequence[Sides],
-    pairs: int,
-    guided_pairs: int,
-    max_tokens: int,
+    bench: Bench, sides: Sequence[Side], batches: Sequence[int], pairs: int, guided_pairs: int
 ) -> list[Comparison]:
+    by_name = {side.name: side for side in sides}
     comparisons = []
-    seeds = count(1)
-    compared = {rows: [sides for sides in guided if rows > 1 or not sides.own_weights] for rows in batches}
-    with progress("bench", sum(pairs + len(some) * guided_pairs for some in compared.values())) as advance:
-        for rows, some in compared.items():
-            for worker, asked in ((plain, None), (ours, None), *((ours, sides.side) for sides in some)):
-                worker.time(Job(rows, WARM_UP_TOKENS, next(seeds), asked))
-            untouched = []
-            for pair in range(pairs):
-                job = Job(rows, max_tokens, next(seeds))
-                untouched.append(_in_turn((ours, job), (plain, job), pair))
-                advance(1, f"batch {rows} against plain vLLM")
-            comparisons.append(_comparison("no weights / plain vLLM", rows, untouched, compare_tokens=True))
-            for sides in some:
-                numbers = [next(seeds) for _ in range(guided_pairs)]
-                timings = _guided_pairs(ours, rows, sides, numbers, max_tokens, advance)
-                comparisons.append(_comparison(sides.what, rows, timings, compare_tokens=False))
+    for rows in batches:
+        bench.warm_up(sides, rows)
+        comparisons.append(bench.untouched(pairs, rows))
+        comparisons += [
+            bench.guided(side, by_name[side.reference], guided_pairs, rows) for side in _guided(sides, rows)
+        ]
     return comparisons
 
 
-def _guided_pairs(
-    ours: BenchWorker, rows: int, sides: Sides, seeds: Sequence[int], max_tokens: int, advance: Advance
-) -> list[tuple[Timing, Timing]]:
-    timings = []
-    for pair, seed in enumerate(seeds):
-        # Another prompt on each side, else the second would find the first's in vLLM's prefix cache.
-        job = Job(rows, max_tokens, 2 * seed * 10**6, sides.side, sides.own_weights)
-        reference = Job(rows, max_tokens, 2 * seed * 10**6 + 1, sides.reference)
-        timings.append(_in_turn((ours, job), (ours, reference), pair))
-        advance(1, f"batch {rows}: {sides.what}")
-    return timings
+def _guided(sides: Sequence[Side], rows: int) -> list[Side]:
+    """Those with weights; a row alone has its own anyway."""
+    return [side for side in sides if side.guidance is not None and (rows > 1 or not side.own_weights)]
 
 
 def _in_turn(side: tuple[BenchWorker, Job], reference: tuple[BenchWorker, Job], pair: int) -> tuple[Timing, Timing]:

@@ -5,24 +5,20 @@ compute at a time: they share the machine.
 """
 
 import multiprocessing
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
+from training.bench.sides import Side
 from training.errors import WorkerDiedError
 from training.prompts.chat import ChatPrompt
 from training.recipe import EngineRecipe
 from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.requests import Request, requests_to_sample
-from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig
-
-PROMPT_TOKENS = 48
-_LOWEST_TOKEN, _HIGHEST_TOKEN = 1000, 30000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +26,14 @@ class Job:
     """One batch to time.
 
     Attributes:
-        rows: how many requests at once.
-        seed: of the prompts and of the sampling; equal seeds give equal prompts.
-        guidance: None samples from the base.
-        own_weights: every row has its own: the guidance's times a factor between 0 and 1.
+        prompts: one a row, named by their number.
+        seed: of the sampling.
     """
 
-    rows: int
+    prompts: tuple[ChatPrompt, ...]
     max_tokens: int
     seed: int
-    guidance: Guidance | None = None
-    own_weights: bool = False
+    side: Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +104,12 @@ def _time(engine: RolloutEngine, job: Job) -> Timing:
 
 
 def job_requests(job: Job) -> Sequence[Request]:
-    """Requests with random prompts, which follow from the job's seed."""
-    rng = random.Random(job.seed)
-    rows = [[rng.randrange(_LOWEST_TOKEN, _HIGHEST_TOKEN) for _ in range(PROMPT_TOKENS)] for _ in range(job.rows)]
-    prompts = [ChatPrompt(str(number), "test", "", tuple(token_ids)) for number, token_ids in enumerate(rows)]
-    return requests_to_sample(prompts, 1, job.seed, lambda prompt, _: _asked(job, prompt), label=f"bench-{job.seed}")
-
-
-def _asked(job: Job, prompt: ChatPrompt) -> Guidance | None:
-    if job.guidance is None or not job.own_weights:
-        return job.guidance
-    factor = (int(prompt.prompt_id) + 1) / job.rows
-    return replace(job.guidance, weights={name: factor * weight for name, weight in job.guidance.weights.items()})
+    """One request a prompt, whose seeds follow from the job's."""
+    rows = len(job.prompts)
+    return requests_to_sample(
+        job.prompts,
+        1,
+        job.seed,
+        lambda prompt, _: job.side.guidance_of(int(prompt.prompt_id), rows),
+        label=f"bench-{job.seed}",
+    )

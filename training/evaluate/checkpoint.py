@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from training.errors import RecipeError
-from training.prompts.chat import ChatPrompt, chat_prompts, render_chat
+from training.prompts.chat import ChatPrompt, SplitName, chat_prompts, render_chat
 from training.prompts.files import load_prompts
 from training.recipe_file import read_recipe
 from training.runs.progress import console
@@ -54,8 +54,12 @@ class EvaluatedCheckpoint:
         policy.check(Guidance("", scoring=asked))
         return asked or policy.default_scoring
 
-    def prompts(self, path: Path | None, limit: int) -> list[ChatPrompt]:
+    def prompts(self, path: Path | None, limit: int | None = None, only: SplitName | None = "test") -> list[ChatPrompt]:
         """The first prompts of a file, or of those that the checkpoint's recipe kept for testing.
+
+        Args:
+            limit: None takes all.
+            only: another part of the recipe's prompts; None is all of them.
 
         Raises:
             PromptError: the file cannot be used.
@@ -72,7 +76,7 @@ class EvaluatedCheckpoint:
         except RecipeError as error:
             raise RecipeError(f"{error}; or give --prompts FILE") from None
         rendered = chat_prompts(tokenizer, load_prompts(recipe.prompts_path), recipe.split)
-        return [prompt for prompt in rendered if prompt.split == "test"][:limit]
+        return [prompt for prompt in rendered if only in (None, prompt.split)][:limit]
 
     def inputs(self) -> dict[str, Any]:
         """What its replies depend on, for `inputs.json`."""

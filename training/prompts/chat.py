@@ -48,7 +48,9 @@ def chat_prompts(
 
 
 def render_chat(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a chat with this one user message, ready for the reply."""
+    """Token ids of a chat with this one user message, ready for the reply; of the text alone without a template."""
+    if not tokenizer.chat_template:
+        return tuple(tokenizer(text)["input_ids"])
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
     )

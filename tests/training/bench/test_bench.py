@@ -9,8 +9,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from training.bench import bench
+from training.bench.prompts import drawn
+from training.bench.sides import Side
 from training.bench.worker import BenchWorker, Job, Timing, job_requests
 from training.errors import WorkerDiedError
+from training.prompts.chat import ChatPrompt
 from training.recipe import EngineRecipe
 from valuemodels.contract.guidance import Guidance
 
@@ -33,20 +36,22 @@ class FakeWorker:
 
     def time(self, job: Job) -> Timing:
         FakeWorker.jobs.append((self._name, job))
-        speed = 100.0 * job.rows * 0.999 ** len(FakeWorker.jobs) / (4 if job.guidance else 1)
+        rows = len(job.prompts)
+        speed = 100.0 * rows * 0.999 ** len(FakeWorker.jobs) / (4 if job.side.guidance else 1)
         other = FakeWorker.differs and self._name == "ours"
-        return Timing(speed, ((job.seed, int(other)),) * job.rows)
+        return Timing(speed, ((job.seed, int(other)),) * rows)
 
 
 @pytest.fixture
-def call(tiny_probed_checkpoint: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def call(
+    tiny_probed_checkpoint: Path, tiny_base: str, prompt_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
     monkeypatch.setattr(bench, "BenchWorker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "jobs", [])
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(
-            bench.app, ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, *arguments]
-        )
+        where = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, "--prompts", str(prompt_file)]
+        return CliRunner().invoke(bench.app, [*where, *arguments])
 
     return invoke
 
@@ -58,14 +63,14 @@ def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result],
     comparisons = json.loads(out.read_text())["comparisons"]
     assert [(c["rows"], c["what"]) for c in comparisons] == [
         (rows, what)
-        for rows in (1, 8, 32)
+        for rows in (1, 8, 32, 128)
         for what in (
             "no weights / plain vLLM",
-            "weights, exact / no weights",
-            "weights, fast / no weights",
-            "weights, hybrid / no weights",
-            "weights, exact, candidate_min_p 0.01 / no weights",
-            *(["weights of every row's own / of all, fast"] if rows > 1 else []),
+            "exact / no weights",
+            "fast / no weights",
+            "hybrid / no weights",
+            "exact, candidate_min_p 0.01 / no weights",
+            *(["fast, own weights in every row / fast"] if rows > 1 else []),
         )
     ]
     for comparison in comparisons:
@@ -76,8 +81,8 @@ def test_report_has_both_comparisons_for_each_batch(call: Callable[..., Result],
 
 def test_batches_are_the_operators_choice_and_rows_can_have_weights_of_their_own(call: Callable[..., Result]) -> None:
     assert call("--batch", "4", "--guided-pairs", "2").exit_code == 0
-    assert {job.rows for _, job in FakeWorker.jobs} == {4}
-    own = next(job for _, job in FakeWorker.jobs if job.own_weights)
+    assert {len(job.prompts) for _, job in FakeWorker.jobs} == {4}
+    own = next(job for _, job in FakeWorker.jobs if job.side.own_weights)
     asked = [request.guidance.weights for request in job_requests(own) if request.guidance]
     assert [set(weights.values()) for weights in asked] == [{0.125}, {0.25}, {0.375}, {0.5}]
 
@@ -95,12 +100,13 @@ def test_a_step_is_timed_beside_its_products(tiny_probed_checkpoint: Path, tiny_
 
 def test_pairs_share_their_job_and_take_turns_in_going_first(call: Callable[..., Result]) -> None:
     call("--pairs", "4", "--guided-pairs", "2")
-    batch_of_1 = [(name, job) for name, job in FakeWorker.jobs if job.rows == 1 and job.max_tokens == 64]
+    batch_of_1 = [(name, job) for name, job in FakeWorker.jobs if len(job.prompts) == 1 and job.max_tokens == 64]
     against_plain = batch_of_1[:8]
     assert [name for name, _ in against_plain] == ["ours", "plain", "plain", "ours"] * 2
     assert all(against_plain[i][1] == against_plain[i + 1][1] for i in range(0, 8, 2))
     seeds = [job.seed for _, job in batch_of_1[8:]]
     assert len(set(seeds)) == len(seeds)
+    assert len({job.prompts for _, job in batch_of_1[8:]}) > len(seeds) / 2, "drawn anew for every job"
 
 
 def test_tokens_that_differ_from_plain_vllm_are_shown(
@@ -112,12 +118,15 @@ def test_tokens_that_differ_from_plain_vllm_are_shown(
     assert json.loads(out.read_text())["comparisons"][0]["same_tokens"] is False
 
 
-def test_jobs_are_made_of_distinct_prompts_and_generations_and_are_repeatable() -> None:
-    job = Job(8, 4, seed=3, guidance=Guidance("bench", weights={"a": 1.0}))
+def test_jobs_are_made_of_distinct_prompts_and_generations_and_are_repeatable(texts: list[ChatPrompt]) -> None:
+    side = Side("fast", "no weights", Guidance("bench", weights={"a": 1.0}))
+    job = Job(tuple(drawn(texts, 8, seed=3)), 4, 3, side)
+    assert job.prompts == tuple(drawn(texts, 8, seed=3)) != tuple(drawn(texts, 8, seed=4))
     requests = job_requests(job)
     assert requests == job_requests(job)
     assert len({request.prompt_token_ids for request in requests}) == 8
     assert len({request.guidance.generation_id for request in requests if request.guidance}) == 8
+    assert len(drawn(texts, 100, seed=1)) == 100, "more than there are"
 
 
 @pytest.mark.engine

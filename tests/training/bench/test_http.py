@@ -1,0 +1,94 @@
+"""`mavis bench http` around servers that take a known time: loads, turns, ratios, and which server gets what."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from training.bench import bench, http
+from training.bench.load import Arrival, LoadTiming
+
+PLAN = ["--batch", "4", "--rounds", "2", "--requests", "6", "--max-tokens", "10", "--long-prompt", "300"]
+
+
+@dataclass
+class FakeServer:
+    """Half as fast with weights; plain vLLM is a tenth faster than ours without."""
+
+    url: str
+    model: str = "m"
+    start_s: float = 3.0
+
+    def memory_gib(self) -> float:
+        return 1.5
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[Arrival]]]:
+    seen: list[tuple[str, Sequence[Arrival]]] = []
+
+    @contextmanager
+    def serving(command: Sequence[str], max_rows: int, max_tokens: int) -> Iterator[FakeServer]:
+        assert max_rows == 6 and max_tokens == 320
+        yield FakeServer("ours" if "server.cli" in command else "plain")
+
+    def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTiming:
+        seen.append((url, arrivals))
+        gap = 0.01 / (1.1 if url == "plain" else 1.0) * (2 if "objective_weights" in arrivals[0].body else 1)
+        tokens = max_tokens * len(arrivals)
+        return LoadTiming(tokens * gap, tokens, (gap,) * len(arrivals), (gap,) * (tokens - len(arrivals)))
+
+    monkeypatch.setattr(http, "serving", serving)
+    monkeypatch.setattr(http, "run_load", run_load)
+    return seen
+
+
+def test_every_side_is_loaded_in_turns_and_set_beside_its_reference(
+    loads: list[tuple[str, Sequence[Arrival]]],
+    tiny_probed_checkpoint: Path,
+    tiny_base: str,
+    prompt_file: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "http.json"
+    where = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, "--prompts", str(prompt_file)]
+    plan = [*PLAN, "--out", str(out)]
+    result = CliRunner().invoke(bench.app, ["http", *where, *plan])
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads(out.read_text())
+    assert report["servers"]["mavis"] == {"start_s": 3.0, "memory_gib": 1.5}
+    by_side = {each["side"]: each for each in report["figures"] if each["load"] == "4 at once"}
+    assert by_side["plain vLLM"]["ratio"] is None
+    assert by_side["no weights"]["ratio"]["value"] == pytest.approx(1 / 1.1)
+    assert by_side["fast"]["ratio"]["value"] == by_side["exact"]["ratio"]["value"] == pytest.approx(0.5)
+    own = by_side["fast, own weights in every row"]
+    assert own["reference"] == "fast" and own["ratio"]["value"] == pytest.approx(1.0)
+    assert by_side["fast"]["gap_p50"] == pytest.approx(20.0) and by_side["fast"]["first_p99"] == pytest.approx(20.0)
+    poisson = [each for each in report["figures"] if each["load"].startswith("Poisson, 2.5 requests/s")]
+    assert len(poisson) == 7 and all(each["ratio"] is None for each in poisson)
+    rounds = [[url for url, _ in loads[start : start + 7]] for start in (7, 14)]
+    assert rounds[0].index("plain") == 0 and rounds[1].index("plain") == 6, "another side begins"
+
+
+def test_rows_ask_for_what_their_side_says(
+    loads: list[tuple[str, Sequence[Arrival]]], tiny_probed_checkpoint: Path, tiny_base: str, prompt_file: Path
+) -> None:
+    where = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, "--prompts", str(prompt_file)]
+    assert CliRunner().invoke(bench.app, ["http", *where, *PLAN]).exit_code == 0
+    plain, nothing, exact, fast, hybrid, pruned, own = (arrivals for _, arrivals in loads[7:14])
+    streams = [arrivals for _, arrivals in loads[-7:]]
+    assert all([a.is_watched for a in arrivals] == [True] * 4 + [False] for arrivals in streams)
+    assert all(len(arrivals[4].body["prompt"]) == 300 for arrivals in streams)  # type: ignore[arg-type]
+    assert all(arrivals[4].at_s > max(a.at_s for a in arrivals[:4]) for arrivals in streams)
+    assert all(arrivals[4].body.get("scoring") == arrivals[3].body.get("scoring") for arrivals in streams)
+    assert all("objective_weights" not in a.body for a in (*plain, *nothing))
+    assert [a[0].body["scoring"] for a in (exact, fast, hybrid, pruned)] == ["exact", "fast", "hybrid", "exact"]
+    assert pruned[0].body["candidate_min_p"] == 0.01 and "candidate_min_p" not in exact[0].body
+    assert len({json.dumps(a.body["objective_weights"]) for a in fast}) == 1
+    assert len({json.dumps(a.body["objective_weights"]) for a in own}) == 4
+    assert len({json.dumps(a.body["prompt"]) for arrivals in (exact, fast) for a in arrivals}) > 4

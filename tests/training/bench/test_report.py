@@ -1,0 +1,54 @@
+"""Figures become tables and a plot; what has not been measured is left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from training.bench import bench
+
+RATIO = {"value": 0.98, "low": 0.95, "high": 1.01}
+
+
+def comparison(what: str, rows: int) -> dict[str, Any]:
+    return {"what": what, "rows": rows, "ratio": RATIO}
+
+
+def side(name: str, reference: str, load: str, ratio: Any) -> dict[str, Any]:
+    figures = {"tokens_per_s": 12.34, "first_p50": 10.4, "first_p99": 20.0, "gap_p50": 5.0, "gap_p99": 1234.5}
+    return {"load": load, "side": name, "reference": reference, "ratio": ratio, **figures}
+
+
+def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
+    names = ("no weights / plain vLLM", "fast / no weights")
+    engine = {"comparisons": [comparison(what, rows) for rows in (1, 8) for what in names]}
+    engine["comparisons"].append(comparison("fast, own weights in every row / fast", 8))
+    loads = [side("plain vLLM", "", "8 at once", None), side("no weights", "plain vLLM", "8 at once", RATIO)]
+    loads.append(side("fast", "no weights", "Poisson, 2 requests/s", None))
+    http = {"servers": {"mavis": {"start_s": 9.6, "memory_gib": 2.345}}, "figures": loads}
+    shape = {"rows": 8, "candidates": 40, "context": 100, "objectives": 2}
+    step = {"steps": [{"shape": shape, "step": 12.0, "matmuls": 10.0, "over_limit": 1.2}]}
+    for name, figures in (("engine", engine), ("http", http), ("step", step)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(figures))
+    result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "speed.md").read_text()
+    for line in (
+        "| batch | no weights / plain vLLM | fast / no weights | fast, own weights in every row / fast |",
+        "| 1 | 0.98 (0.95 to 1.01) | 0.98 (0.95 to 1.01) |  |",
+        "| 8 at once | no weights | 12.3 | 0.98 (0.95 to 1.01) | plain vLLM | 10 | 20 | 5 | 1234 |",
+        "| Poisson, 2 requests/s | fast | 12.3 |  |  | 10 | 20 | 5 | 1234 |",
+        "| mavis | 10 | 2.35 |",
+        "| 8 | 40 | 100 | 2 | 12.0 | 10.0 | 1.20 |",
+    ):
+        assert line in text.splitlines(), line
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_there_is_left_out_and_nothing_at_all_is_an_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])
+    assert result.exit_code == 2 and "engine.json, http.json, step.json" in " ".join(result.output.split())
+    (tmp_path / "engine.json").write_text(json.dumps({"comparisons": [comparison("fast / no weights", 1)]}))
+    assert CliRunner().invoke(bench.app, ["report", str(tmp_path)]).exit_code == 0
+    assert "Over HTTP" not in (tmp_path / "speed.md").read_text()

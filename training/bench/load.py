@@ -1,0 +1,126 @@
+"""Load on a server over HTTP: streams that begin at given times, and when each of their tokens arrives.
+
+Runs in the command's process. Must not import torch or vllm.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import httpx
+
+from training.errors import MeasurementError
+
+PATH = "/v1/completions"
+_TIMEOUT_S = 600
+_DATA, _DONE = "data: ", "[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request.
+
+    Attributes:
+        at_s: when it is sent, from the load's start.
+        body: of the request.
+        is_watched: its times and tokens count; else it is only there to disturb the others, by one token.
+    """
+
+    at_s: float
+    body: Mapping[str, object]
+    is_watched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTiming:
+    """What the streams of a load took.
+
+    Attributes:
+        seconds: from the first request to the last token.
+        first_s: of every stream, from its request to its first chunk; gaps_s: between chunks, of all streams.
+    """
+
+    seconds: float
+    tokens: int
+    first_s: tuple[float, ...]
+    gaps_s: tuple[float, ...]
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds
+
+
+def at_once(rows: int) -> list[float]:
+    """Times of requests that are all sent at the start."""
+    return [0.0] * rows
+
+
+def poisson(requests: int, per_s: float, seed: int) -> list[float]:
+    """Times of requests that come independently of each other, so many a second on average; the first at 0."""
+    rng = random.Random(seed)
+    times = [0.0]
+    while len(times) < requests:
+        times.append(times[-1] + rng.expovariate(per_s))
+    return times
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is put on a server, round by round.
+
+    Attributes:
+        times: of every round, when its streams are sent, in s.
+        is_timed: tokens a second say something: the load does not set them itself.
+        long_prompt: tokens of a prompt that comes in addition once the streams run; 0 = none.
+    """
+
+    name: str
+    times: Sequence[Sequence[float]]
+    max_tokens: int
+    is_timed: bool = False
+    long_prompt: int = 0
+
+
+def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTiming:
+    """Send the requests, each as a stream of exactly `max_tokens` tokens, and wait for all of them.
+
+    Raises:
+        MeasurementError: a stream was refused or broke.
+    """
+    return asyncio.run(_run(url, arrivals, max_tokens))
+
+
+async def _run(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTiming:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits) as http:
+        started = time.perf_counter()
+        every = await asyncio.gather(*(_stream(http, arrival, max_tokens, started) for arrival in arrivals))
+        seconds = time.perf_counter() - started
+    streams = [times for times, arrival in zip(every, arrivals, strict=True) if arrival.is_watched]
+    gaps = tuple(later - earlier for times in streams for earlier, later in pairwise(times[1:]))
+    first = tuple(times[1] - times[0] for times in streams)
+    return LoadTiming(seconds, max_tokens * len(streams), first, gaps)
+
+
+async def _stream(http: httpx.AsyncClient, arrival: Arrival, max_tokens: int, started: float) -> list[float]:
+    """When the request was sent, then when each of its chunks came."""
+    await asyncio.sleep(started + arrival.at_s - time.perf_counter())
+    tokens = max_tokens if arrival.is_watched else 1
+    body = {**arrival.body, "max_tokens": tokens, "ignore_eos": True, "stream": True}
+    times = [time.perf_counter()]
+    async with http.stream("POST", PATH, json=body) as answer:
+        if answer.status_code != httpx.codes.OK:
+            reason = (await answer.aread()).decode(errors="replace")
+            raise MeasurementError(f"the server answered {answer.status_code}: {reason[:300]}")
+        line = ""
+        async for line in answer.aiter_lines():
+            if line.startswith(_DATA) and not line.endswith(_DONE):
+                times.append(time.perf_counter())
+                if '"error"' in line:
+                    raise MeasurementError(f"a stream broke: {line[:300]}")
+            if line.endswith(_DONE):
+                return times
+    raise MeasurementError(f"a stream ended after {len(times) - 1} chunks without saying that it was done")
