@@ -63,7 +63,7 @@ def bench_engine(
     out: OutOption = None,
     pairs: Annotated[int, typer.Option(min=2, help="Pairs against plain vLLM, for each batch size.")] = 10,
     guided_pairs: Annotated[int, typer.Option(min=2, help="Pairs without weights and with.")] = 4,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of every row.")] = 32,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="A batch size; again for more. 1, 8, 32, 128.")] = None,
     prompts: PromptsOption = None,
     base_folder: BaseFolderOption = None,

@@ -33,8 +33,8 @@ BATCHES = (1, 8, 32)
 WARM_UP_TOKENS = 8
 RATE_SHARE = 0.25
 """Of what the server did without weights, the Poisson load's tokens a second: even exact scoring keeps up with it."""
-DISTURBED, LONG_PROMPT_AFTER_S = 4, 1.0
-"""Streams that run when a long prompt comes, and when it comes after they were sent."""
+DISTURBED, LONG_PROMPT_AFTER_S, DISTURBED_TOKENS = 4, 0.5, 4
+"""Streams that run when a long prompt comes, when it comes after they were sent, and how many times longer they are."""
 Timings = Mapping[str, Sequence[LoadTiming]]
 
 
@@ -150,7 +150,7 @@ def bench_http(
         texts = checkpoint.prompts(prompts, only=None)
         sides = sides_of(checkpoint.config.names, checkpoint.config.scorings)
         longest = max(long_prompt, *(len(text.token_ids) for text in texts))
-        room = max(*plan.batches, requests, DISTURBED + 1), longest + 2 * max_tokens
+        room = max(*plan.batches, requests, DISTURBED + 1), longest + DISTURBED_TOKENS * max_tokens
         plain, ours = plain_command(checkpoint.base), our_command(checkpoint.base, checkpoint.folder)
         with (
             serving(plain, *room) as vllm,
@@ -175,8 +175,8 @@ def _all_loads(bench: Bench, sides: Sequence[Side], plan: Plan) -> list[HttpFigu
     load = Load(f"Poisson, {per_s:.2g} requests/s", times, plan.max_tokens)
     found += _figures(load, sides, bench.rounds(load))
     if plan.long_prompt:
-        name = f"{DISTURBED} at once, and a prompt of {plan.long_prompt} tokens"
-        load = Load(name, [at_once(DISTURBED)] * plan.rounds, 2 * plan.max_tokens, long_prompt=plan.long_prompt)
+        name, tokens = f"{DISTURBED} and a {plan.long_prompt}-token prompt", DISTURBED_TOKENS * plan.max_tokens
+        load = Load(name, [at_once(DISTURBED)] * plan.rounds, tokens, long_prompt=plan.long_prompt)
         found += _figures(load, sides, bench.rounds(load))
     return found
 
@@ -200,11 +200,13 @@ def _server_figures(server: BenchServer) -> dict[str, float]:
 
 
 def _print(found: Sequence[HttpFigures], servers: Mapping[str, Mapping[str, float]]) -> None:
-    table = Table("load", "side", "tok/s", "ratio to", "", "first, ms", "p99", "gap, ms", "p99")
-    for each in found:
-        ratio = ("", "") if each.ratio is None else (each.reference, str(each.ratio))
-        latencies = (each.first_p50, each.first_p99, each.gap_p50, each.gap_p99)
-        table.add_row(each.load, each.side, f"{each.tokens_per_s:.1f}", *ratio, *(f"{ms:.0f}" for ms in latencies))
-    console.print(table)
+    for load in dict.fromkeys(each.load for each in found):
+        table = Table("side", "tok/s", "ratio", "first, ms", "p99", "gap, ms", "p99", title=load)
+        for each in found:
+            if each.load == load:
+                ratio = "" if each.ratio is None else str(each.ratio)
+                latencies = (each.first_p50, each.first_p99, each.gap_p50, each.gap_p99)
+                table.add_row(each.side, f"{each.tokens_per_s:.1f}", ratio, *(f"{ms:.0f}" for ms in latencies))
+        console.print(table)
     for name, figures in servers.items():
         console.print(f"{name}: up after {figures['start_s']:.0f} s, {figures['memory_gib']:.2f} GiB of memory")

@@ -100,7 +100,7 @@ def test_a_step_is_timed_beside_its_products(tiny_probed_checkpoint: Path, tiny_
 
 def test_pairs_share_their_job_and_take_turns_in_going_first(call: Callable[..., Result]) -> None:
     call("--pairs", "4", "--guided-pairs", "2")
-    batch_of_1 = [(name, job) for name, job in FakeWorker.jobs if len(job.prompts) == 1 and job.max_tokens == 64]
+    batch_of_1 = [(name, job) for name, job in FakeWorker.jobs if len(job.prompts) == 1 and job.max_tokens == 32]
     against_plain = batch_of_1[:8]
     assert [name for name, _ in against_plain] == ["ours", "plain", "plain", "ours"] * 2
     assert all(against_plain[i][1] == against_plain[i + 1][1] for i in range(0, 8, 2))

@@ -34,7 +34,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[Arrival]]
 
     @contextmanager
     def serving(command: Sequence[str], max_rows: int, max_tokens: int) -> Iterator[FakeServer]:
-        assert max_rows == 6 and max_tokens == 320
+        assert max_rows == 6 and max_tokens == 340
         yield FakeServer("ours" if "server.cli" in command else "plain")
 
     def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTiming:
