@@ -2,12 +2,13 @@
 
     mavis bench http [--values DIR] [--batch 1 --batch 8] [--out http.json]
 
-Two servers run: plain vLLM's, and ours. All sides get the same loads in turns, round by round, the next round beginning
-with another side; so a machine that slows down slows all of them. A load is a number of streams that begin at once, or
+Two servers run: plain vLLM's, and ours. All sides get the same loads in turns, round by round, in another order each
+time; so a machine that slows down slows all of them. A load is a number of streams that begin at once, or
 streams that come as a Poisson process, or a few that run when a long prompt comes. Runs in the command's process; must
 not import torch or vllm.
 """
 
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from training.bench.load import Arrival, Load, LoadTiming, at_once, poisson, run_load
 from training.bench.prompts import PromptsOption, drawn
-from training.bench.servers import BenchServer, our_command, plain_command, serving
+from training.bench.servers import BenchServer, our_command, plain_command, serving, wait_until_quiet
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, request_fields, sides_of
 from training.evaluate.bootstrap import Estimate, ratio_estimate
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
@@ -97,8 +98,9 @@ class Bench:
         """The timings of every side."""
         found: dict[str, list[LoadTiming]] = defaultdict(list)
         for number, times in enumerate(load.times):
-            first = number % len(self._sides)
-            for side in [*self._sides[first:], *self._sides[:first]]:
+            # Another order in every round, so that nobody always comes after the same side.
+            for side in random.Random(number).sample(self._sides, len(self._sides)):
+                wait_until_quiet(list(self._servers.values()))
                 server = self._servers[PLAIN if side.is_plain else NO_WEIGHTS]
                 arrivals = self._arrivals(side, server.model, times, load.long_prompt)
                 found[side.name].append(run_load(server.url, arrivals, load.max_tokens))

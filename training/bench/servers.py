@@ -24,6 +24,7 @@ from valuemodels.sources.cpu import base_dtype, serves_on_cpu
 START_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 30.0
 _KV_CACHE_GIB = "2"
+_QUIET_EVERY_S, _QUIET_SHARE, _QUIET_TIMEOUT_S = 0.25, 0.2, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,25 @@ class BenchServer:
 
     def memory_gib(self) -> float:
         """What its processes take together; what they share counts once."""
-        total = 0
-        for process in [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_full_info().pss
-        return total / 2**30
+        return sum(process.memory_full_info().pss for process in self._processes()) / 2**30
+
+    def cpu_s(self) -> float:
+        """Processor time that its processes have taken so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes())
+
+    def _processes(self) -> list[psutil.Process]:
+        whole = psutil.Process(self.process.pid)
+        return [whole, *whole.children(recursive=True)]
+
+
+def wait_until_quiet(servers: Sequence[BenchServer]) -> None:
+    """Wait until none of them computes any more: what one still does would slow the next."""
+    deadline = time.monotonic() + _QUIET_TIMEOUT_S
+    while time.monotonic() < deadline:
+        before = sum(server.cpu_s() for server in servers)
+        time.sleep(_QUIET_EVERY_S)
+        if sum(server.cpu_s() for server in servers) - before < _QUIET_SHARE * _QUIET_EVERY_S:
+            return
 
 
 def our_command(base: str, values: Path) -> list[str]:

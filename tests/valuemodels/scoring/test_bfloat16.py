@@ -63,7 +63,7 @@ def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]],
     generator = torch.Generator().manual_seed(0)
     scorer.read([Prefix("3", chats[3][:40])])
     scorer.read([Prefix("3", chats[3][:90])])
-    for step in range(3):
+    for _ in range(3):
         queries = [
             Query(str(n), list(chat), torch.randint(1000, 30000, (CANDIDATES,), generator=generator))
             for n, chat in enumerate(chats)
