@@ -122,7 +122,7 @@ class MavisEndpoints:
         for handler in _handlers(state, engine_client):
             handler.engine_client = EngineGateway(engine_client, service, load)
         state.mavis_drain = drain
-        state.mavis_heartbeat = Heartbeat(mailbox, settings.stall_s)
+        state.mavis_heartbeat = Heartbeat(mailbox, settings.stall_s, lambda: drain.running > 0)
         state.mavis_tasks = [asyncio.create_task(state.mavis_heartbeat.run())]
         state.mavis_tasks.append(asyncio.create_task(_announce(state, args, catalogue, needs_key=bool(options.keys))))
         close_unknown_routes(self._app)

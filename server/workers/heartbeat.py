@@ -1,7 +1,8 @@
-"""Whether the workers still answer: asked every few seconds, between two steps of the engine.
+"""Whether the workers still answer: asked between two steps of the engine, every few seconds while requests run.
 
 An exchange waits for the step that is under way. So a step that does not end, a stopped process and a stuck engine all
 show as an answer that does not come; and the workers' counters are in `/metrics` whether or not anybody reads a trace.
+Without requests they are asked seldom: for a second after every message vLLM's workers look for the next without rest.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
@@ -13,6 +14,9 @@ from collections.abc import Callable
 from server.errors import EngineLostError
 from server.workers.mailbox import Mailbox
 
+_IDLE_SHARE = 2 / 3
+"""Of `stall_s`: so often the workers of a server without requests are asked."""
+
 
 class Heartbeat:
     """Asks the workers, and remembers when they last answered."""
@@ -21,12 +25,19 @@ class Heartbeat:
         self,
         mailbox: Mailbox,
         stall_s: float,
+        is_busy: Callable[[], bool],
         interval_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: `stall_s`: after how long without an answer they count as stuck; `clock` gives seconds."""
+        """
+        Args:
+            stall_s: after how long without an answer they count as stuck.
+            is_busy: whether requests run.
+            clock: gives seconds.
+        """
         self.stall_s = stall_s
         self._mailbox = mailbox
+        self._is_busy = is_busy
         self._interval_s = interval_s
         self._clock = clock
         self._answered_at = clock()
@@ -38,10 +49,18 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Ask for ever."""
+        was_busy = True
         while True:
-            try:
-                await asyncio.shield(self._mailbox.ping())
-                self._answered_at = self._clock()
-            except EngineLostError:
-                pass  # the mailbox has logged it; whether the engine lives is for others to say
+            is_busy = self._is_busy()
+            # Once more after the last request, for what it has counted.
+            if is_busy or was_busy or self._clock() - self._answered_at > _IDLE_SHARE * self.stall_s:
+                await self._ask()
+            was_busy = is_busy
             await asyncio.sleep(self._interval_s)
+
+    async def _ask(self) -> None:
+        try:
+            await asyncio.shield(self._mailbox.ping())
+            self._answered_at = self._clock()
+        except EngineLostError:
+            pass  # the mailbox has logged it; whether the engine lives is for others to say

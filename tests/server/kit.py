@@ -326,7 +326,7 @@ def make_app(
     app.state.openai_serving_completion = FakeServing(gateway, "cmpl-")
     app.state.mavis = service
     app.state.mavis_drain = drain = Drain()
-    app.state.mavis_heartbeat = Heartbeat(mailbox, stall_s=10.0)
+    app.state.mavis_heartbeat = Heartbeat(mailbox, stall_s=10.0, is_busy=lambda: True)
     app.state.mavis_load = load
     gate = {"keys": keys, "routes": Routes(is_open, generates), "limits": gate_limits}
     place_gate(app, **gate, load=load, drain=drain, audit=audit)

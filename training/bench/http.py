@@ -22,7 +22,7 @@ from rich.table import Table
 
 from training.bench.load import Arrival, Load, LoadTiming, at_once, poisson, run_load
 from training.bench.prompts import PromptsOption, drawn
-from training.bench.servers import BenchServer, our_command, plain_command, serving, wait_until_quiet
+from training.bench.servers import BenchServer, our_command, plain_command, serving, undisturbed
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, request_fields, sides_of
 from training.evaluate.bootstrap import Estimate, ratio_estimate
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
@@ -100,10 +100,10 @@ class Bench:
         for number, times in enumerate(load.times):
             # Another order in every round, so that nobody always comes after the same side.
             for side in random.Random(number).sample(self._sides, len(self._sides)):
-                wait_until_quiet(list(self._servers.values()))
                 server = self._servers[PLAIN if side.is_plain else NO_WEIGHTS]
                 arrivals = self._arrivals(side, server.model, times, load.long_prompt)
-                found[side.name].append(run_load(server.url, arrivals, load.max_tokens))
+                with undisturbed(server, [other for other in self._servers.values() if other is not server]):
+                    found[side.name].append(run_load(server.url, arrivals, load.max_tokens))
                 self._advance(1, f"{load.name}: {side.name}")
         return found
 

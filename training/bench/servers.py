@@ -44,6 +44,16 @@ class BenchServer:
         """What its processes take together; what they share counts once."""
         return sum(process.memory_full_info().pss for process in self._processes()) / 2**30
 
+    def suspend(self) -> None:
+        """Stop all of its processes: even a server without requests looks for some."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        for process in self._processes():
+            process.resume()
+
     def cpu_s(self) -> float:
         """Processor time that its processes have taken so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self._processes())
@@ -53,14 +63,22 @@ class BenchServer:
         return [whole, *whole.children(recursive=True)]
 
 
-def wait_until_quiet(servers: Sequence[BenchServer]) -> None:
-    """Wait until none of them computes any more: what one still does would slow the next."""
-    deadline = time.monotonic() + _QUIET_TIMEOUT_S
-    while time.monotonic() < deadline:
-        before = sum(server.cpu_s() for server in servers)
-        time.sleep(_QUIET_EVERY_S)
-        if sum(server.cpu_s() for server in servers) - before < _QUIET_SHARE * _QUIET_EVERY_S:
-            return
+@contextlib.contextmanager
+def undisturbed(server: BenchServer, others: Sequence[BenchServer]) -> Iterator[None]:
+    """While this holds the others are suspended; it begins when the server itself has fallen quiet."""
+    for other in others:
+        other.suspend()
+    try:
+        deadline = time.monotonic() + _QUIET_TIMEOUT_S
+        busy_s = _QUIET_EVERY_S
+        while busy_s > _QUIET_SHARE * _QUIET_EVERY_S and time.monotonic() < deadline:
+            before = server.cpu_s()
+            time.sleep(_QUIET_EVERY_S)
+            busy_s = server.cpu_s() - before
+        yield
+    finally:
+        for other in others:
+            other.resume()
 
 
 def our_command(base: str, values: Path) -> list[str]:

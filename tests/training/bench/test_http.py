@@ -23,12 +23,20 @@ class FakeServer:
     url: str
     model: str = "m"
     start_s: float = 3.0
+    runs: bool = True
 
     def memory_gib(self) -> float:
         return 1.5
 
     def cpu_s(self) -> float:
+        assert self.runs
         return 7.0
+
+    def suspend(self) -> None:
+        self.runs = False
+
+    def resume(self) -> None:
+        self.runs = True
 
 
 @pytest.fixture
