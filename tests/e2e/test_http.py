@@ -78,11 +78,13 @@ def test_a_guided_answer_says_what_held_and_what_it_did(http: httpx.Client) -> N
     assert "tokens" not in block
 
 
+@pytest.mark.parametrize("scoring", ["fast", "exact", "hybrid"])
 @pytest.mark.parametrize("detail", [True, "candidates"])
-def test_token_values_add_up_to_the_totals(http: httpx.Client, detail: Any) -> None:
-    answer = chat(http, objective_weights=WEIGHTS, return_values=detail, return_token_ids=True)
+def test_token_values_add_up_to_the_totals(http: httpx.Client, detail: Any, scoring: str) -> None:
+    answer = chat(http, objective_weights=WEIGHTS, scoring=scoring, return_values=detail, return_token_ids=True)
     choice = answer["choices"][0]
     tokens = choice["mavis"]["tokens"]
+    assert choice["mavis"]["scoring"] == scoring and all(("levels" in t) == (scoring == "exact") for t in tokens)
     assert [token["token_id"] for token in tokens] == choice["token_ids"]
     assert sum(token["kl"] for token in tokens) == pytest.approx(choice["mavis"]["kl"])
     for name, total in choice["mavis"]["values"].items():
@@ -200,7 +202,7 @@ BAD = [
     ({"candidates": 0}, "candidates", "an integer from 1 to 64"),
     ({"candidates": 65}, "candidates", "an integer from 1 to 64"),
     ({"kl_budget": 0}, "kl_budget", "above 0"),
-    ({"scoring": "slow"}, "scoring", "one of exact, fast"),
+    ({"scoring": "slow"}, "scoring", "one of exact, fast, hybrid"),
     ({"profile": "kind"}, "profile", "there are none"),
     ({"return_values": "all"}, "return_values", "candidates"),
     ({"objective_weight": {"positivity": 1}}, "objective_weight", "objective_weights"),

@@ -202,5 +202,7 @@ class Load:
             "max_tokens": chance.choice((4, 30, 150)),
             "temperature": chance.choice((0.8, 1.2) if n > 1 else (0, 0.8, 1.2)),  # vLLM refuses equal choices
             "objective_weights": weights,
-            **chance.choice(({}, {"kl_budget": 0.3}, {"candidates": 5}, {"seed": 7}, {"stop": ["e"]})),
+            **chance.choice(({}, {"scoring": "exact"}, {"scoring": "hybrid"}, {"scoring": "fast"})),
+            **chance.choice(({}, {"kl_budget": 0.3}, {"candidates": 5}, {"candidate_min_p": 0.02}, {"seed": 7})),
+            **chance.choice(({}, {"stop": ["e"]})),
         }

@@ -45,7 +45,7 @@ class HttpFigures:
 
     Attributes:
         ratio: tokens a second over the reference's, round by round; None for a load that says itself how fast it is.
-        first: to a stream's first chunk; gap: between two chunks of a stream; medians and 99th percentiles.
+        first: to a stream's first chunk; gap: between two chunks of a stream; medians, 99th percentiles, the longest.
     """
 
     load: str
@@ -57,6 +57,7 @@ class HttpFigures:
     first_p99: float
     gap_p50: float
     gap_p99: float
+    gap_max: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,7 @@ def _figures(load: Load, sides: Sequence[Side], timings: Timings) -> list[HttpFi
         first = [seconds for timing in some for seconds in timing.first_s]
         gaps = [seconds for timing in some for seconds in timing.gaps_s]
         latencies = [1000 * float(np.quantile(kind, share)) for kind in (first, gaps) for share in (0.5, 0.99)]
+        latencies.append(1000 * max(gaps))
         figures.append(HttpFigures(load.name, side.name, side.reference, fmean(speeds[side.name]), ratio, *latencies))
     return figures
 
@@ -203,11 +205,11 @@ def _server_figures(server: BenchServer) -> dict[str, float]:
 
 def _print(found: Sequence[HttpFigures], servers: Mapping[str, Mapping[str, float]]) -> None:
     for load in dict.fromkeys(each.load for each in found):
-        table = Table("side", "tok/s", "ratio", "first, ms", "p99", "gap, ms", "p99", title=load)
+        table = Table("side", "tok/s", "ratio", "first, ms", "p99", "gap, ms", "p99", "max", title=load)
         for each in found:
             if each.load == load:
                 ratio = "" if each.ratio is None else str(each.ratio)
-                latencies = (each.first_p50, each.first_p99, each.gap_p50, each.gap_p99)
+                latencies = (each.first_p50, each.first_p99, each.gap_p50, each.gap_p99, each.gap_max)
                 table.add_row(each.side, f"{each.tokens_per_s:.1f}", ratio, *(f"{ms:.0f}" for ms in latencies))
         console.print(table)
     for name, figures in servers.items():

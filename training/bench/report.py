@@ -54,7 +54,7 @@ def engine_tables(figures: Figures) -> str:
 
 def http_tables(figures: Figures) -> str:
     """Every load's sides, and what the servers take."""
-    header = ["load", "side", "tok/s", "ratio", "to", "first token, ms: median", "p99", "between two: median", "p99"]
+    header = ["load", "side", "tok/s", "ratio", "to", "first token, ms", "p99", "next token, ms", "p99", "longest"]
     rows = [
         [
             each["load"],
@@ -62,7 +62,7 @@ def http_tables(figures: Figures) -> str:
             f"{each['tokens_per_s']:.1f}",
             shown(each["ratio"]),
             each["reference"] if each["ratio"] else "",
-            *(f"{each[name]:.0f}" for name in ("first_p50", "first_p99", "gap_p50", "gap_p99")),
+            *(f"{each[name]:.0f}" for name in ("first_p50", "first_p99", "gap_p50", "gap_p99", "gap_max")),
         ]
         for each in figures["figures"]
     ]
@@ -101,13 +101,13 @@ def plot(found: Mapping[str, Figures], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4.2), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4.8), squeeze=False, layout="constrained")
     for (name, figures), axis in zip(found.items(), axes[0], strict=True):
         if name == STEP:
             _plot_steps(axis, figures)
         else:
             _plot_speed(axis, "in the engine" if name == ENGINE else "over HTTP", _lines(name, figures))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
 
@@ -136,7 +136,7 @@ def _plot_speed(axis: Any, where: str, lines: Mapping[str, Sequence[tuple[int, M
     axis.set_xticks(ticks, [str(rows) for rows in ticks])
     axis.minorticks_off()
     axis.axhline(1.0, color="grey", linewidth=0.8)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def _plot_steps(axis: Any, figures: Figures) -> None:

@@ -81,6 +81,7 @@ def test_every_side_is_loaded_in_turns_and_set_beside_its_reference(
     own = by_side["fast, own weights in every row"]
     assert own["reference"] == "fast" and own["ratio"]["value"] == pytest.approx(1.0)
     assert by_side["fast"]["gap_p50"] == pytest.approx(20.0) and by_side["fast"]["first_p99"] == pytest.approx(20.0)
+    assert by_side["no weights"]["gap_max"] == pytest.approx(10.0)
     poisson = [each for each in report["figures"] if each["load"].startswith("Poisson, 2.5 requests/s")]
     assert len(poisson) == 7 and all(each["ratio"] is None for each in poisson)
     rounds = [[url for url, _ in loads[start : start + 7]] for start in (7, 14)]
