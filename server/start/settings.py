@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         on_value_error: objective -> "abort" where a request must not go on without its values; "base" for others.
         default_beta, default_candidates, default_candidate_min_p: for requests that do not say.
         max_candidates: the most a request may ask for.
-        default_scoring: for requests that do not say; None: fast where the checkpoints offer it, else exact.
+        default_scoring: for requests that do not say; None: fast where it is loaded, else the first that is.
         scorings: which of the offered scorings are loaded; None: all. ["fast"] needs no memory for value models.
         hybrid_candidates: how many candidates hybrid scoring has read at most, at each token.
         value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.

@@ -141,7 +141,9 @@ def bench_http(
     max_tokens: Annotated[int, typer.Option(min=2, help="Of every stream.")] = 32,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Streams at once; again for more. 1, 8, 32.")] = None,
     requests: Annotated[int, typer.Option(min=2, help="Of a round of the Poisson load.")] = 24,
-    rate: Annotated[float | None, typer.Option(min=0, help="Requests/s of it; a quarter of what is served.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Requests/s of it; a quarter of what is served.")
+    ] = None,
     long_prompt: Annotated[int, typer.Option(min=0, help="Tokens of a prompt that disturbs; 0 leaves it out.")] = 3000,
     prompts: PromptsOption = None,
     base_folder: BaseFolderOption = None,
@@ -173,7 +175,7 @@ def _all_loads(bench: Bench, sides: Sequence[Side], plan: Plan) -> list[HttpFigu
         load = Load(f"{rows} at once", [at_once(rows)] * plan.rounds, plan.max_tokens, is_timed=True)
         found += _figures(load, sides, bench.rounds(load))
     fastest = max(each.tokens_per_s for each in found if each.side == NO_WEIGHTS)
-    per_s = plan.rate or RATE_SHARE * fastest / plan.max_tokens
+    per_s = RATE_SHARE * fastest / plan.max_tokens if plan.rate is None else plan.rate
     times = [poisson(plan.requests, per_s, seed) for seed in range(plan.rounds)]
     load = Load(f"Poisson, {per_s:.2g} requests/s", times, plan.max_tokens)
     found += _figures(load, sides, bench.rounds(load))

@@ -35,7 +35,8 @@ class HybridScorer:
         self.scales = exact.scales
         self._most = most
         # A weight then moves a candidate by what it does under fast scoring.
-        self._ratios = [mine / theirs for mine, theirs in zip(fast.scales, exact.scales, strict=True)]
+        ratios = [mine / theirs for mine, theirs in zip(fast.scales, exact.scales, strict=True)]
+        self._ratios = torch.tensor(ratios, device=exact.cache.shape.device)
 
     @torch.inference_mode()
     def score(self, batch: ScoringBatch) -> Tensor:
@@ -44,8 +45,7 @@ class HybridScorer:
         Raises:
             RuntimeError: nobody has captured the base model's hidden states.
         """
-        values = self.fast.score(batch)
-        values = values * torch.tensor(self._ratios, device=values.device)
+        values = self.fast.score(batch) * self._ratios
         places, picked = pick(batch, values, self._most)
         logits = batch.candidates.logits.gather(1, places).masked_fill(~picked, float("-inf"))
         few = Candidates(batch.candidates.token_ids.gather(1, places), logits)

@@ -32,7 +32,9 @@ def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize(("scoring", "at_most"), [("fast", 1), ("exact", SETTLE_EVERY + 1)])
+@pytest.mark.parametrize(
+    ("scoring", "at_most"), [("fast", 1), ("exact", SETTLE_EVERY + 1), ("hybrid", SETTLE_EVERY + 1)]
+)
 def test_steps_wait_a_fixed_number_of_times(
     scoring: Scoring,
     at_most: int,
