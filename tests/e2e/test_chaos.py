@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
@@ -75,34 +76,43 @@ def readiness(server: Server) -> int:
         return 0
 
 
+@contextmanager
+def paused_engine(server: Server) -> Iterator[None]:
+    """No step of the engine ends meanwhile."""
+    engine = [process for process in processes_of(server) if process.pid != server.process.pid]
+    for process in engine:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in engine:
+            process.resume()
+
+
 def test_a_worker_that_stops_makes_the_server_unready_and_nothing_is_lost_when_it_goes_on(own_server: Server) -> None:
-    engine = [process for process in processes_of(own_server) if process.pid != own_server.process.pid]
     body = {**TEXT, "max_tokens": 60}
     alone = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=60).json()["choices"][0]["text"]
     with ThreadPoolExecutor() as threads:
         stream = begun(threads, own_server, body)
-        for process in engine:
-            process.suspend()
-        try:
+        with paused_engine(own_server):
             assert wait_for(lambda: readiness(own_server) == 503, timeout_s=STALL_S + 5)
             assert httpx.get(f"{own_server.url}/health", timeout=5).status_code == 200, "the process lives"
-        finally:
-            for process in engine:
-                process.resume()
         assert wait_for(lambda: readiness(own_server) == 200, timeout_s=20)
         assert stream.result(timeout=60) == alone
 
 
 def test_a_server_that_is_told_to_stop_lets_its_streams_end_and_sends_others_away(own_server: Server) -> None:
-    body = {**TEXT, "max_tokens": 300}  # long enough to be under way when the request below arrives, on any machine
+    body = {**TEXT, "max_tokens": 150}
     alone = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=120).json()["choices"][0]["text"]
     with ThreadPoolExecutor() as threads:
         stream = begun(threads, own_server, body)
-        stop = threads.submit(stop_server, own_server, signal.SIGTERM, 120)
-        assert wait_for(lambda: readiness(own_server) == 503, timeout_s=5)
-        refused = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=10)
-        assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
-        assert refused.json()["error"]["type"] == "ServiceUnavailableError"
+        with paused_engine(own_server):  # so that the stream is under way when the others are refused
+            stop = threads.submit(stop_server, own_server, signal.SIGTERM, 120)
+            assert wait_for(lambda: readiness(own_server) == 503, timeout_s=5)
+            refused = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=10)
+            assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+            assert refused.json()["error"]["type"] == "ServiceUnavailableError"
+            assert not stream.done(), "the stream was cut"
         assert stream.result(timeout=120) == alone, "the stream was cut"
         ended = time.monotonic()
         status, _ = stop.result(timeout=30)
