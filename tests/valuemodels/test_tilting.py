@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from valuemodels.kl_budget import beta_within_budget, kl_divergence
 from valuemodels.tilting import (
     NEG_INF,
     Candidates,
     Tilt,
     advantages_of,
-    beta_within_budget,
     dropped_mass,
-    kl_divergence,
     prune,
+    sampling_temperature,
     select_candidates,
     tilt,
     weighted_values,
@@ -45,11 +45,17 @@ def reference(logits: list[float], v: list[float], temperature: float, beta: flo
     return pi, float((pi[mask] * (np.log(pi[mask]) - np.log(base[mask]))).sum())
 
 
+def strength(found: Tilt) -> list[float]:
+    """Of every row, after the budget."""
+    assert found.beta is not None
+    return found.beta.tolist()
+
+
 def tilt_one(z: list[float], v: list[float], temperature: float, beta: float, budget: float | None = None) -> Tilt:
     return tilt(
         candidates_of([z]),
         torch.tensor([v]),
-        torch.tensor([temperature]),
+        sampling_temperature(torch.tensor([temperature])),
         torch.tensor([beta]),
         None if budget is None else torch.tensor([budget]),
     )
@@ -75,7 +81,7 @@ def test_a_kl_budget_is_met_and_beta_is_not_lowered_needlessly(z: Any, data: Any
     asked = tilt_one(z, v, 1.0, beta)
     assert found.kl.item() <= budget + 1e-4
     if asked.kl.item() <= budget - 1e-5:
-        assert math.isclose(found.beta.item(), np.float32(beta), rel_tol=1e-6)
+        assert strength(found) == [pytest.approx(beta, rel=1e-6)]
     elif asked.kl.item() > budget + 1e-5:
         assert found.kl.item() >= budget - 1e-4, "beta was lowered further than the budget asks"
 
@@ -91,7 +97,7 @@ def test_budgets_hold_row_by_row_and_infinity_is_none() -> None:
     z, v = [[0.0, 1.0, 2.0]] * 3, torch.tensor([[3.0, 0.0, -1.0]] * 3)
     budget = torch.tensor([0.01, math.inf, 0.2])
     found = tilt(candidates_of(z), v, torch.ones(3), torch.full((3,), 4.0), budget)
-    assert found.kl[0] <= 0.0101 and found.kl[2] <= 0.2001 and found.beta[1] == 4.0
+    assert found.kl[0] <= 0.0101 and found.kl[2] <= 0.2001 and strength(found)[1] == 4.0
     assert found.kl[1] > 0.2
 
 
@@ -140,10 +146,15 @@ def test_every_row_keeps_its_own_number_of_candidates(counts: Any) -> None:
         assert set(found.token_ids[r, :count].tolist()) == set(logits[r].topk(count).indices.tolist())
 
 
-def test_candidates_are_capped_by_the_vocabulary_and_skip_nan() -> None:
-    found = select_candidates(torch.tensor([[1.0, float("nan"), 2.0]]), torch.tensor([40]), 40, 64)
-    assert found.token_ids.shape == (1, 3)
-    assert sorted(found.token_ids[found.valid].tolist()) == [0, 2]
+def test_candidates_are_capped_by_the_vocabulary() -> None:
+    found = select_candidates(torch.tensor([[1.0, 3.0, 2.0]]), None, 40, 64)
+    assert found.token_ids.tolist() == [[1, 2, 0]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_row_whose_logits_are_no_numbers_is_not_tilted(bad: float) -> None:
+    found = select_candidates(torch.tensor([[1.0, bad, 2.0], [1.0, 3.0, 2.0]]), None, 3, 64)
+    assert tilt(found, torch.zeros(2, 3), torch.ones(2)).is_sound.tolist() == [False, True]
 
 
 def test_advantages_of_average_to_zero_under_the_base_and_ignore_padding() -> None:
@@ -181,22 +192,43 @@ def test_a_budget_lowers_what_is_free_and_never_what_is_pinned(z: Any, data: Any
     finite = st.lists(st.floats(-3, 3, width=32), min_size=len(z), max_size=len(z))
     v, u = data.draw(finite), data.draw(finite)
 
-    def tilted(strength: float, limit: float | None) -> Tilt:
+    def tilted(asked: float, limit: float | None) -> Tilt:
         limits = None if limit is None else torch.tensor([limit])
         return tilt(
             candidates_of([z]),
             torch.tensor([v]),
             torch.ones(1),
-            torch.tensor([strength]),
+            torch.tensor([asked]),
             limits,
             torch.tensor([u]),
         )
 
     found, pinned_alone = tilted(beta, budget), tilted(0.0, None)
     shift = found.logits[0].double().numpy() - np.array(z, dtype=np.float32)
-    assert np.allclose(shift, np.array(u) + found.beta.item() * np.array(v), atol=1e-4 * (1 + beta))
+    assert np.allclose(shift, np.array(u) + strength(found)[0] * np.array(v), atol=1e-4 * (1 + beta))
     if found.kl.item() > budget + 1e-4:
-        assert found.beta.item() == 0.0 and torch.equal(found.kl, pinned_alone.kl), "the floor stands before the budget"
+        assert strength(found) == [0.0] and torch.equal(found.kl, pinned_alone.kl), "the floor stands before the budget"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_tilt_that_is_no_number_is_told_from_one_that_is(bad: float, place: int) -> None:
+    v = torch.tensor([[1.0, -2.0, 3.0]] * 3)
+    v[0, place] = bad
+    z = [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 1.0]]
+    assert tilt(candidates_of(z), v, torch.ones(3)).is_sound.tolist() == [False, True, True]
+    nothing = tilt(candidates_of([[NEG_INF, NEG_INF]]), torch.zeros(1, 2), torch.ones(1))
+    assert nothing.is_sound.tolist() == [False], "there is no candidate"
+    budget = tilt(candidates_of(z), v, torch.ones(3), kl_budget=torch.full((3,), 0.1))
+    assert budget.is_sound.tolist() == [False, True, True]
+
+
+def test_no_strength_is_a_strength_of_one_and_no_counts_are_equal_counts() -> None:
+    z = torch.randn(3, 30, generator=torch.Generator().manual_seed(5))
+    few, same = select_candidates(z, torch.full((3,), 7), 7, 64), select_candidates(z, None, 7, 64)
+    assert torch.equal(few.token_ids, same.token_ids) and torch.equal(few.logits, same.logits)
+    v = torch.randn(3, 7, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(tilt(few, v, torch.ones(3)).logits, tilt(few, v, torch.ones(3), torch.ones(3)).logits)
 
 
 def test_a_row_that_is_ended_has_one_token_left_and_its_neighbours_all_of_theirs() -> None:
@@ -212,7 +244,11 @@ def test_writing_touches_replaced_rows_alone_and_forbids_everything_off_the_cand
     before = logits.clone()
     index = torch.tensor([3, 0, 2])
     found = select_candidates(logits[index], torch.tensor([2, 3, 2]), 3, 64)
-    write_tilted(logits, index, found, found.logits + 1, torch.tensor([True, False, True]))
+    replaced = torch.tensor([True, False, True])
+    whole = before[index]
+    write_tilted(whole, None, found, found.logits + 1, replaced)
+    write_tilted(logits, index, found, found.logits + 1, replaced)
+    assert torch.equal(whole, logits[index]), "all rows of a batch, or some of a larger one"
     assert torch.equal(logits[[0, 1]], before[[0, 1]])
     for place, r in ((0, 3), (2, 2)):
         kept = found.token_ids[place, :2]

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from valuemodels.tilting import kl_divergence
+from valuemodels.kl_budget import kl_divergence
 
 _LARGEST_SCALE = 1e6
 _BISECTIONS = 60

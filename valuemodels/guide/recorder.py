@@ -67,13 +67,13 @@ class PositionRecorder:
         scored = step.is_scored.tolist()
         places = [place for place, row in enumerate(batch.rows) if scored[place] and row.generation_id]
         rows = torch.tensor(places, dtype=torch.long, device=step.token_ids.device)
-        valid = step.base_logprobs[rows] > float("-inf")
+        valid = step.valid[rows]
         part = Positions(
             # Copies: the engine may write over its buffers in the next step.
             hidden=batch.hidden[rows].cpu().clone(),
             token_ids=step.token_ids[rows].where(valid, 0).int().cpu(),
-            base_logprobs=step.base_logprobs[rows].cpu(),
-            logprobs=step.logprobs[rows].cpu(),
+            base_logprobs=step.tilt.base_logprobs[rows].cpu(),
+            logprobs=step.tilt.logprobs[rows].cpu(),
             sequence=torch.arange(len(places), dtype=torch.int32),
             place=torch.tensor([len(batch.rows[place].output) for place in places], dtype=torch.int32),
             sequences=tuple(batch.rows[place].generation_id for place in places),

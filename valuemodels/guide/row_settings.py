@@ -22,15 +22,17 @@ class RowSettings:
         pinned: [rows, objectives] the same of the part that it may not; None where no row has any.
         coefficients: [rows, objectives] the sum of both.
         tilts: [rows] bool, False where a row only watches.
-        temperature: [rows], 0 = greedy.
+        temperature: [rows] > 0, at which the row is tilted.
         kl_budget: [rows] nats, inf = none; None where no row has one.
         least: [rows] how far a candidate's logit may lie below the largest, -inf = however far; None where that is so
             for all rows.
-        counts: [rows] how many candidates; width: the largest of them.
+        counts: [rows] how many candidates, None where all want the same; width: the largest of them.
         gives_levels: [rows] bool, True where the values are expected final rewards.
         last_tokens: [rows] the token that ends each row's sequence.
         needed: [rows, objectives] bool, True where a row needs an objective's values.
+        all_weigh: nothing in `free` is 0.
         places: scoring -> the rows that are scored so, by their place here.
+        zeros, nobody: [rows] 0, and [rows] False.
     """
 
     index: Tensor
@@ -41,12 +43,15 @@ class RowSettings:
     temperature: Tensor
     kl_budget: Tensor | None
     least: Tensor | None
-    counts: Tensor
+    counts: Tensor | None
     width: int
     gives_levels: Tensor
     last_tokens: Tensor
     needed: Tensor
+    all_weigh: bool
     places: Mapping[Scoring, Sequence[int]]
+    zeros: Tensor
+    nobody: Tensor
 
 
 class SettingsOfRows:
@@ -68,6 +73,7 @@ class SettingsOfRows:
         self._device = device
         self._objectives = len(next(iter(scales.values())))
         self._written: dict[int, Row] = {}
+        self._lines: dict[int, list[float]] = {}
         self._numbers = torch.empty(0, 2 * self._objectives + 5, device=device)
         self._counts = torch.empty(0, 2, dtype=torch.int64, device=device)
         self._order: list[int] = []
@@ -86,7 +92,8 @@ class SettingsOfRows:
     def _write(self, rows: Sequence[Row]) -> None:
         self._make_room(1 + max(row.index for row in rows))
         index = torch.tensor([row.index for row in rows], device=self._device)
-        numbers = torch.tensor([self._line(row) for row in rows], dtype=torch.float32)
+        self._lines.update((row.index, self._line(row)) for row in rows)
+        numbers = torch.tensor([self._lines[row.index] for row in rows], dtype=torch.float32)
         counts = torch.tensor([[row.guidance.candidates, row.last_token] for row in rows])
         self._numbers[index] = numbers.to(self._device)
         self._counts[index] = counts.to(self._device)
@@ -116,23 +123,26 @@ class SettingsOfRows:
         numbers, counts = self._numbers[index], self._counts[index]
         free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 5], dim=1)
         tilts = rest[:, 2] != 0
+        temperature = sampling_temperature(rest[:, 0])
+        wanted = {row.guidance.candidates for row in rows}
         return RowSettings(
             index=index,
             free=free,
             pinned=pinned if any(any(row.guidance.pins) for row in rows) else None,
             coefficients=free + pinned,
             tilts=tilts,
-            temperature=rest[:, 0],
+            temperature=temperature,
             kl_budget=rest[:, 1] if any(row.guidance.kl_budget is not None for row in rows) else None,
-            least=rest[:, 4] * sampling_temperature(rest[:, 0])
-            if any(row.guidance.candidate_min_p for row in rows)
-            else None,
-            counts=counts[:, 0],
-            width=max(row.guidance.candidates for row in rows),
+            least=rest[:, 4] * temperature if any(row.guidance.candidate_min_p for row in rows) else None,
+            counts=counts[:, 0] if len(wanted) > 1 else None,
+            width=max(wanted),
             gives_levels=rest[:, 3] != 0,
             last_tokens=counts[:, 1],
             needed=(free != 0) | (pinned != 0) | ~tilts[:, None],
+            all_weigh=all(0.0 not in self._lines[line][: self._objectives] for line in order),
             places=dict(sorted(places.items())),
+            zeros=torch.zeros_like(temperature),
+            nobody=torch.zeros_like(tilts),
         )
 
 

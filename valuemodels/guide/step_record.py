@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from valuemodels.contract.trace_wire import CandidateColumns
-from valuemodels.tilting import advantages_of
+from valuemodels.tilting import NEG_INF, Tilt, advantages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +33,68 @@ class TokenEntry:
     is_aborted: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class StepRecord:
     """One scored step of a batch, or some rows of several steps, one below the other.
 
+    A step only puts down what it has at hand. What that means is worked out when it is asked for, of many steps at
+    once.
+
     Attributes:
-        token_ids: [rows, k] the candidates; base_logprobs, logprobs: [rows, k] theirs before and after the tilt, -inf
-            where there is none.
+        token_ids: [rows, k] the candidates; logits: [rows, k] the base's, -inf where there is none.
+        shift: [rows, k] what was added to their log-probabilities; temperature: [rows] > 0, at which.
         values: [rows, k, objectives] in standard deviations of the base's reward.
-        kl: [rows] nats.
+        needed: [rows, objectives] bool, the row needs that objective's values.
         dropped: [rows] the base's probability of candidates that were left out.
-        is_scored: [rows] bool, False where the row fell back to the base.
-        is_aborted: [rows] bool, True where the row was ended instead.
-        gives_levels: [rows] bool, True where the values are expected final rewards.
+        is_sound: [rows] bool, the tilt is made of finite numbers.
+        is_aborted: [rows] bool, the row was ended instead of falling back to the base.
+        is_level: [rows] bool, the values are expected final rewards.
         means, stds: [objectives] of the base's reward.
     """
 
     token_ids: Tensor
+    logits: Tensor
+    shift: Tensor
+    temperature: Tensor
     values: Tensor
-    base_logprobs: Tensor
-    logprobs: Tensor
-    kl: Tensor
+    needed: Tensor
     dropped: Tensor
-    is_scored: Tensor
+    is_sound: Tensor
     is_aborted: Tensor
-    gives_levels: Tensor
+    is_level: Tensor
     means: Tensor
     stds: Tensor
 
+    @cached_property
+    def tilt(self) -> Tilt:
+        """What the step did to each row; of rows that fell back, what it would have done."""
+        return Tilt(self.logits, self.shift, self.temperature, None)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """[rows, k] bool, there is a candidate."""
+        return self.logits > NEG_INF
+
+    @cached_property
+    def broken(self) -> Tensor:
+        """[rows, objectives] bool: a value that the row needs is no finite number."""
+        return broken(self.values, self.valid, self.needed)
+
+    @cached_property
+    def is_scored(self) -> Tensor:
+        """[rows] bool, False where the row fell back to the base."""
+        return self.is_sound & ~self.broken.any(1)
+
+    @cached_property
+    def gives_levels(self) -> Tensor:
+        """[rows] bool, the values tell levels. A single candidate is not valued: there is nothing to choose."""
+        return self.is_level & (self.valid.sum(1) > 1)
+
     def select(self, rows: Sequence[int]) -> "StepRecord":
         """Some rows, in this order."""
-        if len(rows) == len(self.kl) and all(place == row for place, row in enumerate(rows)):
+        if len(rows) == len(self.dropped) and all(place == row for place, row in enumerate(rows)):
             return self
-        index = torch.tensor(rows, device=self.kl.device)
+        index = torch.tensor(rows, device=self.dropped.device)
         return replace(self, **{name: getattr(self, name)[index] for name in _BY_ROW})
 
     def widened(self, k: int) -> "StepRecord":
@@ -76,19 +106,19 @@ class StepRecord:
             self,
             token_ids=functional.pad(self.token_ids, (0, more)),
             values=functional.pad(self.values, (0, 0, 0, more)),
-            base_logprobs=functional.pad(self.base_logprobs, (0, more), value=float("-inf")),
-            logprobs=functional.pad(self.logprobs, (0, more), value=float("-inf")),
+            logits=functional.pad(self.logits, (0, more), value=NEG_INF),
+            shift=functional.pad(self.shift, (0, more)),
         )
 
     def settle(self, token_ids: Sequence[int]) -> list[TokenEntry]:
         """What the sampled token of every row did: one copy from the device, whatever the number of rows."""
-        sampled = torch.tensor(token_ids, device=self.kl.device)
-        hit = (self.token_ids == sampled[:, None]) & (self.base_logprobs > float("-inf"))
+        sampled = torch.tensor(token_ids, device=self.dropped.device)
+        hit = (self.token_ids == sampled[:, None]) & self.valid
         objectives = self.values.shape[-1]
         place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, objectives)
-        advantages = advantages_of(self.values, self.base_logprobs).gather(1, place)[:, 0]
+        advantages = advantages_of(self.values, self.tilt.base_logprobs).gather(1, place)[:, 0]
         levels = self.values.gather(1, place)[:, 0] * self.stds + self.means
-        kl, known = torch.where(self.is_scored, self.kl, 0.0), self.is_scored & hit.any(1)
+        kl, known = torch.where(self.is_scored, self.tilt.kl, 0.0), self.is_scored & hit.any(1)
         flags = torch.stack([known, known & self.gives_levels, ~self.is_scored, self.is_aborted], dim=1)
         numbers = torch.stack([kl, self.dropped], dim=1)
         columns = torch.cat([numbers, flags.float(), advantages, levels], dim=1).tolist()
@@ -106,9 +136,9 @@ class StepRecord:
 
     def candidates(self) -> list[CandidateColumns]:
         """Every candidate of every row, none where a row fell back: three copies, whatever the number of rows."""
-        base = self.base_logprobs
-        counts = ((base > float("-inf")).sum(1) * self.is_scored).tolist()
-        parts = [base[..., None], self.logprobs[..., None], advantages_of(self.values, base)]
+        base = self.tilt.base_logprobs
+        counts = (self.valid.sum(1) * self.is_scored).tolist()
+        parts = [base[..., None], self.tilt.logprobs[..., None], advantages_of(self.values, base)]
         numbers = torch.cat(parts, dim=-1).float().cpu().numpy()
         token_ids = self.token_ids.int().cpu().numpy()
         return [
@@ -119,15 +149,25 @@ class StepRecord:
 
 _BY_ROW = (
     "token_ids",
+    "logits",
+    "shift",
+    "temperature",
     "values",
-    "base_logprobs",
-    "logprobs",
-    "kl",
+    "needed",
     "dropped",
-    "is_scored",
+    "is_sound",
     "is_aborted",
-    "gives_levels",
+    "is_level",
 )
+
+
+def broken(values: Tensor, valid: Tensor, needed: Tensor) -> Tensor:
+    """[rows, objectives] bool: a value that the row needs is no finite number.
+
+    Args:
+        values: [rows, k, objectives]; valid: [rows, k] bool, there is a candidate; needed: [rows, objectives] bool.
+    """
+    return (~values.isfinite() & valid[..., None]).any(1) & needed
 
 
 def join(records: Sequence[StepRecord]) -> StepRecord:

@@ -16,7 +16,7 @@ from valuemodels.guide.step_record import StepRecord, TokenEntry, join
 from valuemodels.scoring.rows import Row
 
 _UNKNOWN_TOKEN = -1
-SETTLE_EVERY = 16
+SETTLE_EVERY = 64
 """Steps: few enough that what waits is small, many enough that settling costs a step next to nothing."""
 
 Waiting = tuple[StepRecord, int]

@@ -18,7 +18,7 @@ from valuemodels.guide.fallbacks import Fallbacks
 from valuemodels.guide.recorder import PositionRecorder
 from valuemodels.guide.row_by_row import RowByRow
 from valuemodels.guide.row_settings import RowSettings, SettingsOfRows
-from valuemodels.guide.step_record import StepRecord
+from valuemodels.guide.step_record import StepRecord, broken
 from valuemodels.guide.traces import TraceStore
 from valuemodels.scoring.exact import Prefix
 from valuemodels.scoring.hybrid import reader_of
@@ -86,13 +86,10 @@ class ValueGuide:
         settings = self._settings.of(rows)
         batch, dropped = self._batch(logits, rows, settings, hidden)
         values = self._score(batch, settings)
-        broken = self._broken(values, batch.candidates, settings)
-        usable = ~broken.any(1) & batch.candidates.valid.any(1)
-        self._fallbacks.note(~usable, broken)
         tilted = self._tilt(batch.candidates, values, settings)
-        write_tilted(logits, settings.index, batch.candidates, tilted.logits, usable & settings.tilts)
-        aborted = self._abort(logits, settings, broken)
-        self._record(batch, settings, values, tilted, usable, aborted, dropped)
+        self._write(logits, batch.candidates, tilted, settings)
+        aborted = self._abort(logits, settings, values, batch.candidates)
+        self._record(batch, settings, values, tilted, aborted, dropped)
         self.guided_rows += len(rows)
         return logits
 
@@ -118,7 +115,7 @@ class ValueGuide:
         if len(rows) < logits.shape[0]:
             logits, hidden = logits[settings.index], None if hidden is None else hidden[settings.index]
         candidates = select_candidates(logits, settings.counts, settings.width, self.policy.max_candidates)
-        kept, dropped = candidates, torch.zeros_like(settings.temperature)
+        kept, dropped = candidates, settings.zeros
         if settings.least is not None:
             kept = prune(candidates, settings.least)
             dropped = dropped_mass(candidates, kept, settings.temperature)
@@ -142,31 +139,28 @@ class ValueGuide:
             stop = start + len(scorer.objectives)
             values.append(self._row_by_row.score(scorer, batch.of_objectives(start, stop)))
             start = stop
-        return torch.cat(values, dim=-1)
-
-    def _broken(self, values: Tensor, candidates: Candidates, settings: RowSettings) -> Tensor:
-        """[rows, objectives] bool: a value that the row needs is no finite number."""
-        return (~values.isfinite() & candidates.valid[..., None]).any(1) & settings.needed
+        return values[0] if len(values) == 1 else torch.cat(values, dim=-1)
 
     def _tilt(self, candidates: Candidates, values: Tensor, settings: RowSettings) -> Tilt:
-        # Rows that fall back are not written; here their numbers must only be harmless.
-        free, pinned = (
-            None if part is None else weighted_values(values, part).nan_to_num(0.0, 0.0, 0.0)
-            for part in (settings.free, settings.pinned)
-        )
-        assert free is not None, "every row has a free part, be it 0"
-        whole = torch.ones_like(settings.temperature)
-        return tilt(candidates, free, settings.temperature, whole, settings.kl_budget, pinned)
+        free = weighted_values(values, settings.free, all_weigh=settings.all_weigh)
+        pinned = None if settings.pinned is None else weighted_values(values, settings.pinned)
+        return tilt(candidates, free, settings.temperature, kl_budget=settings.kl_budget, pinned=pinned)
 
-    def _abort(self, logits: Tensor, settings: RowSettings, broken: Tensor) -> Tensor | None:
+    def _write(self, logits: Tensor, candidates: Candidates, tilted: Tilt, settings: RowSettings) -> None:
+        index = None if len(settings.index) == logits.shape[0] else settings.index
+        # Unless some were left out, the candidates' logits are what stands at their places.
+        before = candidates.logits if settings.counts is None and settings.least is None else None
+        write_tilted(logits, index, candidates, tilted.logits, tilted.is_sound & settings.tilts, before)
+
+    def _abort(self, logits: Tensor, settings: RowSettings, values: Tensor, candidates: Candidates) -> Tensor:
         """End the rows whose broken objective must not be done without: nothing but their last token is left.
 
         Returns:
-            [rows] bool, or None where the operator lets all of them fall back.
+            [rows] bool.
         """
         if self._aborts is None:
-            return None
-        aborted = (broken & self._aborts).any(1) & settings.tilts
+            return settings.nobody
+        aborted = (broken(values, candidates.valid, settings.needed) & self._aborts).any(1) & settings.tilts
         write_only(logits, settings.index, settings.last_tokens, aborted)
         return aborted
 
@@ -176,24 +170,24 @@ class ValueGuide:
         settings: RowSettings,
         values: Tensor,
         tilted: Tilt,
-        usable: Tensor,
-        aborted: Tensor | None,
+        aborted: Tensor,
         dropped: Tensor,
     ) -> None:
         step = StepRecord(
             token_ids=batch.candidates.token_ids,
+            logits=tilted.base_logits,
+            shift=tilted.shift,
+            temperature=tilted.temperature,
             values=values,
-            base_logprobs=tilted.base_logprobs,
-            logprobs=tilted.logprobs,
-            kl=tilted.kl,
+            needed=settings.needed,
             dropped=dropped,
-            is_scored=usable,
-            is_aborted=torch.zeros_like(usable) if aborted is None else aborted,
-            # A single candidate is not valued: there is nothing to choose.
-            gives_levels=settings.gives_levels & (batch.candidates.valid.sum(1) > 1),
+            is_sound=tilted.is_sound,
+            is_aborted=aborted,
+            is_level=settings.gives_levels,
             means=self._means,
             stds=self._stds,
         )
+        self._fallbacks.note(step)
         self.traces.record(step, batch.rows)
         if self.recorder is not None:
             self.recorder.note(batch, step)

@@ -14,12 +14,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from valuemodels.contract.value_config import ProbeConfig
 
 
 class Probe(nn.Module):
-    """The head as training sees it, in float32. Serving folds `token` and the embeddings into one table."""
+    """The head as training sees it, in float32. Serving runs it as `FoldedProbe`."""
 
     def __init__(
         self, hidden_size: int, embedding_size: int, vocabulary: int, objectives: int, config: ProbeConfig
@@ -60,6 +61,34 @@ class Probe(nn.Module):
             [rows, k, objectives]
         """
         return torch.baddbmm(self.bias[token_ids], token_features, self.queries(hidden).transpose(1, 2))
+
+
+class FoldedProbe:
+    """A probe as serving runs it, with as few and as large operations as can be: cold ones are dear between forwards.
+
+    W e_a / sqrt(rank) and b(a) stand in one table, [vocabulary, rank + objectives]; queries are widened by a row of the
+    identity, so that one product adds the bias. The norm's affine part is folded into the layer behind it.
+    """
+
+    def __init__(self, probe: Probe, embeddings: Tensor) -> None:
+        """Args: `embeddings`: [vocabulary, embedding] the base model's, on the probe's device."""
+        first, last = cast(nn.Linear, probe.state[0]), cast(nn.Linear, probe.state[2])
+        objectives, rank = probe.objectives, probe.rank
+        self._shape = (objectives, rank + objectives)
+        self._norm_shape, self._eps = probe.norm.normalized_shape, probe.norm.eps
+        self._table = torch.cat([probe.token_table(embeddings) / math.sqrt(rank), probe.bias], dim=1)
+        self._first = (first.weight * probe.norm.weight, first.bias + first.weight @ probe.norm.bias)
+        weight = functional.pad(last.weight.view(objectives, rank, -1), (0, 0, 0, objectives))
+        identity = torch.eye(objectives, dtype=last.bias.dtype, device=last.bias.device)
+        bias = torch.cat([last.bias.view(objectives, rank), identity], dim=1)
+        self._last = (weight.flatten(0, 1), bias.flatten())
+
+    def __call__(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """Values [rows, k, objectives] of candidates. hidden: [rows, hidden]; token_ids: [rows, k]."""
+        normal = functional.layer_norm(hidden.float(), self._norm_shape, eps=self._eps)
+        state = functional.silu(functional.linear(normal, *self._first))
+        queries = functional.linear(state, *self._last).view(-1, *self._shape)
+        return torch.bmm(functional.embedding(token_ids, self._table), queries.transpose(1, 2))
 
 
 def unit_rms(embeddings: Tensor) -> Tensor:

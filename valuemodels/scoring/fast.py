@@ -4,13 +4,11 @@ Nothing is kept of a request, so there is nothing to lose in a preemption or a m
 own state alone.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from valuemodels.contract.value_config import ProbeConfig, ValueConfig
-from valuemodels.models.probe import Probe
+from valuemodels.models.probe import FoldedProbe, Probe
 from valuemodels.scoring.scorer import ScoringBatch
 
 
@@ -28,9 +26,8 @@ class FastScorer:
         self.checkpoint_id = config.id
         self.objectives = config.objectives
         self.scales = tuple(probe_config.scales[objective.name] for objective in config.objectives)
-        self._probe = probe
         with torch.inference_mode():
-            self._token_table = probe.token_table(embeddings)
+            self._probe = FoldedProbe(probe, embeddings)
 
     @torch.inference_mode()
     def score(self, batch: ScoringBatch) -> Tensor:
@@ -41,5 +38,4 @@ class FastScorer:
         """
         if batch.hidden is None:
             raise RuntimeError("fast scoring needs the base model's hidden states, and none were captured")
-        token_ids = batch.candidates.token_ids
-        return cast(Tensor, self._probe(batch.hidden, self._token_table[token_ids], token_ids))
+        return self._probe(batch.hidden, batch.candidates.token_ids)

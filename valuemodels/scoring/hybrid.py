@@ -12,7 +12,7 @@ from torch import Tensor
 from valuemodels.scoring.exact import ExactScorer
 from valuemodels.scoring.fast import FastScorer
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
-from valuemodels.tilting import Candidates, sampling_temperature, weighted_values
+from valuemodels.tilting import Candidates, weighted_values
 
 LEAST_SHARE = 0.01
 """Of the likeliest candidate's probability: what is less likely, before the tilt and after it, is not picked."""
@@ -62,7 +62,7 @@ def pick(batch: ScoringBatch, values: Tensor, most: int) -> tuple[Tensor, Tensor
         places [rows, at most `most`] among the candidates, and which of them are picked [same], those coming first.
     """
     candidates = batch.candidates
-    base = candidates.logits / sampling_temperature(batch.temperature)[:, None]
+    base = candidates.logits / batch.temperature[:, None]
     tilted = base + torch.where(candidates.valid, weighted_values(values, batch.coefficients), 0.0)
     chances = (torch.softmax(base, dim=-1) + torch.softmax(tilted, dim=-1)) / 2
     top, places = torch.topk(chances, min(most, chances.shape[-1]), dim=-1)
@@ -77,10 +77,10 @@ def refine(values: Tensor, exact: Tensor, places: Tensor, few: Candidates, tempe
         exact: [rows, picked, objectives]; ignored where a row has picked a single one, which nobody has read.
         places: [rows, picked] among all candidates.
         few: the picked candidates; of their logits those that are -inf are none.
-        temperature: [rows], 0 = greedy.
+        temperature: [rows] > 0.
     """
     was_read = few.valid & (few.valid.sum(1, keepdim=True) > 1)
-    chances = torch.softmax(few.logits / sampling_temperature(temperature)[:, None], dim=-1).nan_to_num(0.0)
+    chances = torch.softmax(few.logits / temperature[:, None], dim=-1).nan_to_num(0.0)
     at = places[..., None].expand_as(exact)
     own = values.gather(1, at)
     gap = torch.where(was_read[..., None], chances[..., None] * (exact - own), 0.0).sum(1, keepdim=True)

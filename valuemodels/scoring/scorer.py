@@ -18,7 +18,7 @@ class ScoringBatch:
 
     Attributes:
         candidates: of the rows, in their order.
-        coefficients: [rows, objectives of the scorer] weight x beta x scale; temperature: [rows], 0 = greedy.
+        coefficients: [rows, objectives of the scorer] weight x beta x scale; temperature: [rows] > 0.
         hidden: [rows, hidden] the base model's final hidden states, from which its logits were made; None where
             nobody has captured them.
     """
@@ -64,6 +64,6 @@ class Scorer(Protocol):
     def score(self, batch: ScoringBatch) -> Tensor:
         """[rows, k, objectives] float32 values in standard deviations of the base's reward.
 
-        Where a row has no candidate the value is arbitrary.
+        Where a row has no candidate the value is arbitrary, but finite.
         """
         ...

@@ -17,7 +17,8 @@ from training.fast.targets import (
     scale_at_kl,
     weighted_square,
 )
-from valuemodels.tilting import advantages_of, kl_divergence
+from valuemodels.kl_budget import kl_divergence
+from valuemodels.tilting import advantages_of
 
 SEEDS = st.integers(0, 2**31)
 SCALES = st.floats(0.05, 20.0)

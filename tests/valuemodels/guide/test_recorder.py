@@ -16,7 +16,7 @@ from valuemodels.tilting import Candidates
 
 def batch(step: Any, hidden: Any, names: list[str], outputs: list[list[int]]) -> ScoringBatch:
     rows = [row(output, name, index=i) for i, (name, output) in enumerate(zip(names, outputs, strict=True))]
-    return scoring_batch(Candidates(step.token_ids, step.base_logprobs), hidden, rows=rows)
+    return scoring_batch(Candidates(step.token_ids, step.logits), hidden, rows=rows)
 
 
 def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path: Path) -> None:
@@ -33,14 +33,15 @@ def test_positions_come_back_in_order_and_padded_to_one_width(tmp_path: Path) ->
     assert torch.equal(found.hidden, hidden)
     assert found.token_ids.tolist() == [[5, 7, 0], [9, 3, 6], [4, 0, 0]]
     assert (found.base_logprobs > float("-inf")).sum(1).tolist() == [2, 3, 1]
-    torch.testing.assert_close(found.logprobs, found.base_logprobs - 1)
+    shift = (found.logprobs - found.base_logprobs)[1]
+    torch.testing.assert_close(shift - shift[0], torch.tensor([0.0, -0.6, -0.3]))
     assert [found.sequences[number] for number in found.sequence] == ["a", "b", "a"]
     assert found.place.tolist() == [0, 2, 1]
 
 
 def test_only_rows_that_were_scored_and_have_a_name_are_kept(tmp_path: Path) -> None:
     recorder = PositionRecorder(tmp_path)
-    step = dataclasses.replace(record([5], [6], [7]), is_scored=torch.tensor([True, False, True]))
+    step = dataclasses.replace(record([5], [6], [7]), is_sound=torch.tensor([True, False, True]))
     recorder.note(batch(step, torch.randn(3, 2), ["a", "b", ""], [[], [], []]), step)
     recorder.flush()
     assert read_positions(tmp_path).token_ids.tolist() == [[5]]

@@ -32,11 +32,11 @@ def test_settings_are_what_the_rows_ask() -> None:
         guidance((2.0, 0.0), scoring="exact", kl_budget=0.1, candidates=7, pins=(0.5, 0.0)),
     ]
     found = table().of([row(3, asked[0]), row(5, asked[1], temperature=0.0)])
-    assert found.index.tolist() == [3, 5] and found.temperature.tolist() == [1.0, 0.0]
+    assert found.index.tolist() == [3, 5] and found.temperature.tolist() == [1.0, 1.0], "greedy rows are tilted as at 1"
     assert found.free.tolist() == [[4.0, 2.5], [3.0, 0.0]]
     assert found.pinned is not None and found.pinned.tolist() == [[0.0, 0.0], [1.0, 0.0]]
     assert found.kl_budget is not None and found.kl_budget.tolist() == [float("inf"), pytest.approx(0.1)]
-    assert found.counts.tolist() == [4, 7] and found.width == 7
+    assert found.counts is not None and found.counts.tolist() == [4, 7] and found.width == 7
     assert found.gives_levels.tolist() == [False, True] and found.places == {"exact": [1], "fast": [0]}
     assert found.last_tokens.tolist() == [2, 2]
 
@@ -61,6 +61,6 @@ def test_whatever_changes_is_seen(change: dict[str, Any]) -> None:
     found = settings.of(after)
     assert found is not first
     fresh = table().of(after)
-    for name in ("index", "free", "temperature", "last_tokens", "counts"):
+    for name in ("index", "free", "temperature", "last_tokens"):
         assert torch.equal(getattr(found, name), getattr(fresh, name))
     assert settings.of(after[:1]).index.tolist() == [0]

@@ -14,21 +14,22 @@ from valuemodels.guide.traces import SETTLE_EVERY, TraceStore
 from valuemodels.scoring.rows import Row
 
 
-def record(*rows: list[int], kl: float = 0.1, scored: bool = True, levels: bool = True) -> StepRecord:
-    """Per row the candidates, equally likely; a token's value is its id."""
+def record(*rows: list[int], mark: float = 0.1, scored: bool = True, levels: bool = True) -> StepRecord:
+    """Per row equally likely candidates, whose values are their ids. `mark`, as what was dropped, tells steps apart."""
     k = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (k - len(row))] for row in rows])
-    base = torch.tensor([[-math.log(len(row))] * len(row) + [-math.inf] * (k - len(row)) for row in rows])
+    logits = torch.tensor([[1.0] * len(row) + [-math.inf] * (k - len(row)) for row in rows])
     return StepRecord(
         token_ids=ids,
+        logits=logits,
+        shift=torch.where(logits.isfinite(), ids / 10, 0.0),
+        temperature=torch.ones(len(rows)),
         values=ids[..., None].float(),
-        base_logprobs=base,
-        logprobs=base - 1,
-        kl=torch.full((len(rows),), kl),
-        dropped=torch.full((len(rows),), kl / 2),
-        is_scored=torch.full((len(rows),), scored),
+        needed=torch.ones(len(rows), 1, dtype=torch.bool),
+        dropped=torch.full((len(rows),), mark),
+        is_sound=torch.full((len(rows),), scored),
         is_aborted=torch.zeros(len(rows), dtype=torch.bool),
-        gives_levels=torch.full((len(rows),), levels),
+        is_level=torch.full((len(rows),), levels),
         means=torch.tensor([5.0]),
         stds=torch.tensor([10.0]),
     )
@@ -55,7 +56,9 @@ def test_a_token_is_entered_once_it_has_been_sampled() -> None:
     assert read(store)["kl"] == []
     output.append(7)
     found = read(store)
-    assert found["token_ids"] == [7] and found["kl"] == [pytest.approx(0.1)]
+    assert found["token_ids"] == [7] and found["dropped"] == [pytest.approx(0.1)]
+    p = 1 / (1 + math.exp(-0.2))
+    assert found["kl"] == [pytest.approx(p * math.log(2 * p) + (1 - p) * math.log(2 - 2 * p), abs=1e-6)]
     assert found["advantages"] == [[1.0]], "7 minus the mean of 5 and 7"
     assert found["levels"] == [[75.0]], "mean + std * value"
 
@@ -94,7 +97,7 @@ def test_a_last_token_that_the_worker_never_learns_is_settled_by_what_was_return
     for token in (5, 7):
         store.record(record([5, 7]), [row(output)])
         output.append(token if token == 5 else -1)
-    assert read(store)["kl"] == [pytest.approx(0.1)], "without help the last one is unknown"
+    assert read(store)["dropped"] == [pytest.approx(0.1)], "without help the last one is unknown"
     found = read(store, 1, told=[7])
     assert found["token_ids"] == [7] and found["advantages"] == [[1.0]]
     assert read(store, 0, told=[5, 7])["advantages"] == [[-1.0], [1.0]]
@@ -117,14 +120,14 @@ def test_steps_of_any_width_settle_together_and_in_order() -> None:
         wide = [10 * step, 10 * step + 1, *range(step % 3)]
         rows = [row(output, name, index=i) for i, (name, output) in enumerate(outputs.items())]
         names = "gh" if step % 4 else "g"
-        store.record(record(wide, [step, step + 2], kl=step), rows[: len(names)])
+        store.record(record(wide, [step, step + 2], mark=step), rows[: len(names)])
         outputs["g"].append(10 * step + 1)
         outputs["h"].append(step + 2)
     expected = [10 * step + 1 - sum([20 * step + 1, *range(step % 3)]) / (2 + step % 3) for step in range(steps)]
-    assert read(store)["kl"] == list(range(steps))
+    assert read(store)["dropped"] == list(range(steps))
     assert [value for (value,) in read(store)["advantages"]] == [pytest.approx(v, abs=1e-3) for v in expected]
     other = store.read({"h": {}})["h"]["0:0"]
-    assert other["kl"] == [step if step % 4 else 0.0 for step in range(1 + max(s for s in range(steps) if s % 4))]
+    assert other["dropped"] == [step if step % 4 else 0.0 for step in range(1 + max(s for s in range(steps) if s % 4))]
     assert {a and a[0] for a in other["advantages"]} == {None, 1.0}
 
 
@@ -138,31 +141,33 @@ def test_a_step_that_fell_back_says_so() -> None:
 
 def test_scoring_a_position_again_replaces_it() -> None:
     store, output = TraceStore(4), list[int]()
-    store.record(record([5], kl=0.25), [row(output)])
-    store.record(record([5], kl=0.5), [row(output)])
+    store.record(record([5], mark=0.25), [row(output)])
+    store.record(record([5], mark=0.5), [row(output)])
     output.append(5)
-    assert read(store)["kl"] == [0.5]
+    assert read(store)["dropped"] == [0.5]
 
 
 def test_a_resumed_request_goes_on_in_a_new_list() -> None:
     store, output = TraceStore(4), list[int]()
-    store.record(record([5], kl=0.25), [row(output)])
+    store.record(record([5], mark=0.25), [row(output)])
     output.append(5)
     store.record(record([6]), [row(output)])
     resumed = [5]
-    store.record(record([6], kl=0.5), [row(resumed)])
+    store.record(record([6], mark=0.5), [row(resumed)])
     resumed.append(6)
-    assert read(store)["token_ids"] == [5, 6] and read(store)["kl"] == [0.25, 0.5]
+    assert read(store)["token_ids"] == [5, 6] and read(store)["dropped"] == [0.25, 0.5]
 
 
 def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values() -> None:
     store, output = TraceStore(4), list[int]()
-    store.record(record([3], scored=False), [row(output)])
+    store.record(record([3, 4], scored=False), [row(output)])
     output.append(3)
-    store.record(record([5], kl=0.5), [row(output)])
+    store.record(record([5], mark=0.5), [row(output)])
     output.append(0)
     found = read(store)
-    assert found["advantages"] == [None, None] and found["levels"] == [None, None] and found["kl"] == [0.0, 0.5]
+    assert found["kl"] == [0.0, 0.0], "the first was not tilted, the second had no choice"
+    assert found["advantages"] == [None, None] and found["levels"] == [None, None]
+    assert found["fell_back"] == [True, False] and found["dropped"] == [pytest.approx(0.1), 0.5]
 
 
 def test_scoring_without_levels_leaves_them_out() -> None:
@@ -179,7 +184,8 @@ def test_candidates_are_kept_only_when_asked_for() -> None:
     (packed,) = read(store)["candidates"]
     table = CandidateColumns(*packed).unpack()
     assert [c.token_id for c in table] == [5, 6] and [c.advantages for c in table] == [(-0.5,), (0.5,)]
-    assert [c.logprob - c.tilted_logprob for c in table] == [pytest.approx(1.0)] * 2
+    assert [c.logprob for c in table] == [pytest.approx(-math.log(2))] * 2
+    assert table[1].tilted_logprob - table[0].tilted_logprob == pytest.approx(0.1, abs=1e-6)
     assert sum(map(len, packed)) == 2 * (4 + 3 * 4), "numbers take the bytes of numbers"
     assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
 
