@@ -1,6 +1,7 @@
 """Exact scoring's step against its limit: the time of its matrix products alone, in the same process.
 
-Runs in a process of its own, one figure after another. Imports torch; no vLLM.
+The trunk is as it is served: in the same arithmetic, with the same products. Runs in a process of its own, one figure
+after another. Imports torch, and of vLLM those products.
 """
 
 import random
@@ -11,14 +12,15 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from training.bench.shapes import StepShape, StepTiming
+from valuemodels.adapters.linear_layers import PackedLinear, pack_linear_layers
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.loading import load_guide
 from valuemodels.models.trunk import ValueHead, ValueModel
 from valuemodels.scoring.exact import ExactScorer, Query
 from valuemodels.scoring.own_check import kv_shape_of
+from valuemodels.sources.cpu import has_fast_bfloat16
 
 _WARM_UP = 2
 _LOWEST_TOKEN, _HIGHEST_TOKEN = 1000, 30000
@@ -28,7 +30,8 @@ class StepBench:
     """One trunk to time."""
 
     def __init__(self, guide: GuideConfig) -> None:
-        loaded = load_guide(guide, torch.device("cpu"), torch.float32)
+        served_in = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+        loaded = load_guide(guide, torch.device("cpu"), served_in, prepare_trunk=pack_linear_layers)
         scorer = loaded.scorers["exact"][0]
         assert isinstance(scorer, ExactScorer), "exact scorings are ExactScorers"
         self._scorer = scorer
@@ -62,18 +65,19 @@ def _tokens(rng: random.Random, count: int) -> list[int]:
 
 def _products(model: ValueModel, shape: StepShape) -> Callable[[], object]:
     """Of all linear layers with a step's tokens (each row's newest one and its candidates), and those of attention."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = [module for module in model.backbone.modules() if isinstance(module, (nn.Linear, PackedLinear))]
     tokens = shape.rows * (1 + shape.candidates)
-    inputs = {layer.in_features: torch.randn(tokens, layer.in_features) for layer in layers}
     kv = kv_shape_of(model)
-    queries = torch.randn(shape.rows, kv.kv_heads, kv.groups * (1 + shape.candidates), kv.head_dim)
-    keys = torch.randn(shape.rows, kv.kv_heads, kv.head_dim, shape.context)
-    weights = torch.randn(*queries.shape[:3], shape.context)
+    random_numbers = partial(torch.randn, dtype=kv.dtype)
+    inputs = {layer.in_features: random_numbers(tokens, layer.in_features) for layer in layers}
+    queries = random_numbers(shape.rows, kv.kv_heads, kv.groups * (1 + shape.candidates), kv.head_dim)
+    keys = random_numbers(shape.rows, kv.kv_heads, kv.head_dim, shape.context)
+    weights = random_numbers(*queries.shape[:3], shape.context)
 
     @torch.inference_mode()
     def products() -> Sequence[Tensor]:
         attention = [product[:1] for _ in range(kv.layers) for product in (queries @ keys, weights @ keys.mT)]
-        return attention + [functional.linear(inputs[layer.in_features], layer.weight)[:1] for layer in layers]
+        return attention + [layer(inputs[layer.in_features])[:1] for layer in layers]
 
     return products
 

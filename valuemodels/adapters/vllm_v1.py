@@ -15,6 +15,7 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from valuemodels.adapters.hidden_states import HiddenStates
+from valuemodels.adapters.linear_layers import pack_linear_layers
 from valuemodels.adapters.requests import RunningRequest, choice_name, guidance_of
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
@@ -42,7 +43,7 @@ class ValueLogitsProcessor(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
         model = vllm_config.model_config
-        self.guide = load_guide(config, torch.device(device), model.dtype, max_positions=model.max_model_len)
+        self.guide = load_guide(config, torch.device(device), model.dtype, model.max_model_len, pack_linear_layers)
         self._end_token = _end_token(model.hf_text_config)
         self._requests: dict[int, RunningRequest] = {}
         self._request_ids: Callable[[], Sequence[str]] | None = None

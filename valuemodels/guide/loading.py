@@ -13,7 +13,7 @@ from valuemodels.contract.value_config import read_value_config
 from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.models.checkpoint import load_probe, load_value_model
 from valuemodels.models.trunk import check_positions
-from valuemodels.scoring.exact import ExactScorer
+from valuemodels.scoring.exact import ExactScorer, PrepareTrunk
 from valuemodels.scoring.fast import FastScorer
 from valuemodels.scoring.hybrid import HybridScorer
 from valuemodels.scoring.kv_blocks import blocks_for
@@ -22,12 +22,17 @@ from valuemodels.sources.cpu import has_fast_bfloat16
 
 
 def load_guide(
-    config: GuideConfig, device: torch.device, base_dtype: torch.dtype, max_positions: int | None = None
+    config: GuideConfig,
+    device: torch.device,
+    base_dtype: torch.dtype,
+    max_positions: int | None = None,
+    prepare_trunk: PrepareTrunk | None = None,
 ) -> ValueGuide:
     """Load every checkpoint of a config.
 
     Args:
         max_positions: the longest sequence that the engine admits, in tokens; None leaves that unchecked.
+        prepare_trunk: see `ExactScorer`.
 
     Raises:
         CheckpointError: a checkpoint is broken or does not fit the base, or two name the same objective, or a trunk
@@ -38,7 +43,7 @@ def load_guide(
     policy = config.policy(tuple(objective_owners(checkpoints)), offered_scorings(checkpoints))
     wanted = set(policy.scorings)
     reads, guesses = wanted & {"exact", "hybrid"}, wanted & {"fast", "hybrid"}
-    exact = _exact_scorers(config, device, base_dtype, max_positions) if reads else []
+    exact = _exact_scorers(config, device, base_dtype, max_positions, prepare_trunk) if reads else []
     fast = [_fast_scorer(folder, config, device) for folder in config.checkpoints] if guesses else []
     hybrid = [HybridScorer(*both, config.hybrid_candidates) for both in zip(fast, exact, strict=False)]
     loaded: dict[Scoring, Sequence[Scorer]] = {"exact": exact, "fast": fast, "hybrid": hybrid}
@@ -46,7 +51,11 @@ def load_guide(
 
 
 def _exact_scorers(
-    config: GuideConfig, device: torch.device, base_dtype: torch.dtype, max_positions: int | None
+    config: GuideConfig,
+    device: torch.device,
+    base_dtype: torch.dtype,
+    max_positions: int | None,
+    prepare_trunk: PrepareTrunk | None,
 ) -> list[ExactScorer]:
     dtype = resolve_dtype(config.value_dtype, device, base_dtype)
     cache_bytes = int(config.cache_gib * 2**30 / len(config.checkpoints))
@@ -56,7 +65,7 @@ def _exact_scorers(
     ]
     for model in models:
         check_positions(model, max_positions)
-    scorers = [ExactScorer(model, cache_bytes) for model in models]
+    scorers = [ExactScorer(model, cache_bytes, prepare_trunk) for model in models]
     for scorer in scorers:
         _check_room(scorer, max_positions, config)
     return scorers

@@ -28,6 +28,9 @@ ATTENTION_NAME = "mavis_cached"
 MOST_GATHERED_BYTES = 64 * 2**20
 """Of one layer's keys and values, side by side for a run."""
 
+_MOST_SCORES = 2**19
+"""Of a part of a run, on a CPU: what stays in its caches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -187,19 +190,29 @@ def _attend(run: Run, gathered: Tensor, query: Tensor, output: Tensor, scaling: 
     groups = heads // kv_heads
     q = query[:, run.tokens].view(kv_heads, groups, run.rows, run.width, head_dim).permute(2, 0, 1, 3, 4)
     keys, values = gathered.view(2, kv_heads, run.rows, -1, head_dim).transpose(1, 2).unbind(0)
-    found = functional.scaled_dot_product_attention(
-        q.reshape(run.rows, kv_heads, groups * run.width, head_dim),
-        keys,
-        values,
-        attn_mask=run.mask,
-        scale=scaling,
-    )
+    # On a CPU torch's fused attention multiplies 16-bit numbers two to three times slower than plain products do.
+    is_slow = q.device.type == "cpu" and q.dtype != torch.float32
+    attend = _attend_by_products if is_slow else functional.scaled_dot_product_attention
+    q = q.reshape(run.rows, kv_heads, groups * run.width, head_dim)
+    found = attend(q, keys, values, attn_mask=run.mask, scale=scaling)
     found = found.view(run.rows, kv_heads, groups, run.width, head_dim).permute(0, 3, 1, 2, 4)
     flat = found.reshape(run.rows * run.width, heads, head_dim)
     if run.real is None:
         output[run.tokens] = flat
     else:
         output[run.tokens[run.real]] = flat[run.real]
+
+
+def _attend_by_products(query: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor, scale: float | None) -> Tensor:
+    """As torch's `scaled_dot_product_attention`, a few rows at a time."""
+    rows, heads, queries, head_dim = query.shape
+    query = query * (head_dim**-0.5 if scale is None else scale)
+    at_once = max(1, _MOST_SCORES // (heads * queries * keys.shape[2]))
+    found = torch.empty_like(query)
+    for some in (slice(start, start + at_once) for start in range(0, rows, at_once)):
+        scores = torch.matmul(query[some], keys[some].mT).add_(attn_mask[some])
+        torch.matmul(torch.softmax(scores, dim=-1), values[some], out=found[some])
+    return found
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, cached_attention)
