@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.bench.shapes import StepShape, StepTiming
-from valuemodels.adapters.linear_layers import PackedLinear, pack_linear_layers
+from valuemodels.adapters.trunk_layers import PackedLinear, use_vllm_layers
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.loading import load_guide
 from valuemodels.models.trunk import ValueHead, ValueModel
@@ -31,7 +31,7 @@ class StepBench:
 
     def __init__(self, guide: GuideConfig) -> None:
         served_in = torch.bfloat16 if has_fast_bfloat16() else torch.float32
-        loaded = load_guide(guide, torch.device("cpu"), served_in, prepare_trunk=pack_linear_layers)
+        loaded = load_guide(guide, torch.device("cpu"), served_in, prepare_trunk=use_vllm_layers)
         scorer = loaded.scorers["exact"][0]
         assert isinstance(scorer, ExactScorer), "exact scorings are ExactScorers"
         self._scorer = scorer

@@ -15,8 +15,8 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from valuemodels.adapters.hidden_states import HiddenStates
-from valuemodels.adapters.linear_layers import pack_linear_layers
 from valuemodels.adapters.requests import RunningRequest, choice_name, guidance_of
+from valuemodels.adapters.trunk_layers import use_vllm_layers
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.loading import load_guide
@@ -43,7 +43,7 @@ class ValueLogitsProcessor(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
         model = vllm_config.model_config
-        self.guide = load_guide(config, torch.device(device), model.dtype, model.max_model_len, pack_linear_layers)
+        self.guide = load_guide(config, torch.device(device), model.dtype, model.max_model_len, use_vllm_layers)
         self._end_token = _end_token(model.hf_text_config)
         self._requests: dict[int, RunningRequest] = {}
         self._request_ids: Callable[[], Sequence[str]] | None = None

@@ -77,7 +77,9 @@ class Run:
         tokens: [rows * width] place in the flat batch of every query; any place where a row is shorter.
         table: [rows * blocks] of the rows' keys; any block where a row has fewer.
         mask: [rows, 1, groups * width, columns] 0 where a query sees a key, else -inf.
+        seen: how many columns, from the first, every query of every row sees.
         real: places in `tokens` of the queries that are no padding; None where all are real.
+        is_all: the run is the whole flat batch, in its order.
     """
 
     rows: int
@@ -85,7 +87,9 @@ class Run:
     tokens: Tensor
     table: Tensor
     mask: Tensor
+    seen: int
     real: Tensor | None
+    is_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,8 @@ def plan_attention(cache: KVCache, segments: Sequence[Segment]) -> AttentionPlan
     device = cache.shape.device
     slots = torch.tensor([slot for segment in segments for slot in segment.slots], device=device)
     most_blocks = MOST_GATHERED_BYTES * cache.shape.layers // cache.shape.bytes_per_block
-    return AttentionPlan(cache, slots, tuple(_run(cache.shape, some) for some in _alike(segments, most_blocks)))
+    runs = tuple(_run(cache.shape, some, len(slots)) for some in _alike(segments, most_blocks))
+    return AttentionPlan(cache, slots, runs)
 
 
 def _alike(segments: Sequence[Segment], most_blocks: int) -> list[list[Segment]]:
@@ -122,7 +127,7 @@ def _alike(segments: Sequence[Segment], most_blocks: int) -> list[list[Segment]]
     return [sorted(group, key=lambda s: s.start) for group in groups]
 
 
-def _run(shape: KVShape, segments: Sequence[Segment]) -> Run:
+def _run(shape: KVShape, segments: Sequence[Segment], all_tokens: int) -> Run:
     device = shape.device
     width, blocks = max(s.width for s in segments), max(len(s.table) for s in segments)
     tokens: list[int] = []
@@ -147,7 +152,9 @@ def _run(shape: KVShape, segments: Sequence[Segment]) -> Run:
         tokens=torch.tensor(tokens, device=device),
         table=torch.tensor(table, device=device),
         mask=mask[:, None].repeat(1, 1, shape.groups, 1),
+        seen=min(least for sees in limits for least in sees),
         real=None if len(real) == len(tokens) else torch.tensor(real, device=device),
+        is_all=tokens == list(range(all_tokens)),
     )
 
 
@@ -188,30 +195,47 @@ def _attend(run: Run, gathered: Tensor, query: Tensor, output: Tensor, scaling: 
     kv_heads = gathered.shape[0] // 2
     # Query heads that share keys stand below one another, as if they were more queries.
     groups = heads // kv_heads
-    q = query[:, run.tokens].view(kv_heads, groups, run.rows, run.width, head_dim).permute(2, 0, 1, 3, 4)
-    keys, values = gathered.view(2, kv_heads, run.rows, -1, head_dim).transpose(1, 2).unbind(0)
-    # On a CPU torch's fused attention multiplies 16-bit numbers two to three times slower than plain products do.
-    is_slow = q.device.type == "cpu" and q.dtype != torch.float32
-    attend = _attend_by_products if is_slow else functional.scaled_dot_product_attention
-    q = q.reshape(run.rows, kv_heads, groups * run.width, head_dim)
-    found = attend(q, keys, values, attn_mask=run.mask, scale=scaling)
-    found = found.view(run.rows, kv_heads, groups, run.width, head_dim).permute(0, 3, 1, 2, 4)
+    q = query if run.is_all else query[:, run.tokens]
+    q = q.view(kv_heads, groups, run.rows, run.width, head_dim).transpose(1, 2)
+    q = q.reshape(kv_heads, run.rows, groups * run.width, head_dim)
+    keys, values = gathered.view(2, kv_heads, run.rows, -1, head_dim).unbind(0)
+    if q.device.type == "cpu" and q.dtype != torch.float32:
+        found = _attend_by_products(run, q, keys, values, scaling)
+    else:
+        q, keys, values = (part.transpose(0, 1) for part in (q, keys, values))
+        found = functional.scaled_dot_product_attention(q, keys, values, attn_mask=run.mask, scale=scaling)
+        found = found.transpose(0, 1)
+    found = found.view(kv_heads, run.rows, groups, run.width, head_dim).permute(1, 3, 0, 2, 4)
     flat = found.reshape(run.rows * run.width, heads, head_dim)
-    if run.real is None:
+    if run.is_all:
+        output.copy_(flat)
+    elif run.real is None:
         output[run.tokens] = flat
     else:
         output[run.tokens[run.real]] = flat[run.real]
 
 
-def _attend_by_products(query: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor, scale: float | None) -> Tensor:
-    """As torch's `scaled_dot_product_attention`, a few rows at a time."""
-    rows, heads, queries, head_dim = query.shape
-    query = query * (head_dim**-0.5 if scale is None else scale)
-    at_once = max(1, _MOST_SCORES // (heads * queries * keys.shape[2]))
+def _attend_by_products(run: Run, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
+    """As `scaled_dot_product_attention`, in parts that stay in the caches, masked only where something is hidden.
+
+    Args:
+        query: [kv_heads, rows, queries, head_dim]; keys, values: [kv_heads, rows, columns, head_dim].
+    """
+    kv_heads, rows, queries, head_dim = query.shape
+    columns = keys.shape[2]
+    query = query * (head_dim**-0.5 if scaling is None else scaling)
     found = torch.empty_like(query)
-    for some in (slice(start, start + at_once) for start in range(0, rows, at_once)):
-        scores = torch.matmul(query[some], keys[some].mT).add_(attn_mask[some])
-        torch.matmul(torch.softmax(scores, dim=-1), values[some], out=found[some])
+    per_head = max(1, _MOST_SCORES // (queries * columns))
+    heads_at_once, rows_at_once = max(1, min(kv_heads, per_head // rows)), min(rows, per_head)
+    for head in range(0, kv_heads, heads_at_once):
+        for row in range(0, rows, rows_at_once):
+            part = (slice(head, head + heads_at_once), slice(row, row + rows_at_once))
+            # Rows of one head, or all of some: they lie one behind the other, so that nothing has to be copied.
+            q, k, v, into = (whole[part].view(-1, *whole.shape[2:]) for whole in (query, keys, values, found))
+            scores = torch.bmm(q, k.mT)
+            mask = run.mask[part[1], 0, :, run.seen :]
+            scores.view(-1, len(mask), queries, columns)[..., run.seen :].add_(mask)
+            torch.bmm(torch.softmax(scores, dim=-1), v, out=into)
     return found
 
 
