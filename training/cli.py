@@ -1,6 +1,7 @@
-"""`mavis train`: carry out a training recipe, or make the probe of fast scoring.
+"""`mavis train`: carry out a training recipe, make the probe of fast scoring, or make a reward of preference pairs.
 
     mavis train run RECIPE [--run-dir runs/NAME] [--limit N] [--export DIR]
+    mavis train reward PAIRS RUN_DIR [--base BASE] [--layers N]
     mavis train fast [CHECKPOINT] [--recipe RECIPE] [--run-dir runs/fast-NAME] [--limit N] [--export DIR]
 
 Runs in the process of the command; the stages get processes of their own. Must not import torch or vllm at the top.
@@ -13,6 +14,7 @@ import typer
 
 from training.errors import RecipeError, RunDirError
 from training.fast.run import FastRun, Teacher, open_fast_run, read_teacher
+from training.pairs.command import make_reward_model
 from training.recipe import Recipe
 from training.recipe_file import read_recipe
 from training.report import copy_checkpoint, print_probe, print_summary
@@ -82,6 +84,9 @@ def fast(
         print_probe(making)
         if export is not None:
             copy_checkpoint(making.at(making.last), "probe_export", export)
+
+
+app.command("reward")(make_reward_model)
 
 
 @app.command("stage")

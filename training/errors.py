@@ -3,6 +3,7 @@
     MavisError
     ├── RecipeError        a recipe cannot be used
     ├── PromptError        prompts cannot be used
+    ├── PairError          preference pairs cannot be used
     ├── RewardError        a reward is unknown, cannot be loaded, or returned scores nothing can be learned from
     ├── RunDirError        a run's folder cannot be used as asked
     ├── CalibrationError   no scale costs what it should
@@ -21,6 +22,10 @@ class RecipeError(MavisError):
 
 class PromptError(MavisError):
     """Prompts cannot be used; the message names the file, the line and the reason."""
+
+
+class PairError(MavisError):
+    """Preference pairs, or the base that is to learn from them, cannot be used; the message says what and why."""
 
 
 class RewardError(MavisError):

@@ -5,6 +5,7 @@ named by that file name (`embedded`) or given as a path.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,18 @@ from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, He
 PROMPTS = Path(__file__).parent / "prompts"
 
 
+def reward_id(reward: str, parameters: Mapping[str, Any]) -> str:
+    """A reward and its parameters in one text, which checkpoints keep and `load_reward` reads."""
+    return f"{reward} {json.dumps(parameters, sort_keys=True)}" if parameters else reward
+
+
 class ObjectiveRecipe(Strict):
     """One objective and the reward it is trained on.
 
     Attributes:
         name: what clients call it; description: what it means, one sentence.
-        reward: id of a shipped reward, or `module:Class`; see `training.rewards.reward`.
-        reward_parameters: keyword arguments of the reward's class.
+        reward: id of a shipped reward, `module:Class` or `module:function`; see `training.rewards.reward`.
+        reward_parameters: keyword arguments of the reward's class, or of the function beside prompts and replies.
     """
 
     name: Annotated[str, Field(pattern=OBJECTIVE_NAME)]
@@ -34,9 +40,8 @@ class ObjectiveRecipe(Strict):
 
     @property
     def reward_id(self) -> str:
-        """The reward and its parameters in one text, which checkpoints keep and `load_reward` reads."""
-        parameters = self.reward_parameters
-        return f"{self.reward} {json.dumps(parameters, sort_keys=True)}" if parameters else self.reward
+        """Reward and parameters in one text."""
+        return reward_id(self.reward, self.reward_parameters)
 
 
 class EngineRecipe(Strict):
@@ -83,12 +88,25 @@ class RolloutRecipe(_Samples):
     """How replies are sampled.
 
     Attributes:
+        below: makes rollout trees of the replies to training prompts: how many segments follow on each of the
+            `samples`, on each of those, and so on; () leaves every reply on its own.
         shard_prompts: how many prompts' replies are written at once; an interrupted run repeats one shard at most.
     """
 
     max_tokens: Count
     temperature: Positive
+    below: tuple[Count, ...] = ()
     shard_prompts: Count = 64
+
+    def children(self, split: str) -> tuple[int, ...]:
+        """Of each path of a split's trees, in each layer, the root's first."""
+        return (self.samples, *self.below) if split == "train" else (self.held_out_samples,)
+
+    @model_validator(mode="after")
+    def _layers_have_tokens(self) -> "RolloutRecipe":
+        if (layers := 1 + len(self.below)) > self.max_tokens:
+            raise ValueError(f"below: {layers} layers do not fit a reply of max_tokens {self.max_tokens}")
+        return self
 
 
 class FitRecipe(Strict):
@@ -96,6 +114,8 @@ class FitRecipe(Strict):
 
     Attributes:
         clip: standardised rewards are clipped to -clip .. clip.
+        zeta: what a nat of KL divergence from the base costs, in standard deviations of the base's reward.
+        bottom_share: of the nodes in the last layer of rollout trees, how many are learned from.
         batch_tokens: tokens a batch, padding included.
         warmup: share of the steps in which the learning rate rises.
     """
@@ -107,6 +127,8 @@ class FitRecipe(Strict):
     weight_decay: NotNegative = 0.0
     batch_tokens: Count = 4096
     clip: Positive = 5.0
+    zeta: NotNegative = 0.0
+    bottom_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class CalibrateRecipe(Strict):

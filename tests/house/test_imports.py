@@ -31,7 +31,7 @@ ROOMS = {
     "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "kl_budget", "sources", "contract"),
     "server": (*("cli", "api", "start", "generations", "gate", "workers", "requests", "audit", "metrics", "errors"),),
     "training": (
-        *("cli", "bench", "evaluate", "report", "rounds", "stages", "fast", "calibrate", "fit", "rollouts"),
+        *("cli", "bench", "pairs", "evaluate", "report", "rounds", "stages", "fast", "calibrate", "fit", "rollouts"),
         *("prompts", "runs", "rewards", "recipe_file", "recipe", "fast_recipe", "errors"),
     ),
 }

@@ -78,7 +78,7 @@ def test_data_stages_hand_on_every_reply_with_its_rewards(run: Run) -> None:
 
 def test_training_rewards_are_standardised_by_the_training_replies_alone(run: Run) -> None:
     _carry_out(run, "prompts", "rollouts", "rewards")
-    trained_on = [example.rewards for example in load_training_data(run).examples["train"]]
+    trained_on = [example.learned.targets[-1].tolist() for example in load_training_data(run).examples["train"]]
     for column in zip(*trained_on, strict=True):
         assert sum(column) / len(column) == pytest.approx(0, abs=1e-5)
 

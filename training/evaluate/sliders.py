@@ -27,7 +27,8 @@ from training.evaluate.checkpoint import (
     find_checkpoint,
     write_report,
 )
-from training.evaluate.scored import sampler_on, scored_replies
+from training.evaluate.gaming import best_replies, print_best
+from training.evaluate.scored import Scored, sampler_on, scored_replies
 from training.evaluate.slider_table import SliderRow, SliderSetting, monotone_failures, slider_row, slider_settings
 from training.rollouts.sampler import Condition, Sampler
 from training.runs.command import errors_in_one_sentence
@@ -63,6 +64,7 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 40,
     scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
+    best: Annotated[int, typer.Option(min=0, help="Show so many of the replies that each reward likes best.")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     run_dir: Annotated[
         Path | None, typer.Option(help="Keep the replies here, and go on from what is there already.")
@@ -75,21 +77,23 @@ def evaluate(
         plan = Plan(slider_settings(checkpoint.config.names, _numbers(weights)), samples, checkpoint.scoring(scoring))
         sampler = sampler_on(checkpoint, folder, checkpoint.prompts(prompts, limit), max_tokens, seed)
         started = time.monotonic()
-        rows = measure(plan, checkpoint, sampler)
+        scored = measure(plan, checkpoint, sampler)
+        base_std = {objective.name: objective.std for objective in checkpoint.config.objectives}
+        pairs = zip(plan.settings, scored, strict=True)
+        rows = [slider_row(setting, of_setting, scored[0], base_std) for setting, of_setting in pairs]
         print_rows(rows, plan, sampler)
-        write_report(out, _report(rows, plan, checkpoint, sampler, time.monotonic() - started))
+        texts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
+        liked = best_replies(plan.settings, scored, texts, checkpoint.config.names, best)
+        print_best(liked)
+        report = _report(rows, plan, checkpoint, sampler, time.monotonic() - started)
+        write_report(out, {**report, "best_replies": [asdict(each) for each in liked]})
 
 
-def measure(plan: Plan, checkpoint: EvaluatedCheckpoint, sampler: Sampler) -> list[SliderRow]:
-    """Sample and score every setting; the first row is the base's."""
+def measure(plan: Plan, checkpoint: EvaluatedCheckpoint, sampler: Sampler) -> list[Scored]:
+    """Sample and score every setting; the first is the base."""
     objectives = checkpoint.config.objectives
     with progress("evaluate", len(plan.settings) * len(sampler.prompts) * plan.samples) as advance:
-        scored = [scored_replies(sampler, objectives, _condition(setting, plan), advance) for setting in plan.settings]
-    base_std = {objective.name: objective.std for objective in objectives}
-    return [
-        slider_row(setting, of_setting, scored[0], base_std)
-        for setting, of_setting in zip(plan.settings, scored, strict=True)
-    ]
+        return [scored_replies(sampler, objectives, _condition(setting, plan), advance) for setting in plan.settings]
 
 
 def print_rows(rows: Sequence[SliderRow], plan: Plan, sampler: Sampler) -> None:

@@ -13,9 +13,8 @@ from safetensors import SafetensorError, deserialize
 from training.errors import RunDirError
 from training.recipe import Recipe
 from training.recipe_file import parse_recipe
-from training.rewards.reward import reward_source
-from training.runs.run import Run, StageInputs, find_base, pick, write_recipe
-from training.runs.run_dir import RunDir, content_hash, file_hash, read_json, write_json
+from training.runs.run import Run, StageInputs, find_base, pick, reward_inputs, write_recipe
+from training.runs.run_dir import RunDir, content_hash, read_json, write_json
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import TENSORS_FILE, ValueConfig, read_value_config
 
@@ -63,7 +62,7 @@ class FastRun(Run):
             mode="json", include={"source", "hidden", "rank", "distill", "critic", "advantages"}
         )
         for name, identifier in self.rewards.items():
-            rewards[name] = {"reward": identifier, "code": file_hash(reward_source(identifier))}
+            rewards[name] = reward_inputs(identifier)
         stages: StageInputs = {}
         if self.iteration == 0:
             stages["prompts"] = self.prompt_inputs()

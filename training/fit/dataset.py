@@ -3,18 +3,20 @@
 Runs in the fit's process. Imports torch, never vllm.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.fit.targets import dense_targets, loss_mask, standardise
+from training.fit.targets import Leaf, PathTargets, standardise, tree_targets
 from training.prompts.chat import SPLITS, SplitName
 from training.rollouts.scores import read_rewards
-from training.rollouts.shards import read_rollouts
+from training.rollouts.shards import Rollout, read_rollouts
 from training.runs.run import Run
 
 PAD_ID = 0
@@ -27,16 +29,18 @@ class Example:
     Attributes:
         token_ids: prompt and reply.
         prompt_length: tokens of the prompt, at least 1.
-        rewards: standardised, one an objective.
+        learned: of the last prompt token and every reply token.
     """
 
     token_ids: tuple[int, ...]
     prompt_length: int
-    rewards: tuple[float, ...]
+    learned: PathTargets
 
     def __post_init__(self) -> None:
         if not 1 <= self.prompt_length <= len(self.token_ids):
             raise ValueError(f"prompt_length: got {self.prompt_length}, allowed is 1 to {len(self.token_ids)}")
+        if len(self.learned.targets) != (positions := len(self.token_ids) - self.prompt_length + 1):
+            raise ValueError(f"learned: got {len(self.learned.targets)} targets, allowed are {positions}")
 
 
 class Batch(TypedDict):
@@ -89,11 +93,16 @@ def collate(examples: Sequence[Example]) -> Batch:
     input_ids = torch.full((len(examples), width), PAD_ID)
     for row, example in zip(input_ids, examples, strict=True):
         row[: len(example.token_ids)] = torch.tensor(example.token_ids)
-    mask = loss_mask(torch.tensor([example.prompt_length for example in examples]), lengths, width)
+    objectives = examples[0].learned.targets.shape[1]
+    targets = torch.zeros(len(examples), width, objectives)
+    mask = torch.zeros(len(examples), width, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        reply = slice(example.prompt_length - 1, len(example.token_ids))
+        targets[row, reply], mask[row, reply] = example.learned.targets.float(), example.learned.counts
     return Batch(
         input_ids=input_ids,
         attention_mask=(torch.arange(width) < lengths[:, None]).long(),
-        targets=dense_targets(torch.tensor([example.rewards for example in examples]), mask),
+        targets=targets,
         loss_mask=mask,
     )
 
@@ -117,9 +126,23 @@ def load_training_data(run: Run) -> TrainingData:
         torch.tensor([base[name]["mean"] for name in names], dtype=torch.float64),
         torch.tensor([base[name]["std"] for name in names], dtype=torch.float64),
         run.recipe.fit.clip,
-    ).float()
+    )
     examples: dict[SplitName, list[Example]] = {name: [] for name in SPLITS}
-    for rollout, row in zip(rollouts, standardised.tolist(), strict=True):
-        tokens = rollout.prompt_token_ids + rollout.output_token_ids
-        examples[rollout.split].append(Example(tokens, len(rollout.prompt_token_ids), tuple(row)))
+    trees = groupby(zip(rollouts, standardised, strict=True), key=lambda pair: pair[0].prompt_id)
+    for prompt_id, pairs in trees:
+        tree, own_rewards = zip(*pairs, strict=True)
+        leaves = [Leaf(rollout.nodes, rollout.ends, rollout.log_ratios) for rollout in tree]
+        left_out = _left_out(tree, run.recipe.fit.bottom_share, f"{run.recipe.seed}:{prompt_id}")
+        learned = tree_targets(leaves, torch.stack(own_rewards), run.recipe.fit.zeta, left_out)
+        for rollout, targets in zip(tree, learned, strict=True):
+            tokens = rollout.prompt_token_ids + rollout.output_token_ids
+            examples[rollout.split].append(Example(tokens, len(rollout.prompt_token_ids), targets))
     return TrainingData(names, examples)
+
+
+def _left_out(tree: Sequence[Rollout], bottom_share: float, seed: str) -> set[int]:
+    """Nodes of a tree's last layer, by lot, so that leaves do not drown all others. One layer alone loses nothing."""
+    layers = max(len(rollout.nodes) for rollout in tree)
+    dice = random.Random(seed)
+    bottom = [rollout.nodes[-1] for rollout in tree if len(rollout.nodes) == layers > 1]
+    return {node for node in bottom if dice.random() >= bottom_share}

@@ -70,7 +70,7 @@ def train_values(model: ValueModel, data: TrainingData, recipe: FitRecipe, seed:
             train_dataset=train,
             eval_dataset=validation,
             data_collator=_only_batch,
-            callbacks=[_ShowProgress(advance)],
+            callbacks=[ShowProgress(advance)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
@@ -117,7 +117,9 @@ class _ValueTrainer(Trainer):
         return (loss, {"values": values}) if return_outputs else loss
 
 
-class _ShowProgress(TrainerCallback):
+class ShowProgress(TrainerCallback):
+    """Shows where a Trainer stands, and its latest losses."""
+
     def __init__(self, advance: Any) -> None:
         self._advance = advance
         self._shown = 0

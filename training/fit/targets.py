@@ -1,12 +1,19 @@
 """What a value model regresses on: pure functions on tensors.
 
-With reward r of a finished reply, the target at every position from the last prompt token to the last reply token is
+The target of a position of a rollout tree is what its prefix is worth under the policy that sampled (MAVIS, arXiv
+2508.13415):
 
-    y = clip((r - mean) / std, -c, c)
+    y(leaf) = clip((r - mean) / std, -c, c)
+    y(node) = mean over its children of  y(child) - zeta * sum over the child's segment of log pi / pi_ref
 
-the mean and std being those of the base's replies. It is the dense form of E[r | prefix]: the mean of y over replies
-that share a prefix is the value of that prefix, and squared error finds it. Imports torch alone.
+and inside of a segment, y(node at its end) less zeta times the log-ratios of the segment's tokens that follow. So the
+reward pays for the tokens that are still to come, and for no others. The mean and std are those of the base's replies.
+Replies that share nothing are a tree of one layer; with zeta = 0 every position then has its reply's final reward.
+Imports torch alone.
 """
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,30 +32,90 @@ def standardise(rewards: Tensor, mean: Tensor, std: Tensor, clip: float) -> Tens
     return ((rewards - mean) / std).clamp(-clip, clip)
 
 
-def loss_mask(prompt_lengths: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """Which positions carry a loss: the last prompt token and every reply token.
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A reply as a path of a rollout tree.
+
+    Attributes:
+        nodes: from the root's child down to the leaf, by numbers that are their own in the tree; none is 0, the root.
+        ends: how many tokens the reply has at the end of each node's segment.
+        log_ratios: log pi / pi_ref of every token.
+    """
+
+    nodes: tuple[int, ...]
+    ends: tuple[int, ...]
+    log_ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PathTargets:
+    """What is learned of one reply, at each of its 1 + tokens positions, the first being after the prompt.
+
+    Attributes:
+        targets: [positions, objectives]; counts: [positions] bool, False where another reply has the same position.
+    """
+
+    targets: Tensor
+    counts: Tensor
+
+
+def tree_targets(
+    leaves: Sequence[Leaf], rewards: Tensor, zeta: float, left_out: Collection[int] = ()
+) -> list[PathTargets]:
+    """The targets of every leaf of one tree.
+
+    A segment counts in the first leaf below its node, and with it the position that it begins at: so a fork counts once
+    for each of its branches, and all else once.
 
     Args:
-        prompt_lengths, lengths: [batch], tokens of the prompt, and of prompt and reply together.
-
-    Returns:
-        [batch, width], True = carries a loss.
+        rewards: [leaves, objectives], standardised.
+        zeta: what a nat costs, in standard deviations of the base's reward.
+        left_out: nodes whose segments do not count.
     """
-    position = torch.arange(width)
-    return (position >= prompt_lengths[:, None] - 1) & (position < lengths[:, None])
+    worth = _worth(leaves, rewards, zeta)
+    seen = set(left_out)
+    found = []
+    for leaf in leaves:
+        spent = torch.tensor([0.0, *leaf.log_ratios], dtype=rewards.dtype).cumsum(0)
+        targets = rewards.new_zeros(len(spent), rewards.shape[1])
+        counts = torch.zeros(len(spent), dtype=torch.bool)
+        targets[0] = worth[_ROOT]
+        for node, start, end in _segments(leaf):
+            ahead = spent[end] - spent[start + 1 : end + 1]
+            targets[start + 1 : end + 1] = worth[node] - zeta * ahead[:, None]
+            counts[start : end + 1] |= node not in seen
+            seen.add(node)
+        found.append(PathTargets(targets, counts))
+    return found
 
 
-def dense_targets(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Give every position that carries a loss its reply's final reward, and every other position 0.
+_ROOT = 0
 
-    Args:
-        rewards: [batch, objectives], standardised.
-        mask: [batch, tokens], True = carries a loss.
 
-    Returns:
-        [batch, tokens, objectives]
-    """
-    return rewards[:, None, :] * mask[:, :, None]
+def _segments(leaf: Leaf) -> Iterator[tuple[int, int, int]]:
+    """Each node, and between which token counts its segment lies."""
+    return zip(leaf.nodes, (0, *leaf.ends[:-1]), leaf.ends, strict=True)
+
+
+def _worth(leaves: Sequence[Leaf], rewards: Tensor, zeta: float) -> dict[int, Tensor]:
+    """y of every node, bottom-up."""
+    cost: dict[int, float] = {}
+    children: dict[int, list[int]] = {}
+    worth: dict[int, Tensor] = {leaf.nodes[-1]: own for leaf, own in zip(leaves, rewards, strict=True)}
+    for leaf in leaves:
+        for parent, (node, start, end) in zip((_ROOT, *leaf.nodes), _segments(leaf), strict=False):
+            if node not in cost:
+                cost[node] = zeta * sum(leaf.log_ratios[start:end])
+                children.setdefault(parent, []).append(node)
+
+    def of(node: int) -> Tensor:
+        known = worth.get(node)
+        if known is None:
+            known = worth[node] = torch.stack([of(child) - cost[child] for child in children[node]]).mean(0)
+        return known
+
+    of(_ROOT)
+    return worth
 
 
 def masked_mse(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """What a reward is, how one is found, and the checks around its scores.
 
-A recipe names a shipped reward by its id (`positivity`), or any other as `module:Class`, imported from where Python
-finds modules and from the folder in which the command runs. Parameters, where a class takes some, become part of the
-id, so that a checkpoint says all that is needed to score replies again:
+A recipe names a shipped reward by its id (`positivity`), or any other as `module:Class` or `module:function`, imported
+from where Python finds modules and from the folder in which the command runs. Parameters, where it takes some, become
+part of the id, so that a checkpoint says all that is needed to score replies again:
 
     my_rewards:Questions {"per_sentence": true}
 
-Runs in the training process, on the CPU and without a network. Must not import torch or vllm. The packages behind a
-reward are imported when it is loaded, so that reading this costs nothing.
+Runs in the training process. Must not import torch or vllm. The packages behind a reward are imported when it is
+loaded, so that reading this costs nothing.
 """
 
 import importlib
@@ -16,12 +16,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from training.errors import RewardError
-from training.rewards.words import Positivity, Simplicity
 
 
 class Reward(Protocol):
@@ -31,8 +31,15 @@ class Reward(Protocol):
         """One finite score a reply, in the reward's own units; `prompts` and `replies` are of equal length."""
 
 
-REWARDS: Mapping[str, Callable[..., Reward]] = {"positivity": Positivity, "simplicity": Simplicity}
-"""The rewards that ship, by id."""
+REWARDS: Mapping[str, str] = {
+    "positivity": "training.rewards.words:Positivity",
+    "simplicity": "training.rewards.words:Simplicity",
+    "classifier": "training.rewards.classifier:Classifier",
+    "endpoint": "training.rewards.endpoint:Endpoint",
+    "judge": "training.rewards.judge:Judge",
+    "combined": "training.rewards.combined:Combined",
+}
+"""The rewards that ship: where each id is found."""
 
 
 def load_reward(identifier: str) -> Reward:
@@ -41,17 +48,36 @@ def load_reward(identifier: str) -> Reward:
     Raises:
         RewardError: there is no such reward, it does not take these parameters, or a package that it needs is missing.
     """
-    reference, _, text = identifier.partition(" ")
-    make = _find(reference)
+    reference, parameters = _parts_of(identifier)
+    found = _find(reference)
     try:
-        reward = make(**(json.loads(text) if text else {}))
+        if not inspect.isclass(found):
+            inspect.signature(found).bind((), (), **parameters)
+        reward = found(**parameters) if inspect.isclass(found) else partial(found, **parameters)
     except ImportError as error:
         raise RewardError(f"reward {reference!r} needs a package that is not installed: {error}") from error
     except (TypeError, ValueError) as error:
-        raise RewardError(f"reward {reference!r} cannot be made with parameters {text or '{}'}: {error}") from error
+        given = json.dumps(parameters, sort_keys=True)
+        raise RewardError(f"reward {reference!r} cannot be made with parameters {given}: {error}") from error
     if not callable(reward):
         raise RewardError(f"reward {reference!r}: got a {type(reward).__name__}, allowed is an object one can call")
-    return reward
+    return cast(Reward, reward)
+
+
+def reward_files(identifier: str) -> list[Path]:
+    """Files and folders, beside its code, that a reward's scores depend on: runs made from others must not be mixed.
+
+    A class names its own by a static method `depends_on`, from its parameters to paths.
+
+    Raises:
+        RewardError: there is no such reward, or a parameter of it is missing.
+    """
+    reference, parameters = _parts_of(identifier)
+    depends_on = getattr(_find(reference), "depends_on", None)
+    try:
+        return [] if depends_on is None else depends_on(parameters)
+    except KeyError as error:
+        raise RewardError(f"reward {reference!r}: parameter {error} is missing") from None
 
 
 def reward_source(identifier: str) -> Path:
@@ -60,23 +86,20 @@ def reward_source(identifier: str) -> Path:
     Raises:
         RewardError: there is no such reward, or its code is not in a file.
     """
-    reference = identifier.partition(" ")[0]
+    reference, _ = _parts_of(identifier)
     try:
-        return Path(inspect.getfile(cast(Any, _find(reference))))
+        return Path(inspect.getfile(_find(reference)))
     except TypeError:
         raise RewardError(f"reward {reference!r}: its code is not in a file, so a run could not be resumed") from None
 
 
-def score(name: str, reward: Reward, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
-    """`checked_scores` of a whole data set: they must not all be the same.
-
-    Raises:
-        RewardError: as there, or two and more replies all score the same.
+def refuse_constant(name: str, scores: Sequence[float]) -> None:
     """
-    scores = checked_scores(name, reward, prompts, replies)
+    Raises:
+        RewardError: two and more replies all score the same.
+    """
     if len(scores) > 1 and min(scores) == max(scores):
         raise RewardError(f"reward {name!r} scored all {len(scores)} replies {scores[0]}; nothing to learn from")
-    return scores
 
 
 def checked_scores(name: str, reward: Reward, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
@@ -99,13 +122,23 @@ def checked_scores(name: str, reward: Reward, prompts: Sequence[str], replies: S
     return [float(value) for value in scores]
 
 
-def _find(reference: str) -> Callable[..., Reward]:
-    module, colon, attribute = reference.partition(":")
+def _parts_of(identifier: str) -> tuple[str, dict[str, Any]]:
+    """Reference and parameters of an id."""
+    reference, _, text = identifier.partition(" ")
+    try:
+        parameters = json.loads(text) if text else {}
+        if not isinstance(parameters, dict):
+            raise ValueError("they are no JSON object")
+    except ValueError as error:
+        raise RewardError(f"reward {reference!r} cannot be made with parameters {text}: {error}") from None
+    return reference, parameters
+
+
+def _find(reference: str) -> Callable[..., Any]:
+    module, colon, attribute = REWARDS.get(reference, reference).partition(":")
     if not colon:
-        if reference not in REWARDS:
-            allowed = f"{', '.join(sorted(REWARDS))}, or module:Class"
-            raise RewardError(f"reward {reference!r} is unknown; allowed: {allowed}")
-        return REWARDS[reference]
+        allowed = f"{', '.join(sorted(REWARDS))}, module:Class and module:function"
+        raise RewardError(f"reward {reference!r} is unknown; allowed: {allowed}")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a console script's own path leads to where it is installed
     try:
@@ -113,5 +146,5 @@ def _find(reference: str) -> Callable[..., Reward]:
     except (ImportError, AttributeError, ValueError) as error:
         raise RewardError(f"reward {reference!r} cannot be imported: {error}") from error
     if not callable(found):
-        raise RewardError(f"reward {reference!r}: got a {type(found).__name__}, allowed is a class")
-    return cast(Callable[..., Reward], found)
+        raise RewardError(f"reward {reference!r}: got a {type(found).__name__}, allowed is a class or a function")
+    return cast(Callable[..., Any], found)

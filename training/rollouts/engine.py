@@ -28,6 +28,10 @@ class Reply:
         token_ids: with the end-of-sequence token, where the reply ended by itself.
         finish_reason: "stop" or "length".
         kl_nats: sum over the tokens of KL(tilted, base on the candidates); 0 for an unguided reply.
+        log_ratios: of every token, log pi / pi_ref, of the policy that sampled it and of the base; none for an unguided
+            reply, which has 0 everywhere.
+        nodes, ends: of a rollout tree's leaf, the nodes from the root's child down to itself, by their numbers in the
+            prompt's tree, and how many tokens the reply has at the end of each.
     """
 
     prompt_id: str
@@ -37,6 +41,9 @@ class Reply:
     text: str
     finish_reason: str
     kl_nats: float = 0.0
+    log_ratios: tuple[float, ...] = ()
+    nodes: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +102,16 @@ class RolloutEngine:
             for request, output in zip(requests, outputs, strict=True)
             if request.guidance is not None
         }
-        kl = self._kl_nats(sampled)
-        return [
-            Reply(
-                prompt_id=request.prompt_id,
-                prompt_token_ids=request.prompt_token_ids,
-                sample=request.sample,
-                token_ids=tuple(output.outputs[0].token_ids),
-                text=output.outputs[0].text,
-                finish_reason=output.outputs[0].finish_reason or "length",
-                kl_nats=kl.get(request.guidance.generation_id, 0.0) if request.guidance is not None else 0.0,
-            )
-            for request, output in zip(requests, outputs, strict=True)
-        ]
+        traces = self._traces(sampled)
+        return [_reply(request, output.outputs[0], traces) for request, output in zip(requests, outputs, strict=True)]
 
-    def _kl_nats(self, sampled: Mapping[str, list[int]]) -> dict[str, float]:
-        """The KL of each generation that left a trace; reading forgets the traces.
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """What a reply of these tokens says."""
+        text: str = self._llm.get_tokenizer().decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def _traces(self, sampled: Mapping[str, list[int]]) -> dict[str, Mapping[str, Any]]:
+        """The trace of each generation that left one; reading forgets them.
 
         Args:
             sampled: generation id -> the tokens of its only choice.
@@ -121,10 +122,21 @@ class RolloutEngine:
         wanted = {generation_id: {choice: TokenRange(0, token_ids)} for generation_id, token_ids in sampled.items()}
         answers = self._llm.collective_rpc("mavis_exchange", args=([], wanted, list(sampled)))
         traces: dict[str, Any] = next(answer for answer in answers if answer is not None)["traces"]
-        return {
-            generation_id: sum(sum(trace["kl"]) for trace in choices.values())
-            for generation_id, choices in traces.items()
-        }
+        return {generation_id: choices[choice] for generation_id, choices in traces.items() if choice in choices}
+
+
+def _reply(request: Request, output: Any, traces: Mapping[str, Mapping[str, Any]]) -> Reply:
+    trace = None if request.guidance is None else traces.get(request.guidance.generation_id)
+    return Reply(
+        prompt_id=request.prompt_id,
+        prompt_token_ids=request.prompt_token_ids,
+        sample=request.sample,
+        token_ids=tuple(output.token_ids),
+        text=output.text,
+        finish_reason=output.finish_reason or "length",
+        kl_nats=0.0 if trace is None else sum(trace["kl"]),
+        log_ratios=() if trace is None else tuple(trace["log_ratios"]),
+    )
 
 
 def _sampling_params(request: Request, limits: Limits) -> Any:
@@ -133,7 +145,7 @@ def _sampling_params(request: Request, limits: Limits) -> Any:
     extra = {} if request.guidance is None else {"extra_args": {EXTRA_ARGS_KEY: request.guidance}}
     return SamplingParams(
         temperature=limits.temperature,
-        max_tokens=limits.max_tokens,
+        max_tokens=limits.max_tokens if request.max_tokens is None else min(request.max_tokens, limits.max_tokens),
         ignore_eos=limits.ignore_eos,
         seed=request.seed,
         **extra,

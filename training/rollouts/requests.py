@@ -20,6 +20,7 @@ class Request:
 
     Attributes:
         guidance: None samples from the base. Its `generation_id` must be unique within one `sample` call.
+        max_tokens: at which the reply ends, where that is before the call's own limit.
     """
 
     prompt_id: str
@@ -27,6 +28,7 @@ class Request:
     sample: int
     seed: int
     guidance: Guidance | None = None
+    max_tokens: int | None = None
 
 
 def requests_to_sample(

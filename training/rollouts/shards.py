@@ -25,8 +25,13 @@ _SCHEMA = pa.schema(
         ("text", pa.string()),
         ("finish_reason", pa.string()),
         ("kl_nats", pa.float32()),
+        ("log_ratios", pa.list_(pa.float32())),
+        ("nodes", pa.list_(pa.int32())),
+        ("ends", pa.list_(pa.int32())),
     ]
 )
+
+_LISTS = [field.name for field in _SCHEMA if pa.types.is_list(field.type)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Rollout:
 
     Attributes:
         output_token_ids: with the end-of-sequence token, where the reply ended by itself.
+        log_ratios: one a token of the reply, see `Reply`; nodes, ends: as there.
     """
 
     prompt_id: str
@@ -45,6 +51,9 @@ class Rollout:
     text: str
     finish_reason: str
     kl_nats: float
+    log_ratios: tuple[float, ...] = ()
+    nodes: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 def parts_of(prompts: Sequence[ChatPrompt], size: int) -> list[Sequence[ChatPrompt]]:
@@ -69,6 +78,9 @@ def write_shard(path: Path, prompts: Sequence[ChatPrompt], replies: Sequence[Rep
             "text": reply.text,
             "finish_reason": reply.finish_reason,
             "kl_nats": reply.kl_nats,
+            "log_ratios": reply.log_ratios,
+            "nodes": reply.nodes,
+            "ends": reply.ends,
         }
         for reply in replies
     ]
@@ -85,6 +97,6 @@ def read_shard(path: Path) -> Iterator[Rollout]:
     """The rollouts of one shard, in their order."""
     rows: list[dict[str, Any]] = pq.read_table(path, schema=_SCHEMA).to_pylist()
     for row in rows:
-        for key in ("prompt_token_ids", "output_token_ids"):
+        for key in _LISTS:
             row[key] = tuple(row[key])
         yield Rollout(**row)

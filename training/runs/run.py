@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.errors import RunDirError
-from training.recipe import ObjectiveRecipe, Recipe
+from training.recipe import Recipe
 from training.recipe_file import parse_recipe
-from training.rewards.reward import reward_source
+from training.rewards.reward import reward_files, reward_source
 from training.runs.run_dir import RunDir, Stage, file_hash, folder_hash, read_json, write_json
 from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
 from valuemodels.sources.hub import resolve_folder
@@ -49,7 +49,7 @@ class Run:
         return {
             "prompts": self.prompt_inputs(),
             "rollouts": pick(recipe, "seed", "engine", "rollout"),
-            "rewards": {objective.name: _reward_inputs(objective) for objective in recipe.objectives},
+            "rewards": {objective.name: reward_inputs(objective.reward_id) for objective in recipe.objectives},
             "fit": pick(recipe, "backbone", "head", "fit"),
             "calibrate": pick(recipe, "calibrate"),
             "export": {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}},
@@ -147,8 +147,11 @@ def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
     return recipe.model_dump(mode="json", include=set(keys))
 
 
-def _reward_inputs(objective: ObjectiveRecipe) -> dict[str, str]:
-    return {"reward": objective.reward_id, "code": file_hash(reward_source(objective.reward_id))}
+def reward_inputs(identifier: str) -> dict[str, Any]:
+    """What a reward's scores depend on: its id, its code, and the content of all else."""
+    files = [folder_hash(path) if path.is_dir() else file_hash(path) for path in reward_files(identifier)]
+    inputs = {"reward": identifier, "code": file_hash(reward_source(identifier))}
+    return {**inputs, "depends_on": files} if files else inputs
 
 
 def look_up_base(base: str, revision: str | None = None) -> str:

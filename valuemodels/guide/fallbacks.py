@@ -9,12 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from valuemodels.contract.throttle import Throttle, left_out
-from valuemodels.guide.step_record import StepRecord, join
+from valuemodels.guide.step_record import Backlog, StepRecord, join
 
 logger = logging.getLogger("vllm.mavis")
-
-COUNT_EVERY = 64
-"""Steps."""
 
 
 class Fallbacks:
@@ -25,13 +22,14 @@ class Fallbacks:
         self._rows = torch.zeros((), dtype=torch.int64, device=device)
         self._to_blame = torch.zeros(len(objectives), dtype=torch.int64, device=device)
         self._waiting: list[StepRecord] = []
+        self._backlog = Backlog()
         self._known = 0
         self._throttle = Throttle(burst=5, interval_s=10.0)
 
     def note(self, step: StepRecord) -> None:
         """Count in a step."""
         self._waiting.append(step)
-        if len(self._waiting) == COUNT_EVERY:
+        if self._backlog.is_full(len(step.dropped)):
             self._take()
 
     def count(self) -> int:

@@ -11,6 +11,24 @@ from torch.nn import functional
 from valuemodels.contract.trace_wire import CandidateColumns
 from valuemodels.tilting import NEG_INF, Tilt, advantages_of
 
+SETTLE_STEPS, SETTLE_ROWS = 64, 4096
+"""When what waits is worked out: so few rows that they are small, so many steps that each costs next to nothing."""
+
+
+class Backlog:
+    """Says when what waits is to be worked out."""
+
+    def __init__(self) -> None:
+        self._steps = self._rows = 0
+
+    def is_full(self, rows: int) -> bool:
+        """Count in a step of so many rows; True where it is time, and the count begins anew."""
+        self._steps, self._rows = self._steps + 1, self._rows + rows
+        if self._steps < SETTLE_STEPS and self._rows < SETTLE_ROWS:
+            return False
+        self._steps = self._rows = 0
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
@@ -18,6 +36,7 @@ class TokenEntry:
 
     Attributes:
         kl: nats.
+        log_ratio: log pi(token) / pi_ref(token), of the policy that sampled and of the base, on the candidates.
         dropped: the base's probability of the candidates that were left out.
         advantages: one an objective; None where the token was not among the scored candidates.
         levels: expected final rewards in the rewards' own units; None where scoring gives none.
@@ -26,6 +45,7 @@ class TokenEntry:
     """
 
     kl: float = 0.0
+    log_ratio: float = 0.0
     dropped: float = 0.0
     advantages: list[float] | None = None
     levels: list[float] | None = None
@@ -115,21 +135,24 @@ class StepRecord:
         sampled = torch.tensor(token_ids, device=self.dropped.device)
         hit = (self.token_ids == sampled[:, None]) & self.valid
         objectives = self.values.shape[-1]
-        place = hit.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, objectives)
+        at = hit.to(torch.uint8).argmax(1)[:, None]
+        place = at[..., None].expand(-1, 1, objectives)
         advantages = advantages_of(self.values, self.tilt.base_logprobs).gather(1, place)[:, 0]
         levels = self.values.gather(1, place)[:, 0] * self.stds + self.means
         kl, known = torch.where(self.is_scored, self.tilt.kl, 0.0), self.is_scored & hit.any(1)
+        log_ratios = (self.tilt.logprobs - self.tilt.base_logprobs).gather(1, at)[:, 0]
         flags = torch.stack([known, known & self.gives_levels, ~self.is_scored, self.is_aborted], dim=1)
-        numbers = torch.stack([kl, self.dropped], dim=1)
+        numbers = torch.stack([kl, self.dropped, torch.where(known, log_ratios, 0.0)], dim=1)
         columns = torch.cat([numbers, flags.float(), advantages, levels], dim=1).tolist()
         return [
             TokenEntry(
                 kl=row[0],
                 dropped=row[1],
-                advantages=row[6 : 6 + objectives] if row[2] else None,
-                levels=row[6 + objectives :] if row[3] else None,
-                fell_back=bool(row[4]),
-                is_aborted=bool(row[5]),
+                log_ratio=row[2],
+                advantages=row[7 : 7 + objectives] if row[3] else None,
+                levels=row[7 + objectives :] if row[4] else None,
+                fell_back=bool(row[5]),
+                is_aborted=bool(row[6]),
             )
             for row in columns
         ]

@@ -7,17 +7,15 @@ of the whole batch; every few steps, and whenever somebody reads, what has been 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.contract.trace_wire import NO_CANDIDATES, CandidateColumns, TokenRange
-from valuemodels.guide.step_record import StepRecord, TokenEntry, join
+from valuemodels.guide.step_record import Backlog, StepRecord, TokenEntry, join
 from valuemodels.scoring.rows import Row
 
 _UNKNOWN_TOKEN = -1
-SETTLE_EVERY = 64
-"""Steps: few enough that what waits is small, many enough that settling costs a step next to nothing."""
 
 Waiting = tuple[StepRecord, int]
 """A step that waits for its token, and the row in it."""
@@ -92,6 +90,7 @@ class SequenceTrace:
             "token_ids": list(self.output[start:stop]) if told is None else list(told.token_ids[: stop - start]),
             "kl": [entry.kl for entry in entries],
             "dropped": [entry.dropped for entry in entries],
+            "log_ratios": [entry.log_ratio for entry in entries],
             "advantages": [entry.advantages for entry in entries],
             "levels": [entry.levels for entry in entries],
             "fell_back": [entry.fell_back for entry in entries],
@@ -151,8 +150,10 @@ def _joined(wanted: Iterable[Waiting]) -> tuple[StepRecord, list[Waiting]]:
     rows: dict[StepRecord, list[int]] = {}
     for record, row in wanted:
         rows.setdefault(record, []).append(row)
-    joined = join([record.select(some) for record, some in rows.items()])
-    return joined, [(record, row) for record, some in rows.items() for row in some]
+    # Joined first and selected from once: a record alone would take as many operations as all of them together.
+    starts = accumulate((len(record.dropped) for record in rows), initial=0)
+    index = [start + row for start, some in zip(starts, rows.values(), strict=False) for row in some]
+    return join(list(rows)).select(index), [(record, row) for record, some in rows.items() for row in some]
 
 
 class TraceStore:
@@ -161,7 +162,8 @@ class TraceStore:
     def __init__(self, max_generations: int) -> None:
         self.max_generations = max_generations
         self._generations: OrderedDict[str, dict[ChoiceName, SequenceTrace]] = OrderedDict()
-        self._steps = 0
+        self._backlog = Backlog()
+        self._running: list[SequenceTrace] = []
 
     def __len__(self) -> int:
         """How many generations have one."""
@@ -170,11 +172,11 @@ class TraceStore:
     def record(self, step: StepRecord, rows: Sequence[Row]) -> None:
         """Note a step of the batch. Rows without a generation leave no trace."""
         traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]
-        self._steps += 1
-        if self._steps % SETTLE_EVERY == 0:
+        if self._backlog.is_full(len(rows)):
             settle([trace for _, trace in traces])
         for r, trace in traces:
             trace.wait(step, r, rows[r].guidance)
+        self._running = [trace for _, trace in traces]
 
     def read(self, wanted: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
         """Traces of the generations asked for, ready for the way between processes.
@@ -182,6 +184,8 @@ class TraceStore:
         Args:
             wanted: generation id -> `str` of a choice -> a `TokenRange`; no choices = everything of all of them.
         """
+        # All that run, together: they wait for the same steps, and will be read soon.
+        settle(self._running)
         return {
             generation_id: {
                 str(choice): trace.read(TokenRange(*ranges[str(choice)]) if ranges else None)

@@ -11,6 +11,7 @@ from training.fit.checkpoint import value_tensors
 from training.fit.dataset import Example, TrainingData, collate
 from training.fit.held_out import held_out_metrics, predict
 from training.fit.stage import last_whole_checkpoint, train_values, trainable_model
+from training.fit.targets import PathTargets
 from training.prompts.chat import SPLITS
 from training.recipe import FitRecipe
 from valuemodels.contract.value_config import AdapterConfig, ValueConfig
@@ -88,7 +89,7 @@ def test_interrupted_fit_goes_on_and_ends_where_an_undisturbed_one_does(
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.stage._ShowProgress.on_step_end", interrupt_late)
+        patch.setattr("training.fit.stage.ShowProgress.on_step_end", interrupt_late)
         with pytest.raises(Interrupted):
             train_values(_fresh(config, tiny_base), data, recipe, seed=0, folder=tmp_path / "cut")
     resumed = _fresh(config, tiny_base)
@@ -123,7 +124,7 @@ def test_values_of_the_backbone_alone_do_not_change(
 
 def test_positions_count_reply_tokens(tiny_base: str, config: ValueConfig) -> None:
     model = _fresh(config, tiny_base)
-    example = Example(token_ids=(5, 6, 7, 8, 9), prompt_length=2, rewards=(1.0, -1.0))
+    example = Example(token_ids=(5, 6, 7, 8, 9), prompt_length=2, learned=_flat(4, (1.0, -1.0)))
     _, targets, positions, is_last = predict(model, [example], 512)
     assert positions.tolist() == [0, 1, 2, 3]
     assert is_last.tolist() == [False, False, False, True]
@@ -140,7 +141,12 @@ def _example(rng: random.Random) -> Example:
     low, thirds = rng.random(), rng.random()
     reply = [_token(rng, low, thirds) for _ in range(rng.randrange(4, 24))]
     shares = (sum(token < 20 for token in reply) / len(reply), sum(token % 3 == 0 for token in reply) / len(reply))
-    return Example(tuple(prompt + reply), len(prompt), (3 * (shares[0] - 0.5), 3 * (shares[1] - 0.5)))
+    learned = _flat(len(reply) + 1, (3 * (shares[0] - 0.5), 3 * (shares[1] - 0.5)))
+    return Example(tuple(prompt + reply), len(prompt), learned)
+
+
+def _flat(positions: int, rewards: tuple[float, float]) -> PathTargets:
+    return PathTargets(torch.tensor([rewards]).expand(positions, 2), torch.ones(positions, dtype=torch.bool))
 
 
 def _token(rng: random.Random, low: float, thirds: float) -> int:

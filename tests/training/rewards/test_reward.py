@@ -26,6 +26,10 @@ class Silent:
     pass
 
 
+def letters(prompts, replies, letter="a"):
+    return [float(reply.count(letter)) for reply in replies]
+
+
 NUMBER = 3
 """
 
@@ -65,7 +69,9 @@ def test_its_parameters_are_part_of_its_id() -> None:
         ("nowhere_at_all:Reward", "cannot be imported"),
         (":Reward", "cannot be imported"),
         ("rewards_of_mine:Broken", "needs a package that is not installed"),
-        ("rewards_of_mine:NUMBER", "allowed is a class"),
+        ("rewards_of_mine:NUMBER", "allowed is a class or a function"),
+        ('rewards_of_mine:letters {"lettre": "b"}', "cannot be made with parameters"),
+        ("rewards_of_mine:Questions [1]", "they are no JSON object"),
         ("rewards_of_mine:Silent", "allowed is an object one can call"),
         ('rewards_of_mine:Questions {"wieght": 1}', "cannot be made with parameters"),
         ("rewards_of_mine:Questions {", "cannot be made with parameters"),
@@ -75,3 +81,8 @@ def test_its_parameters_are_part_of_its_id() -> None:
 def test_what_cannot_be_used_is_one_sentence(identifier: str, message: str) -> None:
     with pytest.raises(RewardError, match=message):
         load_reward(identifier)
+
+
+def test_a_function_is_a_reward_too() -> None:
+    assert load_reward("rewards_of_mine:letters")(["p"], ["banana"]) == [3.0]
+    assert load_reward('rewards_of_mine:letters {"letter": "n"}')(["p"], ["banana"]) == [2.0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wordfreq import zipf_frequency
 
 from training.errors import RewardError
-from training.rewards.reward import REWARDS, Reward, load_reward, score
+from training.rewards.reward import Reward, checked_scores, load_reward, refuse_constant
 
 SENTENCES = (
     "I love this lovely garden.",
@@ -46,15 +46,14 @@ class Fixed:
         return self._scores
 
 
-@pytest.mark.parametrize("reward_id", sorted(REWARDS))
+@pytest.mark.parametrize("reward_id", ["positivity", "simplicity"])
 def test_every_shipped_reward_loads_and_scores(reward_id: str) -> None:
     assert len(load_reward(reward_id)(["a"], ["A lovely day."])) == 1
 
 
 def test_an_unknown_reward_is_refused_with_the_list_of_those_that_exist() -> None:
-    with pytest.raises(
-        RewardError, match="reward 'humour' is unknown; allowed: positivity, simplicity, or module:Class"
-    ):
+    allowed = "classifier, combined, endpoint, judge, positivity, simplicity, module:Class and module:function"
+    with pytest.raises(RewardError, match=f"reward 'humour' is unknown; allowed: {allowed}"):
         load_reward("humour")
 
 
@@ -64,10 +63,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_reward("simplicity")
 
 
-def test_score_passes_good_scores_through_in_order() -> None:
-    assert score("fixed", Fixed(2, 0.5), ["a", "b"], ["c", "d"]) == [2.0, 0.5]
-    assert score("fixed", Fixed(1.0), ["a"], ["b"]) == [1.0]
-    assert score("fixed", Fixed(), [], []) == []
+def test_good_scores_are_passed_through_in_order() -> None:
+    assert checked_scores("fixed", Fixed(2, 0.5), ["a", "b"], ["c", "d"]) == [2.0, 0.5]
+    assert checked_scores("fixed", Fixed(), [], []) == []
 
 
 @pytest.mark.parametrize(
@@ -78,21 +76,27 @@ def test_score_passes_good_scores_through_in_order() -> None:
         ([1.0, math.nan], "scored reply 1 nan"),
         ([-math.inf, 1.0], "scored reply 0 -inf"),
         ([1.0, None], "scored reply 1 None"),
-        ([0.3, 0.3], "scored all 2 replies 0.3"),
     ],
 )
-def test_score_refuses_what_nothing_can_be_learned_from(scores: list[float], reason: str) -> None:
+def test_what_is_no_score_is_refused(scores: list[float], reason: str) -> None:
     with pytest.raises(RewardError, match="reward 'fixed'") as caught:
-        score("fixed", Fixed(*scores), ["a", "b"], ["c", "d"])
+        checked_scores("fixed", Fixed(*scores), ["a", "b"], ["c", "d"])
     assert reason in str(caught.value)
 
 
-def test_score_refuses_unpaired_prompts_and_replies() -> None:
+def test_scores_that_are_all_the_same_are_refused_as_a_whole() -> None:
+    refuse_constant("fixed", [0.3])
+    refuse_constant("fixed", [0.3, 0.3, 0.4])
+    with pytest.raises(RewardError, match=r"reward 'fixed' scored all 2 replies 0\.3"):
+        refuse_constant("fixed", [0.3, 0.3])
+
+
+def test_unpaired_prompts_and_replies_are_refused() -> None:
     with pytest.raises(RewardError, match="1 prompts but 2 replies"):
-        score("fixed", Fixed(1.0, 2.0), ["a"], ["c", "d"])
+        checked_scores("fixed", Fixed(1.0, 2.0), ["a"], ["c", "d"])
 
 
-@pytest.mark.parametrize("reward_id", sorted(REWARDS))
+@pytest.mark.parametrize("reward_id", ["positivity", "simplicity"])
 @settings(deadline=None)
 @given(replies=st.lists(st.text(max_size=80), max_size=5))
 def test_scores_of_arbitrary_text_are_finite_and_independent_of_the_batch(reward_id: str, replies: list[str]) -> None:

@@ -9,8 +9,8 @@ import torch
 
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.contract.trace_wire import CandidateColumns, TokenRange
-from valuemodels.guide.step_record import StepRecord
-from valuemodels.guide.traces import SETTLE_EVERY, TraceStore
+from valuemodels.guide.step_record import SETTLE_ROWS, SETTLE_STEPS, Backlog, StepRecord
+from valuemodels.guide.traces import TraceStore
 from valuemodels.scoring.rows import Row
 
 
@@ -115,7 +115,7 @@ def test_no_more_is_told_than_was_asked_for() -> None:
 def test_steps_of_any_width_settle_together_and_in_order() -> None:
     """Steps wait until a few of them are settled at once: rows, steps and widths must not be crossed."""
     store, outputs = TraceStore(4), {name: list[int]() for name in "gh"}
-    steps = 2 * SETTLE_EVERY + 3
+    steps = 2 * SETTLE_STEPS + 3
     for step in range(steps):
         wide = [10 * step, 10 * step + 1, *range(step % 3)]
         rows = [row(output, name, index=i) for i, (name, output) in enumerate(outputs.items())]
@@ -129,6 +129,12 @@ def test_steps_of_any_width_settle_together_and_in_order() -> None:
     other = store.read({"h": {}})["h"]["0:0"]
     assert other["dropped"] == [step if step % 4 else 0.0 for step in range(1 + max(s for s in range(steps) if s % 4))]
     assert {a and a[0] for a in other["advantages"]} == {None, 1.0}
+
+
+def test_what_waits_is_worked_out_after_some_steps_or_many_rows() -> None:
+    few, many = Backlog(), Backlog()
+    assert [few.is_full(1) for _ in range(2 * SETTLE_STEPS)].count(True) == 2
+    assert [many.is_full(SETTLE_ROWS // 3) for _ in range(8)] == [False, False, False, True] * 2
 
 
 def test_a_step_that_fell_back_says_so() -> None:

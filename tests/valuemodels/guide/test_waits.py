@@ -10,7 +10,7 @@ import torch
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, Scoring
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.loading import load_guide
-from valuemodels.guide.traces import SETTLE_EVERY
+from valuemodels.guide.step_record import SETTLE_STEPS
 from valuemodels.scoring.rows import Row
 
 WAITING = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "nonzero")
@@ -33,7 +33,7 @@ def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("scoring", "at_most"), [("fast", 1), ("exact", SETTLE_EVERY + 1), ("hybrid", SETTLE_EVERY + 1)]
+    ("scoring", "at_most"), [("fast", 1), ("exact", SETTLE_STEPS + 1), ("hybrid", SETTLE_STEPS + 1)]
 )
 def test_steps_wait_a_fixed_number_of_times(
     scoring: Scoring,
@@ -63,7 +63,7 @@ def test_steps_wait_a_fixed_number_of_times(
         step()
         with monkeypatch.context() as patch:
             seen = count_waits(patch)
-            for _ in range(SETTLE_EVERY):
+            for _ in range(SETTLE_STEPS):
                 step()
             waits[rows] = list(seen)
     assert len(waits[1]) == len(waits[7]) <= at_most, waits

@@ -1,0 +1,1 @@
+"""Rewards from preference pairs: what people compared, and the model that learns it."""

@@ -1,0 +1,115 @@
+"""A small reward model from preference pairs: Bradley-Terry's model, trained by trl, measured on pairs it has not seen.
+
+What comes out is a sequence classifier, for the reward `classifier`. Runs in the process of the command. Must not
+import vllm.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, TaskType
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback, set_seed
+from trl import RewardConfig, RewardTrainer
+
+from training.errors import PairError
+from training.fit.stage import ShowProgress, last_whole_checkpoint
+from training.pairs.measure import PairFigures, pair_figures
+from training.pairs.pairs import Pair, PairRecipe
+from training.rewards.classifier import CHAT, Classifier
+from training.runs.progress import progress
+
+_SAVE_STEPS, _WARM_UP_STEPS = 20, 5
+
+
+def train_reward_model(base: str, pairs: Sequence[Pair], recipe: PairRecipe, work: Path, out: Path) -> PairFigures:
+    """Train on all pairs that are not held out, write the model, and measure it on those that are.
+
+    Args:
+        base: folder of a language model whose tokenizer has a chat template.
+        work: where the Trainer keeps its checkpoints; one that is there already is gone on from.
+
+    Raises:
+        PairError: the base cannot be used.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    set_seed(recipe.seed)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise PairError(f"base {base}: its tokenizer has no chat template, so a chat cannot be told to it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    trained_on = [pair for pair in pairs if not pair.is_held_out]
+    steps = math.ceil(math.ceil(len(trained_on) / recipe.batch_size) * recipe.epochs)
+    with progress("reward", steps) as advance:
+        trainer = _trainer(base, tokenizer, trained_on, recipe, work)
+        trainer.add_callback(ShowProgress(advance))
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
+    model: Any = trainer.model
+    merged = model.merge_and_unload()
+    merged.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return measure(out, [pair for pair in pairs if pair.is_held_out], recipe.max_length)
+
+
+def measure(model: Path, pairs: Sequence[Pair], max_length: int) -> PairFigures:
+    """Figures of a model, by the very reward that recipes name."""
+    reward = Classifier(str(model), template=CHAT, max_length=max_length)
+    chosen, rejected = (
+        reward.score_chats([[*pair.messages, {"role": "assistant", "content": reply}] for pair, reply in replies])
+        for replies in ([(pair, pair.chosen) for pair in pairs], [(pair, pair.rejected) for pair in pairs])
+    )
+    return pair_figures(pairs, chosen, rejected)
+
+
+def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecipe, work: Path) -> RewardTrainer:
+    layers = {} if recipe.layers is None else {"num_hidden_layers": recipe.layers}
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32, **layers)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    rows = [
+        {
+            "prompt": pair.messages,
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+        }
+        for pair in pairs
+    ]
+    trainer = RewardTrainer(
+        model=model,
+        args=_arguments(recipe, work),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(
+            task_type=TaskType.SEQ_CLS, r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear"
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(recipe: PairRecipe, work: Path) -> RewardConfig:
+    return RewardConfig(
+        output_dir=str(work),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=_WARM_UP_STEPS,
+        max_length=recipe.max_length,
+        save_strategy="steps",
+        save_steps=_SAVE_STEPS,
+        save_total_limit=2,
+        logging_steps=5,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        seed=recipe.seed,
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+    )
