@@ -20,5 +20,8 @@ class FakeEngine(ABC):
         self.asked.extend(requests)
         return [self.reply(request) for request in requests]
 
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        return " ".join(f"word{token}" for token in token_ids)
+
     @abstractmethod
     def reply(self, request: Request) -> Reply: ...

@@ -1,6 +1,7 @@
 """The stages around a fake engine: what they hand on, and what an interruption leaves."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from tests.training.kit import FakeEngine
 from training.calibrate.stage import calibrate_scales
 from training.cli import app
-from training.errors import RunDirError
+from training.errors import RewardError, RunDirError
 from training.fit.dataset import load_training_data
 from training.prompts.chat import read_prompt_set
 from training.prompts.stage import PROMPTS_FILE
@@ -41,6 +42,18 @@ class WordsEngine(FakeEngine):
         text = " ".join(WORDS[(request.seed >> shift) % len(WORDS)] for shift in range(0, 12, 2))
         kl_nats = 0.3 * (request.guidance.beta or 0.0) ** 1.8 if request.guidance else 0.0
         return Reply(request.prompt_id, request.prompt_token_ids, request.sample, (5, 6, 7), text, "length", kl_nats)
+
+
+class SegmentsEngine(FakeEngine):
+    """Replies with three tokens that follow from the seed, each of them a word."""
+
+    def reply(self, request: Request) -> Reply:
+        tokens = tuple(5 + (request.seed >> shift) % len(WORDS) for shift in (0, 3, 6))
+        prompt = (request.prompt_id, request.prompt_token_ids, request.sample)
+        return Reply(*prompt, tokens, self.text_of(tokens), "length")
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        return " ".join(WORDS[token - 5] for token in token_ids)
 
 
 @pytest.fixture
@@ -81,6 +94,40 @@ def test_training_rewards_are_standardised_by_the_training_replies_alone(run: Ru
     trained_on = [example.learned.targets[-1].tolist() for example in load_training_data(run).examples["train"]]
     for column in zip(*trained_on, strict=True):
         assert sum(column) / len(column) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_reward_that_breaks_down_loses_nothing_that_it_has_scored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is away in the middle of a data set must not be asked for all of it again."""
+    monkeypatch.setattr("training.rollouts.scores.SHARD_REPLIES", 10)
+    asked: list[int] = []
+
+    def length(prompts: list[str], replies: list[str]) -> list[float]:
+        asked.append(len(replies))
+        if len(asked) == 3:
+            raise RewardError("the service is away")
+        return [float(len(reply)) for reply in replies]
+
+    monkeypatch.setattr("training.rollouts.scores.load_reward", lambda _: length)
+    _carry_out(run, "prompts", "rollouts")
+    with pytest.raises(RewardError, match="the service is away"):
+        _carry_out(run, "rewards")
+    assert not run.stage("rewards").is_done
+    _carry_out(run, "rewards")
+    assert asked == [10, 10, 10, 10, 10, 2, 10, 10, 10, 10, 2], "two objectives of 42 replies, one part twice"
+
+
+def test_a_recipe_of_trees_learns_from_what_replies_share(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "RolloutEngine", SegmentsEngine)
+    rollout = run.recipe.rollout.model_copy(update={"samples": 2, "below": (2,), "max_tokens": 9})
+    grown = Run(run.recipe.model_copy(update={"rollout": rollout}), run.run_dir, run.base_folder)
+    _carry_out(grown, "prompts", "rollouts", "rewards")
+    rollouts = [rollout for rollout in read_rollouts(grown.finished("rollouts")) if rollout.split == "train"]
+    assert len(rollouts) == 6 * 4 and all(len(rollout.nodes) == 2 for rollout in rollouts)
+    learned = [example.learned for example in load_training_data(grown).examples["train"]]
+    first, second = (learned[place].targets for place in (0, 1))
+    assert torch.equal(first[0], second[0]), "the prompt is worth the same in all of its replies"
+    assert not torch.equal(first[-1], second[-1])
+    assert learned[0].counts.all() and not learned[1].counts.all(), "what two share counts once"
 
 
 def test_no_prompt_is_in_two_splits(run: Run) -> None:
