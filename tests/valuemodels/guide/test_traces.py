@@ -171,7 +171,7 @@ def test_unscored_steps_and_tokens_outside_the_candidates_have_no_values() -> No
     store.record(record([5], mark=0.5), [row(output)])
     output.append(0)
     found = read(store)
-    assert found["kl"] == [0.0, 0.0], "the first was not tilted, the second had no choice"
+    assert found["kl"] == found["log_ratios"] == [0.0, 0.0], "the first was not tilted, the second had no choice"
     assert found["advantages"] == [None, None] and found["levels"] == [None, None]
     assert found["fell_back"] == [True, False] and found["dropped"] == [pytest.approx(0.1), 0.5]
 
@@ -192,6 +192,7 @@ def test_candidates_are_kept_only_when_asked_for() -> None:
     assert [c.token_id for c in table] == [5, 6] and [c.advantages for c in table] == [(-0.5,), (0.5,)]
     assert [c.logprob for c in table] == [pytest.approx(-math.log(2))] * 2
     assert table[1].tilted_logprob - table[0].tilted_logprob == pytest.approx(0.1, abs=1e-6)
+    assert read(store)["log_ratios"] == [pytest.approx(table[1].tilted_logprob - table[1].logprob, abs=1e-6)]
     assert sum(map(len, packed)) == 2 * (4 + 3 * 4), "numbers take the bytes of numbers"
     assert "candidates" not in store.read({"h": {}})["h"]["0:0"]
 
