@@ -14,7 +14,6 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, TaskType
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback, set_seed
-from trl import RewardConfig, RewardTrainer
 
 from training.errors import PairError
 from training.fit.stage import ShowProgress, last_whole_checkpoint
@@ -24,6 +23,7 @@ from training.rewards.classifier import CHAT, Classifier
 from training.runs.progress import progress
 
 _SAVE_STEPS, _WARM_UP_STEPS = 20, 5
+_VLLM_LEVEL = "VLLM_LOGGING_LEVEL"
 
 
 def train_reward_model(base: str, pairs: Sequence[Pair], recipe: PairRecipe, work: Path, out: Path) -> PairFigures:
@@ -66,7 +66,20 @@ def measure(model: Path, pairs: Sequence[Pair], max_length: int) -> PairFigures:
     return pair_figures(pairs, chosen, rejected)
 
 
-def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecipe, work: Path) -> RewardTrainer:
+def _trl() -> Any:
+    """trl, whose import silences vLLM in this process and all below it: that is undone."""
+    level = os.environ.get(_VLLM_LEVEL)
+    try:
+        import trl
+    finally:
+        if level is None:
+            os.environ.pop(_VLLM_LEVEL, None)
+        else:
+            os.environ[_VLLM_LEVEL] = level
+    return trl
+
+
+def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecipe, work: Path) -> Any:
     layers = {} if recipe.layers is None else {"num_hidden_layers": recipe.layers}
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32, **layers)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -78,7 +91,7 @@ def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecip
         }
         for pair in pairs
     ]
-    trainer = RewardTrainer(
+    trainer = _trl().RewardTrainer(
         model=model,
         args=_arguments(recipe, work),
         processing_class=tokenizer,
@@ -91,8 +104,8 @@ def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecip
     return trainer
 
 
-def _arguments(recipe: PairRecipe, work: Path) -> RewardConfig:
-    return RewardConfig(
+def _arguments(recipe: PairRecipe, work: Path) -> Any:
+    return _trl().RewardConfig(
         output_dir=str(work),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,

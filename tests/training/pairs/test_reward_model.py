@@ -1,6 +1,7 @@
 """A reward model is learned from pairs, goes on where it was, and is the reward that recipes name."""
 
 import json
+import os
 from pathlib import Path
 from random import Random
 
@@ -29,7 +30,9 @@ def compared(count: int = 160) -> list[Pair]:
 
 
 def test_what_was_preferred_is_learned_and_scores_as_a_reward(chat_base: str, tmp_path: Path) -> None:
+    level = os.environ.get("VLLM_LOGGING_LEVEL")
     figures = train_reward_model(chat_base, compared(), RECIPE, tmp_path / "work", tmp_path / "model")
+    assert os.environ.get("VLLM_LOGGING_LEVEL") == level, "trl silences vLLM for all that comes after"
     assert figures.accuracy.value > 0.9 and figures.log_loss < 0.5 and figures.pairs > 5
     reward = load_reward(reward_id("classifier", {"model": str(tmp_path / "model"), "template": "chat"}))
     good, bad = reward(["hi", "hi"], ["we go xx", "we go oo"])
