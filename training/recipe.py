@@ -73,26 +73,18 @@ class Fractions(Strict):
         return self
 
 
-class _Samples(Strict):
-    """How many replies each prompt gets: `samples` on training prompts, `held_out_samples` on all others."""
-
-    samples: Count
-    held_out_samples: Count
-
-    def of(self, split: str) -> int:
-        """Replies to each prompt of a split."""
-        return self.samples if split == "train" else self.held_out_samples
-
-
-class RolloutRecipe(_Samples):
+class RolloutRecipe(Strict):
     """How replies are sampled.
 
     Attributes:
+        samples: replies to each training prompt; held_out_samples: to each other prompt.
         below: makes rollout trees of the replies to training prompts: how many segments follow on each of the
             `samples`, on each of those, and so on; () leaves every reply on its own.
         shard_prompts: how many prompts' replies are written at once; an interrupted run repeats one shard at most.
     """
 
+    samples: Count
+    held_out_samples: Count
     max_tokens: Count
     temperature: Positive
     below: tuple[Count, ...] = ()

@@ -19,7 +19,7 @@ from training.errors import PairError
 from training.fit.stage import ShowProgress, last_whole_checkpoint
 from training.pairs.measure import PairFigures, pair_figures
 from training.pairs.pairs import Pair, PairRecipe
-from training.rewards.classifier import CHAT, Classifier
+from training.rewards.classifier import CHAT, Classifier, agree_on_padding
 from training.runs.progress import progress
 
 _SAVE_STEPS, _WARM_UP_STEPS = 20, 5
@@ -41,8 +41,6 @@ def train_reward_model(base: str, pairs: Sequence[Pair], recipe: PairRecipe, wor
     tokenizer = AutoTokenizer.from_pretrained(base)
     if getattr(tokenizer, "chat_template", None) is None:
         raise PairError(f"base {base}: its tokenizer has no chat template, so a chat cannot be told to it")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     trained_on = [pair for pair in pairs if not pair.is_held_out]
     steps = math.ceil(math.ceil(len(trained_on) / recipe.batch_size) * recipe.epochs)
     with progress("reward", steps) as advance:
@@ -60,10 +58,14 @@ def measure(model: Path, pairs: Sequence[Pair], max_length: int) -> PairFigures:
     """Figures of a model, by the very reward that recipes name."""
     reward = Classifier(str(model), template=CHAT, max_length=max_length)
     chosen, rejected = (
-        reward.score_chats([[*pair.messages, {"role": "assistant", "content": reply}] for pair, reply in replies])
-        for replies in ([(pair, pair.chosen) for pair in pairs], [(pair, pair.rejected) for pair in pairs])
+        reward.score_chats([[*pair.messages, *_said(getattr(pair, which))] for pair in pairs])
+        for which in ("chosen", "rejected")
     )
     return pair_figures(pairs, chosen, rejected)
+
+
+def _said(reply: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": reply}]
 
 
 def _trl() -> Any:
@@ -82,15 +84,8 @@ def _trl() -> Any:
 def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecipe, work: Path) -> Any:
     layers = {} if recipe.layers is None else {"num_hidden_layers": recipe.layers}
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32, **layers)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    rows = [
-        {
-            "prompt": pair.messages,
-            "chosen": [{"role": "assistant", "content": pair.chosen}],
-            "rejected": [{"role": "assistant", "content": pair.rejected}],
-        }
-        for pair in pairs
-    ]
+    agree_on_padding(tokenizer, model.config)
+    rows = [{"prompt": pair.messages, "chosen": _said(pair.chosen), "rejected": _said(pair.rejected)} for pair in pairs]
     trainer = _trl().RewardTrainer(
         model=model,
         args=_arguments(recipe, work),

@@ -41,17 +41,9 @@ class Classifier:
         Raises:
             RewardError: the model cannot be loaded or does not fit the other arguments.
         """
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         _check(sign in (1, -1), "sign", sign, "1 and -1")
         _check(output in ("logit", "probability"), "output", output, "logit and probability")
-        folder = resolve_folder(model, revision)
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
-            self._model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise RewardError(f"reward model {model} cannot be loaded: {error}") from None
+        self._tokenizer, self._model = _loaded(model, revision)
         outputs = self._model.config.num_labels
         _check(0 <= index < outputs, "index", index, f"0 to {outputs - 1}, of {model}")
         _check(batch_size > 0 and max_length > 0, "batch_size, max_length", (batch_size, max_length), "numbers above 0")
@@ -59,14 +51,6 @@ class Classifier:
         self._index, self._sign, self._output = index, sign, output
         self._batch_size = batch_size
         self._max_length = min(max_length, self._tokenizer.model_max_length)
-        self._agree_on_padding()
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def _agree_on_padding(self) -> None:
-        """The model reads its output after the last token that is no padding: both must mean the same by that."""
-        tokenizer, config = self._tokenizer, self._model.config
-        known = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
-        config.pad_token_id = tokenizer.pad_token_id = next(token for token in known if token is not None)
 
     @staticmethod
     def depends_on(parameters: Mapping[str, Any]) -> list[Path]:
@@ -129,6 +113,27 @@ class Classifier:
             is_whole = "\0p" in rendered and "\0r" in rendered
             _check(is_whole, "template", template, "chat, pair, or a text with {prompt} and {reply} in it")
         return template
+
+
+def agree_on_padding(tokenizer: Any, config: Any) -> None:
+    """A classifier reads its output after the last token that is no padding: both must mean the same by that."""
+    known = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
+    config.pad_token_id = tokenizer.pad_token_id = next(token for token in known if token is not None)
+
+
+def _loaded(name: str, revision: str | None) -> tuple[Any, Any]:
+    """Tokenizer and model, on the machine's best device."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = resolve_folder(name, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise RewardError(f"reward model {name} cannot be loaded: {error}") from None
+    agree_on_padding(tokenizer, model.config)
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _check(is_fine: bool, field: str, value: object, allowed: str) -> None:

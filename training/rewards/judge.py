@@ -59,7 +59,7 @@ class Judge:
         references: str,
         base_url: str | None = None,
         criterion: str = CRITERION,
-        key_variable: str = "OPENAI_API_KEY",
+        key_variable: str | None = None,
         concurrency: int = 8,
         timeout_s: float = 60.0,
         attempts: int = 6,
@@ -69,7 +69,8 @@ class Judge:
             model: the judge's name at the endpoint; base_url: of the endpoint, None is OpenAI's own.
             references: a file of JSON lines with a `prompt` and a `reply` each, one for every prompt that is scored.
             criterion: what the judge is asked.
-            key_variable: names the environment variable that holds the key. The key itself is in no file.
+            key_variable: names the environment variable that holds the key, which itself is in no file. None takes
+                OPENAI_API_KEY where that is set, and no key where it is not.
             attempts: how often a question is sent at most, to an endpoint that is busy or away.
 
         Raises:
@@ -80,12 +81,15 @@ class Judge:
         for field, number in (("concurrency", concurrency), ("timeout_s", timeout_s), ("attempts", attempts)):
             if not number > 0:
                 raise RewardError(f"reward judge: {field}: got {number!r}, allowed are numbers above 0")
+        key = os.environ.get(key_variable or "OPENAI_API_KEY")
+        if key_variable and not key:
+            raise RewardError(f"reward judge: key_variable: environment variable {key_variable} is not set")
         self._references = _read_references(Path(references))
         self._path = references
         self._model, self._criterion, self._concurrency = model, criterion, concurrency
         self._client = OpenAI(
             base_url=base_url,
-            api_key=os.environ.get(key_variable) or "none",
+            api_key=key or "none",
             timeout=timeout_s,
             max_retries=attempts - 1,
         )

@@ -78,6 +78,9 @@ def reward_files(identifier: str) -> list[Path]:
         return [] if depends_on is None else depends_on(parameters)
     except KeyError as error:
         raise RewardError(f"reward {reference!r}: parameter {error} is missing") from None
+    except (TypeError, AttributeError) as error:
+        given = json.dumps(parameters, sort_keys=True)
+        raise RewardError(f"reward {reference!r} cannot be made with parameters {given}: {error}") from None
 
 
 def reward_source(identifier: str) -> Path:

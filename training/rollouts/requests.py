@@ -1,4 +1,4 @@
-"""Requests to sample: the one place where prompts, sample numbers, seeds and guidance become requests.
+"""Requests to sample: prompts, sample numbers, seeds and guidance. Rollout trees make theirs with the same seeds.
 
 Runs in any process that samples. Must not import torch or vllm.
 """

@@ -81,8 +81,8 @@ def use_vllm_layers(trunk: nn.Module) -> None:
         return
     for replace in (_fused_mlp, _fused_norm, _packed_linear):
         for name, layer in list(trunk.named_modules()):
-            replacement = replace(layer)
-            if name and replacement is not None and _gives_the_same(layer, *replacement):
+            replacement = replace(layer) if name else None
+            if replacement is not None and _gives_the_same(layer, *replacement):
                 parent, _, own = name.rpartition(".")
                 setattr(trunk.get_submodule(parent), own, replacement[0])
 

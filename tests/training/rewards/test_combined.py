@@ -63,3 +63,10 @@ def test_a_part_that_scores_no_number_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("training.rewards.words.Simplicity.__call__", lambda *_: [1.0, float("nan")])
     with pytest.raises(RewardError, match=r"combined\.parts\[0\]' scored reply 1 nan"):
         load_reward(combined({"reward": "simplicity"}))(PROMPTS, REPLIES)
+
+
+@pytest.mark.parametrize("parameters", [{"parts": 3}, {"parts": ["simplicity"]}, {}, {"parts": [{"weight": 1}]}])
+def test_what_a_run_asks_of_no_combination_is_one_sentence_too(parameters: dict[str, Any]) -> None:
+    """A run asks what a reward depends on before it makes one."""
+    with pytest.raises(RewardError, match="'combined'"):
+        reward_inputs(reward_id("combined", parameters))

@@ -82,6 +82,9 @@ def test_the_key_comes_from_the_environment(
     monkeypatch.setenv("JUDGE_KEY", "secret")
     Judge("m", references, endpoint.url, key_variable="JUDGE_KEY")(["one"], ["a"])
     assert endpoint.asked[0]["key"] == "Bearer secret"
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(RewardError, match="key_variable: environment variable JUDGE_KEY is not set"):
+        Judge("m", references, endpoint.url, key_variable="JUDGE_KEY")
 
 
 @pytest.mark.parametrize("says", ["I like the first", '{"better": "both"}', "[]", "3"])
