@@ -183,14 +183,20 @@ def cached_attention(
     head_dim = query.shape[-1]
     slots = store.view(store.shape[0], -1, head_dim)
     slots.index_copy_(1, plan.slots, torch.cat([key[0], value[0]]))
+    if plan.runs[0].is_all:
+        return _attend(plan.runs[0], plan.cache.gather(layer, plan.runs[0].table), query[0], scaling)[None], None
     output = query.new_empty(1, query.shape[2], query.shape[1], head_dim)
     for run in plan.runs:
-        _attend(run, plan.cache.gather(layer, run.table), query[0], output[0], scaling)
+        found = _attend(run, plan.cache.gather(layer, run.table), query[0], scaling)
+        if run.real is None:
+            output[0, run.tokens] = found
+        else:
+            output[0, run.tokens[run.real]] = found[run.real]
     return output, None
 
 
-def _attend(run: Run, gathered: Tensor, query: Tensor, output: Tensor, scaling: float | None) -> None:
-    """query: [heads, tokens, head_dim]; output: [tokens, heads, head_dim], written for the run's rows."""
+def _attend(run: Run, gathered: Tensor, query: Tensor, scaling: float | None) -> Tensor:
+    """query: [heads, tokens, head_dim] -> [rows * width, heads, head_dim]"""
     heads, _, head_dim = query.shape
     kv_heads = gathered.shape[0] // 2
     # Query heads that share keys stand below one another, as if they were more queries.
@@ -206,13 +212,7 @@ def _attend(run: Run, gathered: Tensor, query: Tensor, output: Tensor, scaling: 
         found = functional.scaled_dot_product_attention(q, keys, values, attn_mask=run.mask, scale=scaling)
         found = found.transpose(0, 1)
     found = found.view(kv_heads, run.rows, groups, run.width, head_dim).permute(1, 3, 0, 2, 4)
-    flat = found.reshape(run.rows * run.width, heads, head_dim)
-    if run.is_all:
-        output.copy_(flat)
-    elif run.real is None:
-        output[run.tokens] = flat
-    else:
-        output[run.tokens[run.real]] = flat[run.real]
+    return found.reshape(run.rows * run.width, heads, head_dim)
 
 
 def _attend_by_products(run: Run, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:

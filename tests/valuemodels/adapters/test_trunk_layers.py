@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from transformers import AutoModel, GemmaConfig, LlamaConfig, OPTConfig, Qwen2Config
 
-from valuemodels.adapters.trunk_layers import FusedGatedMLP, FusedRMSNorm, PackedLinear, use_vllm_layers
+from valuemodels.adapters.trunk_layers import (
+    FusedDecoderLayer,
+    FusedGatedMLP,
+    FusedRMSNorm,
+    PackedLinear,
+    use_vllm_layers,
+)
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -21,7 +27,7 @@ SIZES: dict[str, Any] = {
 OPT = OPTConfig(
     vocab_size=64, hidden_size=64, ffn_dim=96, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=64
 )
-TOKENS = torch.arange(18).reshape(2, 9)
+TOKENS = torch.arange(18)[None]
 
 
 def trunk(config: Any, dtype: torch.dtype) -> nn.Module:
@@ -34,15 +40,16 @@ def trunk(config: Any, dtype: torch.dtype) -> nn.Module:
 
 
 def kinds(model: nn.Module) -> set[type[nn.Module]]:
-    return {type(layer) for layer in model.modules()} & {FusedGatedMLP, FusedRMSNorm, PackedLinear, nn.Linear}
+    ours = {FusedDecoderLayer, FusedGatedMLP, FusedRMSNorm, PackedLinear}
+    return {type(layer) for layer in model.modules()} & {*ours, nn.Linear}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (LlamaConfig(**SIZES), {FusedGatedMLP, FusedRMSNorm, PackedLinear}),
-        (Qwen2Config(**SIZES), {FusedGatedMLP, FusedRMSNorm, PackedLinear}),  # biases
+        (LlamaConfig(**SIZES), {FusedDecoderLayer, FusedGatedMLP, FusedRMSNorm, PackedLinear}),
+        (Qwen2Config(**SIZES), {FusedDecoderLayer, FusedGatedMLP, FusedRMSNorm, PackedLinear}),  # biases
         (GemmaConfig(**SIZES), {PackedLinear}),  # a norm by 1 + weight, another activation
         (OPT, {PackedLinear}),
     ],

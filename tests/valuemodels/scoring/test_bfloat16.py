@@ -1,10 +1,10 @@
-"""The shipped trunk in bfloat16: through the cache its values are those without, to a fraction of what a weight shows.
+"""The shipped trunk through the cache: its values are those without, to what rounding in the trunk's own type leaves.
 
 Values are in standard deviations of the base's reward. The tiny random trunks of the other tests are exact in float32;
 what rounding does to values can only be seen on a real one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ from valuemodels.scoring.kv_blocks import blocks_for
 from valuemodels.scoring.own_check import uncached_values
 from valuemodels.sources.embedded import EMBEDDED_VALUES, prepare_embedded_base
 
-BOUND = {torch.bfloat16: 0.02, torch.float32: 1e-4}
 CANDIDATES = 6
 TEXTS = ("What is a good breakfast?", "Describe your town in winter.", "Why do cats purr at night?")
 
@@ -46,20 +45,12 @@ def advantages(values: Tensor) -> Tensor:
     return values - values.mean(0)
 
 
-def assert_same(model: ValueModel, queries: Sequence[Query], found: Sequence[Tensor], bound: float) -> None:
-    for query, values in zip(queries, found, strict=True):
-        expected = uncached_values(model, torch.tensor(query.token_ids), query.candidates)
-        worst = (advantages(values) - advantages(expected)).abs().max().item()
-        assert worst <= bound, (query.sequence_id, worst)
-
-
-@pytest.mark.parametrize("dtype", BOUND, ids=str)
-def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]], dtype: torch.dtype) -> None:
-    """Over mixed batches, prompts in chunks, shared beginnings, and a cache too small for all of them."""
-    model, uncached = load(base, dtype), load(base, dtype)
+def scored(base: Path, chats: list[list[int]], dtype: torch.dtype) -> Iterator[tuple[Query, Tensor]]:
+    """Queries and their values over mixed batches, prompts in chunks, shared beginnings, and a cache too small."""
     room = sum(blocks_for(len(chat)) for chat in chats[:3]) + 3 * blocks_for(CANDIDATES) + 4
     probe = ExactScorer(load(base, dtype), 1 << 26)
-    scorer = ExactScorer(model, max(room, blocks_for(len(chats[3]) + 9) + 2) * probe.cache.shape.bytes_per_block)
+    budget = max(room, blocks_for(len(chats[3]) + 9) + 2) * probe.cache.shape.bytes_per_block
+    scorer = ExactScorer(load(base, dtype), budget)
     generator = torch.Generator().manual_seed(0)
     scorer.read([Prefix("3", chats[3][:40])])
     scorer.read([Prefix("3", chats[3][:90])])
@@ -68,8 +59,40 @@ def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]],
             Query(str(n), list(chat), torch.randint(1000, 30000, (CANDIDATES,), generator=generator))
             for n, chat in enumerate(chats)
         ]
-        assert_same(uncached, queries, scorer.score_queries(queries), BOUND[dtype])
+        yield from zip(queries, scorer.score_queries(queries), strict=True)
         for chat in chats:
             chat.append(int(torch.randint(1000, 30000, (1,), generator=generator)))
     assert scorer.cache.evictions and scorer.cache.shared_tokens, "the test needs pressure and sharing"
     assert scorer.cache.bytes <= scorer.cache.budget_bytes
+
+
+def without_cache(model: ValueModel, query: Query) -> Tensor:
+    return advantages(uncached_values(model, torch.tensor(query.token_ids), query.candidates))
+
+
+def rms(differences: list[Tensor]) -> float:
+    return torch.cat(differences).square().mean().sqrt().item()
+
+
+def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]]) -> None:
+    uncached = load(base, torch.float32)
+    for query, values in scored(base, chats, torch.float32):
+        worst = (advantages(values) - without_cache(uncached, query)).abs().max().item()
+        assert worst <= 1e-4, (query.sequence_id, worst)
+
+
+def test_in_bfloat16_the_cache_adds_no_error_to_that_of_rounding(base: Path, chats: list[list[int]]) -> None:
+    """Processors round in different places: single values differ by up to what rounding itself does to them.
+
+    So the bound on one is loose (a wrong position or block would show several times as much), that on all is tight.
+    """
+    uncached, exact = load(base, torch.bfloat16), load(base, torch.float32)
+    to_uncached, error, error_uncached = [], [], []
+    for query, values in scored(base, chats, torch.bfloat16):
+        found, rounded, truth = advantages(values), without_cache(uncached, query), without_cache(exact, query)
+        to_uncached.append(found - rounded)
+        error.append(found - truth)
+        error_uncached.append(rounded - truth)
+        assert to_uncached[-1].abs().max() <= 0.06, query.sequence_id
+    assert rms(to_uncached) <= 0.01
+    assert rms(error) <= 1.25 * rms(error_uncached)
