@@ -1,14 +1,14 @@
 """`mavis train`: carry out a training recipe, make the probe of fast scoring, or make a reward of preference pairs.
 
-    mavis train run RECIPE [--run-dir runs/NAME] [--limit N] [--export DIR]
+    mavis train run RECIPE [--run-dir runs/NAME] [--limit N] [--iterations N] [--export DIR]
     mavis train reward PAIRS RUN_DIR [--base BASE] [--layers N]
-    mavis train fast [CHECKPOINT] [--recipe RECIPE] [--run-dir runs/fast-NAME] [--limit N] [--export DIR]
+    mavis train fast [CHECKPOINT] [--recipe RECIPE] [--run-dir runs/fast-NAME] [--limit N] [--judge] [--export DIR]
 
 Runs in the process of the command; the stages get processes of their own. Must not import torch or vllm at the top.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,18 +42,22 @@ def run(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or the path of a YAML file.")],
     run_dir: Annotated[Path | None, typer.Option(help="Where the run's files go; runs/<recipe> if not given.")] = None,
     limit: Limit = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rounds: each later one samples from the tilted policy of the best before it."),
+    ] = None,
     export: Export = None,
     base_folder: BaseFolder = None,
 ) -> None:
     """Sample, score, fit, calibrate and export; what an earlier run finished is not done again."""
     with errors_in_one_sentence():
-        settings = _limited(read_recipe(recipe), limit)
+        settings = _changed(read_recipe(recipe), limit=limit, iterations=iterations)
         path = run_dir or Path("runs") / settings.name
         training = Run(settings, RunDir(path), find_base(settings, base_folder))
         carry_out(training)
         print_summary(training)
         if export is not None:
-            copy_checkpoint(training, "export", export)
+            copy_checkpoint(training.at(training.last), "export", export)
 
 
 @app.command()
@@ -69,6 +73,9 @@ def fast(
         Path | None, typer.Option(help="Where the run's files go; runs/fast-<recipe> if not given.")
     ] = None,
     limit: Limit = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Say of every round what it gains, on held-out prompts; keep the best.")
+    ] = False,
     export: Export = None,
     base_folder: BaseFolder = None,
 ) -> None:
@@ -77,7 +84,9 @@ def fast(
         teacher = None if checkpoint is None else read_teacher(resolve_folder(checkpoint))
         if teacher is not None and teacher.had_probe:
             console.print(f"{checkpoint} has a probe already: it is replaced by a new one", soft_wrap=True)
-        settings = _limited(_recipe_for(teacher, recipe), limit)
+        settings = _changed(_recipe_for(teacher, recipe), limit=limit)
+        if judge:
+            settings = _changed(settings, judge=settings.judging)
         path = run_dir or Path("runs") / f"fast-{settings.name}"
         making = FastRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)
         carry_out(making)
@@ -106,9 +115,9 @@ def carry_out_stage(
         run_stage(iterations[iteration], stage)
 
 
-def _limited(recipe: Recipe, limit: int | None) -> Recipe:
-    """The recipe with the command line's limit, where that gives one."""
-    return recipe if limit is None else recipe.model_copy(update={"limit": limit})
+def _changed(recipe: Recipe, **asked: Any) -> Recipe:
+    """The recipe with what the command line says, where it says something."""
+    return recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
 def _recipe_for(teacher: Teacher | None, asked: str | None) -> Recipe:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from training.fast_recipe import Count, FastRecipe, NotNegative, Positive, Share, Strict
+from training.rounds_recipe import JudgeRecipe, RoundsRecipe
 from valuemodels.contract.guide_config import DType
 from valuemodels.contract.policy import DEFAULT_CANDIDATES
 from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
@@ -149,6 +150,8 @@ class Recipe(Strict):
         base: "embedded", or a folder or hub id.
         prompts: a file in `training/prompts/`, or a path.
         limit: use only the first so many prompts of each split; None: all.
+        iterations: rounds of value models; from the second on they sample from the tilted policy of the best before.
+        judge: None: rounds are judged only where there are several of value models.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -165,6 +168,9 @@ class Recipe(Strict):
     head: HeadConfig
     fit: FitRecipe
     calibrate: CalibrateRecipe
+    iterations: Count = 1
+    rounds: RoundsRecipe = RoundsRecipe()
+    judge: JudgeRecipe | None = None
     fast: FastRecipe = FastRecipe()
 
     @model_validator(mode="after")
@@ -173,6 +179,16 @@ class Recipe(Strict):
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"objective {doubled[0]} is listed twice")
         return self
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether rounds are judged."""
+        return self.judge is not None or self.iterations > 1
+
+    @property
+    def judging(self) -> JudgeRecipe:
+        """How they are judged."""
+        return self.judge or JudgeRecipe()
 
     @property
     def prompts_path(self) -> Path:

@@ -12,14 +12,16 @@ from rich.table import Table
 from training.fast.run import FastRun
 from training.runs.progress import console
 from training.runs.run import CHECKPOINT_FOLDER, Run, StageName
+from training.statistics.bootstrap import Estimate
 from valuemodels.contract.value_config import read_value_config
 from valuemodels.sources.folders import replacing_folder
 
 
 def print_summary(run: Run) -> None:
     """Print the finished checkpoint's figures and the time each stage took."""
-    folder = run.finished("export") / CHECKPOINT_FOLDER
-    trials = run.stage("calibrate").summary()["trials"]
+    last = run.at(run.last)
+    folder = last.finished("export") / CHECKPOINT_FOLDER
+    trials = last.best.stage("calibrate").summary()["trials"]
     config = read_value_config(folder)
     table = Table("objective", "base mean", "base std", "explained, test", "at 16", "at end", "scale", "KL, nats")
     for objective in config.objectives:
@@ -33,14 +35,35 @@ def print_summary(run: Run) -> None:
             f"{_cost(trials[objective.name], objective.scale or 0):.2f}",
         )
     console.print(table)
+    print_curve(last)
     _print_times(run, folder)
+
+
+def print_curve(run: Run) -> None:
+    """Print what every judged round is worth; nothing where none were judged."""
+    if not run.recipe.is_judged or "judge" not in run.stages:
+        return
+    verdicts = [each.stage("judge").summary() for each in run.iterations]
+    table = Table("round", *verdicts[0]["verdict"]["gains"], "E[r] - zeta KL", "over round 0", "kept")
+    for number, summary in enumerate(verdicts):
+        verdict = summary["verdict"]
+        gains = [str(Estimate(**gain)) for gain in verdict["gains"].values()]
+        over = str(Estimate(**verdict["over_first"])) if number else "-"
+        table.add_row(str(number), *gains, str(Estimate(**verdict["worth"])), over, "yes" if summary["kept"] else "no")
+    console.print(table)
+    target, prompts = run.recipe.calibrate.target_kl, verdicts[0]["prompts"]
+    console.print(
+        f"gains over the base at {target:g} nats a reply, in its standard deviations, on {prompts} held-out prompts; "
+        f"95% intervals over prompts; round {run.at(run.last).best.iteration} is exported",
+        soft_wrap=True,
+    )
 
 
 def print_probe(run: FastRun) -> None:
     """Print what each round's probe should gain, what its tilts cost, and the time each stage took."""
     last = run.at(run.last)
     folder = last.finished("probe_export") / CHECKPOINT_FOLDER
-    trials = last.stage("probe_scales").summary()["trials"]
+    trials = last.best.stage("probe_scales").summary()["trials"]
     config = read_value_config(folder)
     assert config.probe is not None, folder
     rounds = [f"gain, round {iteration.iteration}" for iteration in run.iterations]
@@ -58,6 +81,7 @@ def print_probe(run: FastRun) -> None:
         )
     console.print(table)
     console.print("gain: first-order, on validation replies of the base, in standard deviations of the base's reward")
+    print_curve(last)
     _print_times(run, folder)
 
 

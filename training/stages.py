@@ -51,6 +51,13 @@ def calibrate(run: Run) -> Summary:
     return calibrate_scales(run)
 
 
+def judge(run: Run) -> Summary:
+    """Say what the round is worth, on held-out prompts, and whether it is kept."""
+    from training.judge.stage import judge_round
+
+    return judge_round(run)
+
+
 def export(run: Run) -> Summary:
     """Write the checkpoint."""
     from training.fit.checkpoint import export_checkpoint
@@ -113,6 +120,7 @@ STAGES: Mapping[StageName, Callable[[Any], Summary]] = {
     "rewards": rewards,
     "fit": fit,
     "calibrate": calibrate,
+    "judge": judge,
     "export": export,
     "invented": invented,
     "replies": replies,

@@ -31,8 +31,9 @@ ROOMS = {
     "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "kl_budget", "sources", "contract"),
     "server": (*("cli", "api", "start", "generations", "gate", "workers", "requests", "audit", "metrics", "errors"),),
     "training": (
-        *("cli", "bench", "pairs", "evaluate", "report", "rounds", "stages", "fast", "calibrate", "fit", "rollouts"),
-        *("prompts", "runs", "rewards", "recipe_file", "recipe", "fast_recipe", "errors"),
+        *("cli", "bench", "pairs", "evaluate", "report", "rounds", "stages", "judge", "fast", "calibrate", "fit"),
+        *("rollouts", "prompts", "runs", "rewards", "recipe_file", "recipe", "rounds_recipe", "fast_recipe"),
+        *("statistics", "errors"),
     ),
 }
 """Package -> its rooms, folders or files, from the top down: each may import itself and those below it."""

@@ -21,12 +21,12 @@ from training.bench.report import bench_report
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, sides_of
 from training.bench.step import bench_step
 from training.bench.worker import BenchWorker, Job, Timing
-from training.evaluate.bootstrap import Estimate, ratio_estimate
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
 from training.prompts.chat import ChatPrompt
 from training.recipe import EngineRecipe
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
+from training.statistics.bootstrap import Estimate, ratio_estimate
 
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
 app.command("http")(bench_http)

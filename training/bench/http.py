@@ -24,11 +24,11 @@ from training.bench.load import Arrival, Load, LoadTiming, at_once, poisson, run
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.servers import BenchServer, our_command, plain_command, serving, undisturbed
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, request_fields, sides_of
-from training.evaluate.bootstrap import Estimate, ratio_estimate
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
 from training.prompts.chat import ChatPrompt
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
+from training.statistics.bootstrap import Estimate, ratio_estimate
 
 BATCHES = (1, 8, 32)
 WARM_UP_TOKENS = 8

@@ -4,17 +4,21 @@ Runs in the command's process. Must not import torch or vllm.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from training.errors import RecipeError
-from training.prompts.chat import ChatPrompt, SplitName, chat_prompts, render_chat
+from training.prompts.chat import ChatPrompt, SplitName, chat_prompts, prompts_to_test
 from training.prompts.files import load_prompts
+from training.recipe import EngineRecipe
 from training.recipe_file import read_recipe
+from training.rollouts.engine import Limits, RolloutEngine
+from training.rollouts.sampler import Sampler
 from training.runs.progress import console
 from training.runs.run import look_up_base
 from training.runs.run_dir import folder_hash, write_json
@@ -69,14 +73,18 @@ class EvaluatedCheckpoint:
 
         tokenizer = AutoTokenizer.from_pretrained(self.base, trust_remote_code=False)
         if path is not None:
-            chosen = load_prompts(path)[:limit]
-            return [ChatPrompt(each.id, "test", each.text, render_chat(tokenizer, each.text)) for each in chosen]
+            return prompts_to_test(tokenizer, path, limit)
         try:
             recipe = read_recipe(self.config.training.recipe)
         except RecipeError as error:
             raise RecipeError(f"{error}; or give --prompts FILE") from None
         rendered = chat_prompts(tokenizer, load_prompts(recipe.prompts_path), recipe.split)
         return [prompt for prompt in rendered if only in (None, prompt.split)][:limit]
+
+    @property
+    def rewards(self) -> dict[str, str]:
+        """Objective -> id of its reward."""
+        return {objective.name: objective.reward for objective in self.config.objectives}
 
     def inputs(self) -> dict[str, Any]:
         """What its replies depend on, for `inputs.json`."""
@@ -99,6 +107,20 @@ def find_checkpoint(values: str | None, base_folder: Path | None) -> EvaluatedCh
     config = read_value_config(folder)
     base = str(base_folder) if base_folder else look_up_base(config.base_model)
     return EvaluatedCheckpoint(folder, config, base, GuideConfig(checkpoints=(str(folder),), base_model=base))
+
+
+def sampler_on(
+    checkpoint: EvaluatedCheckpoint, folder: Path, prompts: Sequence[ChatPrompt], max_tokens: int, seed: int
+) -> Sampler:
+    """Samples from a checkpoint through the guide that serves; the engine starts with the first missing reply."""
+    return Sampler(
+        folder=folder,
+        engine=cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide)),
+        sampled_from=checkpoint.inputs(),
+        prompts=prompts,
+        limits=Limits(max_tokens),
+        seed=seed,
+    )
 
 
 def write_report(out: Path | None, figures: Mapping[str, Any]) -> None:

@@ -19,21 +19,22 @@ import typer
 from rich.table import Table
 
 from training.errors import MeasurementError, RecipeError
-from training.evaluate.bootstrap import Estimate
 from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
     OutOption,
     ValuesOption,
     find_checkpoint,
+    sampler_on,
     write_report,
 )
-from training.evaluate.equal_kl import Tilted, at_equal_cost, matching_strength
-from training.evaluate.scored import Scored, sampler_on, scored_replies
 from training.evaluate.slider_table import JOINT_WEIGHT, SliderSetting, settings_at
 from training.rollouts.sampler import Condition, Sampler
+from training.rollouts.scored import Scored, scored_replies
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
+from training.statistics.bootstrap import Estimate
+from training.statistics.equal_kl import Tilted, at_equal_cost, matching_strength
 from valuemodels.contract.guidance import Guidance, Scoring
 
 app = typer.Typer(invoke_without_command=True, help="Compare fast scoring with exact scoring.")
@@ -107,7 +108,7 @@ def measure(sampler: Sampler, checkpoint: EvaluatedCheckpoint, samples: int) -> 
     chosen = settings_at(checkpoint.config.names, [1.0], JOINT_WEIGHT)
     total = len(sampler.prompts) * samples * (1 + len(chosen) * (1 + len(FAST_BETAS)))
     with progress("compare", total) as advance:
-        base = scored_replies(sampler, checkpoint.config.objectives, Condition("base", None, samples), advance)
+        base = scored_replies(sampler, checkpoint.rewards, Condition("base", None, samples), advance)
         return [_measure_setting(sampler, checkpoint, setting, base, advance) for setting in chosen]
 
 
@@ -139,7 +140,7 @@ def _measure_setting(
         guidance = Guidance("", weights=setting.weights, scoring=scoring, beta=beta)
         samples = base.kl_nats.shape[1]
         condition = Condition(f"{setting.folder_name}_{scoring}_{beta:g}x{samples}", guidance, samples)
-        scored = scored_replies(sampler, checkpoint.config.objectives, condition, advance)
+        scored = scored_replies(sampler, checkpoint.rewards, condition, advance)
         return Tilted(_gain(scored, base, setting, checkpoint), scored.kl_nats)
 
     exact = under("exact", 1.0)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.markup import escape
 
-from training.evaluate.scored import Scored
 from training.evaluate.slider_table import SliderSetting
+from training.rollouts.scored import Scored
 from training.runs.progress import console
 
 

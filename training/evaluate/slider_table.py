@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.evaluate.bootstrap import Estimate, mean_estimate
-from training.evaluate.scored import Scored
+from training.rollouts.scored import Scored
+from training.statistics.bootstrap import Estimate, mean_estimate
 
 _WORD = re.compile(r"\w+")
 

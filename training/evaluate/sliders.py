@@ -25,12 +25,13 @@ from training.evaluate.checkpoint import (
     OutOption,
     ValuesOption,
     find_checkpoint,
+    sampler_on,
     write_report,
 )
 from training.evaluate.gaming import best_replies, print_best
-from training.evaluate.scored import Scored, sampler_on, scored_replies
 from training.evaluate.slider_table import SliderRow, SliderSetting, monotone_failures, slider_row, slider_settings
 from training.rollouts.sampler import Condition, Sampler
+from training.rollouts.scored import Scored, scored_replies
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
 from valuemodels.contract.guidance import Guidance, Scoring
@@ -91,9 +92,10 @@ def evaluate(
 
 def measure(plan: Plan, checkpoint: EvaluatedCheckpoint, sampler: Sampler) -> list[Scored]:
     """Sample and score every setting; the first is the base."""
-    objectives = checkpoint.config.objectives
     with progress("evaluate", len(plan.settings) * len(sampler.prompts) * plan.samples) as advance:
-        return [scored_replies(sampler, objectives, _condition(setting, plan), advance) for setting in plan.settings]
+        return [
+            scored_replies(sampler, checkpoint.rewards, _condition(setting, plan), advance) for setting in plan.settings
+        ]
 
 
 def print_rows(rows: Sequence[SliderRow], plan: Plan, sampler: Sampler) -> None:

@@ -34,14 +34,19 @@ _BIAS = "probe.bias"
 
 def export_probe(run: FastRun) -> dict[str, Any]:
     """Write the finished checkpoint."""
-    fitted = run.finished("probe") / VALUES_FOLDER
-    run.finished("probe_scales")
+    best = run.best
+    fitted = best.finished("probe") / VALUES_FOLDER
+    best.finished("probe_scales")
     config = read_value_config(fitted)
     assert config.probe is not None, fitted
-    probe = config.probe.model_copy(update={"scales": run.stage("probe_scales").summary()["scales"]})
+    probe = config.probe.model_copy(update={"scales": best.stage("probe_scales").summary()["scales"]})
     folder = run.stage("probe_export").folder / CHECKPOINT_FOLDER
     save_checkpoint(folder, config.model_copy(update={"probe": probe}), read_tensors(fitted))
-    return {"id": config.id, "megabytes": round((folder / TENSORS_FILE).stat().st_size / 1e6, 1)}
+    return {
+        "id": config.id,
+        "round": best.iteration,
+        "megabytes": round((folder / TENSORS_FILE).stat().st_size / 1e6, 1),
+    }
 
 
 def write_blank(run: FastRun, folder: Path) -> None:

@@ -40,7 +40,7 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(run.recipe.seed)
     embeddings = unit_rms(load_token_embeddings(run.base_folder))
-    base = base_rewards(run)
+    base = run.base_rewards()
     means, stds = (torch.tensor(column, dtype=torch.float64) for column in zip(*base.values(), strict=True))
     data = join_positions([load_positions(run.at(round_), means, stds) for round_ in range(run.iteration + 1)])
     labels = None if run.teacher is None else load_labels(run.at(0), data)
@@ -70,14 +70,6 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
         "metrics": metrics,
         "scales": scales,
     }
-
-
-def base_rewards(run: FastRun) -> dict[str, tuple[float, float]]:
-    """Objective -> mean and standard deviation of the base's reward: the teacher's, or those of round 0."""
-    if run.teacher is not None:
-        return {objective.name: (objective.mean, objective.std) for objective in run.teacher.config.objectives}
-    found = run.at(0).stage("reply_rewards").summary()["base"]
-    return {name: (found[name]["mean"], found[name]["std"]) for name in run.rewards}
 
 
 @dataclass(frozen=True, slots=True)

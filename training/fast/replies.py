@@ -15,12 +15,12 @@ from typing import Any
 
 from training.fast.checkpoint import write_blank
 from training.fast.run import FastRun
-from training.fast_recipe import TiltRecipe
 from training.prompts.chat import ChatPrompt, read_prompt_set
 from training.prompts.stage import PROMPTS_FILE
 from training.rollouts.engine import Limits, Reply, RolloutEngine
 from training.rollouts.requests import Request, requests_to_sample
 from training.rollouts.shards import parts_of, shard_path, write_shard
+from training.rollouts.weights import draw_weights
 from training.runs.progress import progress
 from training.runs.run import VALUES_FOLDER
 from valuemodels.contract.guidance import Guidance
@@ -114,15 +114,6 @@ def reply_weights(run: FastRun, prompt_id: str, sample: int) -> dict[str, float]
         return {}
     dice = random.Random(f"{run.recipe.seed}:{run.iteration}:{prompt_id}:{sample}")
     return draw_weights(list(run.rewards), run.recipe.fast.tilts, dice)
-
-
-def draw_weights(objectives: Sequence[str], tilts: TiltRecipe, dice: random.Random) -> dict[str, float]:
-    """Weights by lot: of all objectives, or of one alone."""
-    is_mixed = dice.random() < tilts.mixed
-    chosen = objectives if is_mixed else [dice.choice(objectives)]
-    return {
-        name: dice.uniform(tilts.low, tilts.high) * (-1 if dice.random() < tilts.negative else 1) for name in chosen
-    }
 
 
 def _sample_shard(engine: RolloutEngine, run: FastRun, shard: ReplyShard) -> list[Reply]:

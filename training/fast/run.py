@@ -4,16 +4,17 @@ Runs in any training process. Must not import torch or vllm.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError, deserialize
 
 from training.errors import RunDirError
 from training.recipe import Recipe
 from training.recipe_file import parse_recipe
-from training.runs.run import Run, StageInputs, find_base, pick, reward_inputs, write_recipe
+from training.runs.fitted import FittedValues
+from training.runs.run import VALUES_FOLDER, Run, StageInputs, find_base, pick, reward_inputs, write_recipe
 from training.runs.run_dir import RunDir, content_hash, read_json, write_json
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import TENSORS_FILE, ValueConfig, read_value_config
@@ -79,8 +80,11 @@ class FastRun(Run):
         if self.iteration == 0 and self.teacher is not None:
             stages["labels"] = {**fast.labels.model_dump(mode="json"), "teacher": self.teacher.digest}
         stages["probe"] = fits
-        if self.iteration == self.last:
+        if self.iteration == self.last or self.recipe.judge:
             stages["probe_scales"] = pick(self.recipe, "calibrate")
+        if self.recipe.judge:
+            stages["judge"] = self.judge_inputs()
+        if self.iteration == self.last:
             stages["probe_export"] = {"name": self.recipe.name}
         return stages
 
@@ -88,15 +92,6 @@ class FastRun(Run):
     def last(self) -> int:
         """Number of the last iteration."""
         return len(self.recipe.fast.rounds)
-
-    @property
-    def iterations(self) -> "tuple[FastRun, ...]":
-        """See `Run.iterations`."""
-        return tuple(self.at(iteration) for iteration in range(self.last + 1))
-
-    def at(self, iteration: int) -> "FastRun":
-        """The same run, in another iteration."""
-        return replace(self, iteration=iteration)
 
     def earlier_inputs(self) -> dict[str, Any]:
         """See `Run.earlier_inputs`."""
@@ -110,6 +105,26 @@ class FastRun(Run):
         if self.teacher is not None:
             return {objective.name: objective.reward for objective in self.teacher.config.objectives}
         return {objective.name: objective.reward_id for objective in self.recipe.objectives}
+
+    def base_rewards(self) -> dict[str, tuple[float, float]]:
+        """See `Run.base_rewards`; a teacher says itself what they are."""
+        if self.teacher is not None:
+            return {objective.name: (objective.mean, objective.std) for objective in self.teacher.config.objectives}
+        found = self.at(0).stage("reply_rewards").summary()["base"]
+        return {name: (found[name]["mean"], found[name]["std"]) for name in self.rewards}
+
+    @property
+    def best(self) -> Self:
+        """See `Run.best`."""
+        return self.at(self.stage("judge").summary()["best"]) if self.recipe.judge else self
+
+    def fitted(self) -> FittedValues:
+        """See `Run.fitted`."""
+        folder = self.finished("probe") / VALUES_FOLDER
+        probe = read_value_config(folder).probe
+        assert probe is not None, folder
+        scales = self.stage("probe_scales").summary()["scales"]
+        return FittedValues(folder, "fast", {name: scales[name] / probe.scales[name] for name in scales})
 
     def write(self) -> None:
         """See `Run.write`.

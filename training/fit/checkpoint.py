@@ -6,6 +6,7 @@ Runs in any training process. Imports torch, never vllm.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.rollouts.scores import REWARDS_FILE
@@ -51,15 +52,15 @@ def value_config(
 def _objectives(
     run: Run, metrics: Mapping[str, Mapping[str, float]], scales: Mapping[str, float]
 ) -> tuple[ObjectiveConfig, ...]:
-    base = run.stage("rewards").summary()["base"]
+    base = run.base_rewards()
     clip = run.recipe.fit.clip
     return tuple(
         ObjectiveConfig(
             name=objective.name,
             description=objective.description,
             reward=objective.reward_id,
-            mean=base[objective.name]["mean"],
-            std=base[objective.name]["std"],
+            mean=base[objective.name][0],
+            std=base[objective.name][1],
             clip=(-clip, clip),
             scale=scales.get(objective.name, 1.0),
             metrics=dict(metrics.get(objective.name, {})),
@@ -73,7 +74,7 @@ def _training(run: Run) -> TrainingConfig:
         recipe=run.recipe.name,
         iteration=run.iteration,
         data_hash=file_hash(run.stage("rewards").folder / REWARDS_FILE),
-        prompts=run.stage("prompts").summary()["prompts"],
+        prompts=run.at(0).stage("prompts").summary()["prompts"],
     )
 
 
@@ -83,12 +84,20 @@ def value_tensors(model: ValueModel) -> dict[str, Tensor]:
     return {**head, **peft_adapter_tensors(model.backbone)}
 
 
+@torch.no_grad()
+def load_tensors(model: ValueModel, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what an earlier fit of the same sizes changed: the inverse of `value_tensors`, in place."""
+    for name, own in value_tensors(model).items():
+        own.copy_(tensors[name])
+
+
 def export_checkpoint(run: Run) -> dict[str, Any]:
-    """Write the finished checkpoint."""
-    fitted = run.finished("fit") / VALUES_FOLDER
-    run.finished("calibrate")
+    """Write the finished checkpoint: the best round's values."""
+    best = run.best
+    fitted = best.finished("fit") / VALUES_FOLDER
+    best.finished("calibrate")
     metrics = {objective.name: objective.metrics for objective in read_value_config(fitted).objectives}
-    calibrated = run.stage("calibrate").summary()
+    calibrated = best.stage("calibrate").summary()
     folder = run.stage("export").folder / CHECKPOINT_FOLDER
-    save_checkpoint(folder, value_config(run, metrics, calibrated["scales"]), read_tensors(fitted))
-    return {"megabytes": round((folder / TENSORS_FILE).stat().st_size / 1e6, 1)}
+    save_checkpoint(folder, value_config(best, metrics, calibrated["scales"]), read_tensors(fitted))
+    return {"round": best.iteration, "megabytes": round((folder / TENSORS_FILE).stat().st_size / 1e6, 1)}

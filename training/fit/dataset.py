@@ -17,6 +17,7 @@ from training.fit.targets import Leaf, PathTargets, standardise, tree_targets
 from training.prompts.chat import SPLITS, SplitName
 from training.rollouts.scores import read_rewards
 from training.rollouts.shards import Rollout, read_rollouts
+from training.rollouts.weights import prices, tree_weights
 from training.runs.run import Run
 
 PAD_ID = 0
@@ -30,11 +31,13 @@ class Example:
         token_ids: prompt and reply.
         prompt_length: tokens of the prompt, at least 1.
         learned: of the last prompt token and every reply token.
+        teaches: which objectives learn of it; None: all.
     """
 
     token_ids: tuple[int, ...]
     prompt_length: int
     learned: PathTargets
+    teaches: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.prompt_length <= len(self.token_ids):
@@ -47,7 +50,7 @@ class Batch(TypedDict):
     """Tensors of one batch.
 
     input_ids: [batch, tokens]; attention_mask: [batch, tokens], 1 = a real token; targets: [batch, tokens, objectives];
-    loss_mask: [batch, tokens], True = carries a loss.
+    loss_mask: [batch, tokens, objectives], True = carries a loss.
     """
 
     input_ids: Tensor
@@ -95,10 +98,12 @@ def collate(examples: Sequence[Example]) -> Batch:
         row[: len(example.token_ids)] = torch.tensor(example.token_ids)
     objectives = examples[0].learned.targets.shape[1]
     targets = torch.zeros(len(examples), width, objectives)
-    mask = torch.zeros(len(examples), width, dtype=torch.bool)
+    mask = torch.zeros(len(examples), width, objectives, dtype=torch.bool)
     for row, example in enumerate(examples):
         reply = slice(example.prompt_length - 1, len(example.token_ids))
-        targets[row, reply], mask[row, reply] = example.learned.targets.float(), example.learned.counts
+        targets[row, reply] = example.learned.targets.float()
+        teaches = torch.tensor(example.teaches or (True,) * objectives)
+        mask[row, reply] = example.learned.counts[:, None] & teaches
     return Batch(
         input_ids=input_ids,
         attention_mask=(torch.arange(width) < lengths[:, None]).long(),
@@ -117,14 +122,14 @@ class TrainingData:
 
 def load_training_data(run: Run) -> TrainingData:
     """What the rollouts and rewards stages left."""
-    names = tuple(objective.name for objective in run.recipe.objectives)
+    names = tuple(run.rewards)
     rewards = read_rewards(run.finished("rewards"), names)
     rollouts = read_rollouts(run.finished("rollouts"))
-    base = run.stage("rewards").summary()["base"]
+    base = torch.tensor(list(run.base_rewards().values()), dtype=torch.float64)
     standardised = standardise(
         torch.tensor([rewards[rollout.prompt_id, rollout.sample] for rollout in rollouts], dtype=torch.float64),
-        torch.tensor([base[name]["mean"] for name in names], dtype=torch.float64),
-        torch.tensor([base[name]["std"] for name in names], dtype=torch.float64),
+        base[:, 0],
+        base[:, 1],
         run.recipe.fit.clip,
     )
     examples: dict[SplitName, list[Example]] = {name: [] for name in SPLITS}
@@ -133,10 +138,14 @@ def load_training_data(run: Run) -> TrainingData:
         tree, own_rewards = zip(*pairs, strict=True)
         leaves = [Leaf(rollout.nodes, rollout.ends, rollout.log_ratios) for rollout in tree]
         left_out = _left_out(tree, run.recipe.fit.bottom_share, f"{run.recipe.seed}:{prompt_id}")
-        learned = tree_targets(leaves, torch.stack(own_rewards), run.recipe.fit.zeta, left_out)
+        weights = tree_weights(run, prompt_id)
+        zeta = torch.tensor(prices(run.recipe.fit.zeta, weights, names))
+        # A prefix is worth to an objective what the policy tilted by it makes of it.
+        teaches = tuple(bool(weights.get(name)) for name in names) if weights else None
+        learned = tree_targets(leaves, torch.stack(own_rewards), zeta, left_out)
         for rollout, targets in zip(tree, learned, strict=True):
             tokens = rollout.prompt_token_ids + rollout.output_token_ids
-            examples[rollout.split].append(Example(tokens, len(rollout.prompt_token_ids), targets))
+            examples[rollout.split].append(Example(tokens, len(rollout.prompt_token_ids), targets, teaches))
     return TrainingData(names, examples)
 
 

@@ -5,6 +5,7 @@ Runs in the fit's process. Imports torch, never vllm.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,45 +28,57 @@ def held_out_metrics(model: ValueModel, data: TrainingData, batch_tokens: int) -
     """
     metrics: dict[str, dict[str, float]] = {name: {} for name in data.objectives}
     for split in HELD_OUT:
-        values, targets, reply_positions, is_last = predict(model, data.examples[split], batch_tokens)
-        where = {f"_at_{position}": reply_positions == position for position in POSITIONS}
-        where = {"": torch.ones_like(is_last), **where, "_at_end": is_last}
-        for suffix, chosen in where.items():
-            if chosen.sum() < 2:
-                continue  # no replies of that length, so no variance
-            explained = explained_variance(values[chosen], targets[chosen])
-            _note(metrics, f"{split}_explained_variance{suffix}", explained)
-        _note(metrics, f"{split}_mse", (values - targets).square().mean(dim=0))
+        found = predict(model, data.examples[split], batch_tokens)
+        where = {f"_at_{position}": found.reply_positions == position for position in POSITIONS}
+        where = {"": torch.ones_like(found.is_last), **where, "_at_end": found.is_last}
+        for place, noted in enumerate(metrics.values()):
+            values, targets, teaches = (part[:, place] for part in (found.values, found.targets, found.teaches))
+            for suffix, chosen in where.items():
+                rows = chosen & teaches
+                if rows.sum() >= 2:  # else no replies of that length, so no variance
+                    explained = explained_variance(values[rows, None], targets[rows, None])
+                    _note(noted, f"{split}_explained_variance{suffix}", explained)
+            _note(noted, f"{split}_mse", (values - targets)[teaches].square().mean())
     return metrics
 
 
-@torch.no_grad()
-def predict(model: ValueModel, examples: Sequence[Example], batch_tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values and targets of every position that carries a loss.
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """Every position that carries a loss.
 
-    Returns:
-        values and targets [positions, objectives]; how many reply tokens stand before and at the position
-        [positions]; whether it is the reply's last [positions].
+    Attributes:
+        values, targets: [positions, objectives]; teaches: the same, True where the objective learns of it.
+        reply_positions: [positions] how many reply tokens stand before and at it; is_last: whether it is the last.
     """
+
+    values: Tensor
+    targets: Tensor
+    teaches: Tensor
+    reply_positions: Tensor
+    is_last: Tensor
+
+
+@torch.no_grad()
+def predict(model: ValueModel, examples: Sequence[Example], batch_tokens: int) -> Predictions:
+    """Values and targets of every position that carries a loss."""
     model.eval()
     dataset = BatchDataset(examples, batch_tokens)
     parts = [_predict_batch(model, dataset[index]) for index in range(len(dataset))]
-    values, targets, positions, is_last = (torch.cat(column) for column in zip(*parts, strict=True))
-    return values, targets, positions, is_last
+    return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _predict_batch(model: ValueModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _predict_batch(model: ValueModel, batch: Batch) -> tuple[Tensor, ...]:
     device = next(model.parameters()).device
     values = model(batch["input_ids"].to(device), batch["attention_mask"].to(device)).cpu()
-    mask = batch["loss_mask"]
+    teaches = batch["loss_mask"]
+    mask = teaches.any(-1)
     positions = mask.long().cumsum(dim=1) - 1
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)
     is_last = torch.arange(mask.shape[1]) == lengths - 1
-    return values[mask], batch["targets"][mask], positions[mask], is_last[mask]
+    return values[mask], batch["targets"][mask], teaches[mask], positions[mask], is_last[mask]
 
 
-def _note(metrics: dict[str, dict[str, float]], key: str, figures: Tensor) -> None:
-    for name, figure in zip(metrics, figures.tolist(), strict=True):
-        # A limited run may have so few replies that their rewards do not vary.
-        if math.isfinite(figure):
-            metrics[name][key] = round(figure, 4)
+def _note(metrics: dict[str, float], key: str, figure: Tensor) -> None:
+    # A limited run may have so few replies that their rewards do not vary.
+    if math.isfinite(float(figure)):
+        metrics[key] = round(float(figure), 4)

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from training.fit.checkpoint import value_config, value_tensors
+from training.fit.checkpoint import load_tensors, value_config, value_tensors
 from training.fit.dataset import Batch, BatchDataset, TrainingData, load_training_data
 from training.fit.held_out import held_out_metrics
 from training.fit.targets import masked_mse
@@ -25,7 +25,7 @@ from training.recipe import FitRecipe
 from training.runs.progress import progress
 from training.runs.run import VALUES_FOLDER, Run
 from valuemodels.contract.value_config import AdapterConfig
-from valuemodels.models.checkpoint import save_checkpoint
+from valuemodels.models.checkpoint import read_tensors, save_checkpoint
 from valuemodels.models.trunk import ValueModel
 
 _TRAINER_FOLDER = "trainer"
@@ -39,10 +39,21 @@ def fit_values(run: Run) -> dict[str, Any]:
     data = load_training_data(run)
     set_seed(run.recipe.seed)
     model = trainable_model(ValueModel.build(value_config(run), run.base_folder), run.recipe.backbone.adapter)
-    train_values(model, data, run.recipe.fit, run.recipe.seed, folder / _TRAINER_FOLDER)
+    if run.iteration:
+        load_tensors(model, read_tensors(run.at(run.iteration - 1).best.fitted().folder))
+    train_values(model, data, fit_recipe(run), run.recipe.seed, folder / _TRAINER_FOLDER)
     metrics = held_out_metrics(model, data, run.recipe.fit.batch_tokens)
     save_checkpoint(folder / VALUES_FOLDER, value_config(run, metrics=metrics), value_tensors(model))
     return {"replies": len(data.examples["train"]), "metrics": metrics}
+
+
+def fit_recipe(run: Run) -> FitRecipe:
+    """How this round's values are fitted; later rounds begin with fitted values, so nothing warms up."""
+    recipe = run.recipe.fit
+    if run.iteration == 0:
+        return recipe
+    changes = run.recipe.rounds.model_dump(include={"epochs", "learning_rate"}, exclude_none=True)
+    return recipe.model_copy(update={**changes, "warmup": 0.0})
 
 
 def trainable_model(model: ValueModel, adapter: AdapterConfig | None) -> ValueModel:

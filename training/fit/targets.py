@@ -60,7 +60,7 @@ class PathTargets:
 
 
 def tree_targets(
-    leaves: Sequence[Leaf], rewards: Tensor, zeta: float, left_out: Collection[int] = ()
+    leaves: Sequence[Leaf], rewards: Tensor, zeta: float | Tensor, left_out: Collection[int] = ()
 ) -> list[PathTargets]:
     """The targets of every leaf of one tree.
 
@@ -69,10 +69,11 @@ def tree_targets(
 
     Args:
         rewards: [leaves, objectives], standardised.
-        zeta: what a nat costs, in standard deviations of the base's reward.
+        zeta: what a nat costs, in standard deviations of the base's reward; or [objectives], what it costs each.
         left_out: nodes whose segments do not count.
     """
-    worth = _worth(leaves, rewards, zeta)
+    prices = torch.as_tensor(zeta, dtype=rewards.dtype)
+    worth = _worth(leaves, rewards, prices)
     seen = set(left_out)
     found = []
     for leaf in leaves:
@@ -82,7 +83,7 @@ def tree_targets(
         targets[0] = worth[_ROOT]
         for node, start, end in _segments(leaf):
             ahead = spent[end] - spent[start + 1 : end + 1]
-            targets[start + 1 : end + 1] = worth[node] - zeta * ahead[:, None]
+            targets[start + 1 : end + 1] = worth[node] - prices * ahead[:, None]
             counts[start : end + 1] |= node not in seen
             seen.add(node)
         found.append(PathTargets(targets, counts))
@@ -97,15 +98,15 @@ def _segments(leaf: Leaf) -> Iterator[tuple[int, int, int]]:
     return zip(leaf.nodes, (0, *leaf.ends[:-1]), leaf.ends, strict=True)
 
 
-def _worth(leaves: Sequence[Leaf], rewards: Tensor, zeta: float) -> dict[int, Tensor]:
+def _worth(leaves: Sequence[Leaf], rewards: Tensor, prices: Tensor) -> dict[int, Tensor]:
     """y of every node, bottom-up."""
-    cost: dict[int, float] = {}
+    cost: dict[int, Tensor] = {}
     children: dict[int, list[int]] = {}
     worth: dict[int, Tensor] = {leaf.nodes[-1]: own for leaf, own in zip(leaves, rewards, strict=True)}
     for leaf in leaves:
         for parent, (node, start, end) in zip((_ROOT, *leaf.nodes), _segments(leaf), strict=False):
             if node not in cost:
-                cost[node] = zeta * sum(leaf.log_ratios[start:end])
+                cost[node] = prices * sum(leaf.log_ratios[start:end])
                 children.setdefault(parent, []).append(node)
 
     def of(node: int) -> Tensor:
@@ -119,16 +120,17 @@ def _worth(leaves: Sequence[Leaf], rewards: Tensor, zeta: float) -> dict[int, Te
 
 
 def masked_mse(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over the positions that carry a loss, averaged over objectives.
+    """Mean squared error over the positions and objectives that carry a loss.
 
     Args:
         values, targets: [batch, tokens, objectives].
-        mask: [batch, tokens], True = carries a loss.
+        mask: [batch, tokens, objectives] or [batch, tokens], True = carries a loss.
 
     Returns:
-        a scalar, differentiable in `values`.
+        a scalar, differentiable in `values`; 0 where nothing carries a loss.
     """
-    return (values[mask] - targets[mask]).square().mean()
+    errors = (values[mask] - targets[mask]).square()
+    return errors.sum() / max(errors.numel(), 1)
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> Tensor:

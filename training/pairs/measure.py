@@ -8,8 +8,8 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate.bootstrap import Estimate, mean_estimate
 from training.pairs.pairs import Pair
+from training.statistics.bootstrap import Estimate, mean_estimate
 
 BINS = 5
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from training.prompts.files import Prompt, split
+from training.prompts.files import Prompt, load_prompts, split
 from training.recipe import Fractions
 from training.runs.run_dir import replacing
 
@@ -45,6 +45,16 @@ def chat_prompts(
         for name, part in zip(SPLITS, parts, strict=True)
         for prompt in part[:limit]
     ]
+
+
+def prompts_to_test(tokenizer: Any, path: Path | str, limit: int | None = None) -> list[ChatPrompt]:
+    """The first prompts of a file, all of them to test on.
+
+    Raises:
+        PromptError: the file cannot be used.
+    """
+    chosen = load_prompts(path)[:limit]
+    return [ChatPrompt(each.id, "test", each.text, render_chat(tokenizer, each.text)) for each in chosen]
 
 
 def render_chat(tokenizer: Any, text: str) -> tuple[int, ...]:

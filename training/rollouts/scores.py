@@ -31,7 +31,7 @@ def score_rollouts(run: Run) -> dict[str, Any]:
     """
     folder = run.stage("rewards").folder
     rollouts = read_rollouts(run.finished("rollouts"))
-    texts = {prompt.prompt_id: prompt.text for prompt in read_prompt_set(run.finished("prompts") / PROMPTS_FILE)}
+    texts = {prompt.prompt_id: prompt.text for prompt in read_prompt_set(run.at(0).finished("prompts") / PROMPTS_FILE)}
     columns: dict[str, Sequence[Any]] = {
         "prompt_id": [rollout.prompt_id for rollout in rollouts],
         "sample": [rollout.sample for rollout in rollouts],

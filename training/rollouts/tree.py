@@ -9,7 +9,7 @@ Runs in any process that samples. Must not import torch or vllm.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -45,13 +45,45 @@ class _Path:
     text: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the requests of all trees have in common; `layers` and `guidance` by the prompt's id."""
+
+    layers: Mapping[str, Sequence[int]]
+    guidance: Mapping[str, Guidance]
+    limits: Limits
+    seed: int
+    seeds: str
+
+    def request(self, parent: _Path, nodes: "Counter[str]") -> tuple[Request, int]:
+        """What samples a child, and its number in the prompt's tree."""
+        name = parent.prompt.prompt_id
+        nodes[name] += 1
+        node = nodes[name]
+        own_seed = request_seed(self.seed, self.seeds + name, node - 1)
+        left = self.limits.max_tokens - len(parent.token_ids)
+        layers_left = len(self.layers[name]) - len(parent.nodes)
+        guidance = self.guidance.get(name)
+        request = Request(
+            prompt_id=name,
+            prompt_token_ids=(*parent.prompt.token_ids, *parent.token_ids),
+            sample=node - 1,
+            seed=own_seed,
+            guidance=guidance and replace(guidance, generation_id=f"{guidance.generation_id}-{name}-{node - 1}"),
+            max_tokens=segment_tokens(random.Random(own_seed), left, layers_left),
+        )
+        return request, node
+
+
 def sample_trees(
     engine: Sampler,
     prompts: Sequence[ChatPrompt],
     children: Callable[[ChatPrompt], Sequence[int]],
     limits: Limits,
     seed: int,
-    guidance: Guidance | None = None,
+    guidance: Callable[[ChatPrompt], Guidance] | None = None,
+    *,
+    seeds: str = "",
 ) -> list[Reply]:
     """The leaves of every prompt's tree, prompt by prompt, as whole replies.
 
@@ -60,15 +92,18 @@ def sample_trees(
     Args:
         children: of a prompt, how many children each path gets in each layer, the root's first.
         limits: of a whole reply.
-        guidance: its `generation_id` is replaced.
+        guidance: of a prompt's whole tree; its `generation_id` is replaced.
+        seeds: names a series of seeds of its own.
     """
     layers = {prompt.prompt_id: list(children(prompt)) for prompt in prompts}
+    guided = {prompt.prompt_id: guidance(prompt) for prompt in prompts} if guidance else {}
+    plan = _Plan(layers, guided, limits, seed, seeds)
     going = [_Path(prompt) for prompt in prompts]
     leaves: list[_Path] = []
     nodes: Counter[str] = Counter()
     for layer in range(max(map(len, layers.values()), default=0)):
         parents = [path for path in going for _ in range(layers[path.prompt.prompt_id][layer])]
-        asked = [_request(parent, nodes, layers, limits, seed, guidance) for parent in parents]
+        asked = [plan.request(parent, nodes) for parent in parents]
         replies = engine.sample([request for request, _ in asked], limits)
         going = []
         for parent, (request, node), reply in zip(parents, asked, replies, strict=True):
@@ -99,31 +134,6 @@ def sampled_tokens(leaves: Sequence[Reply]) -> int:
         for node, start, end in zip(leaf.nodes, (0, *leaf.ends[:-1]), leaf.ends, strict=True)
     }
     return sum(segments.values())
-
-
-def _request(
-    parent: _Path,
-    nodes: "Counter[str]",
-    layers: dict[str, list[int]],
-    limits: Limits,
-    seed: int,
-    guidance: Guidance | None,
-) -> tuple[Request, int]:
-    """What samples a child, and its number in the prompt's tree."""
-    name = parent.prompt.prompt_id
-    nodes[name] += 1
-    node = nodes[name]
-    own_seed = request_seed(seed, name, node - 1)
-    left, layers_left = limits.max_tokens - len(parent.token_ids), len(layers[name]) - len(parent.nodes)
-    request = Request(
-        prompt_id=name,
-        prompt_token_ids=(*parent.prompt.token_ids, *parent.token_ids),
-        sample=node - 1,
-        seed=own_seed,
-        guidance=guidance and replace(guidance, generation_id=f"{guidance.generation_id}-{name}-{node - 1}"),
-        max_tokens=segment_tokens(random.Random(own_seed), left, layers_left),
-    )
-    return request, node
 
 
 def _extended(parent: _Path, node: int, reply: Reply, limits: Limits) -> _Path:

@@ -3,14 +3,15 @@
 Runs in any training process. Must not import torch or vllm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from training.errors import RunDirError
 from training.recipe import Recipe
 from training.recipe_file import parse_recipe
 from training.rewards.reward import reward_files, reward_source
+from training.runs.fitted import FittedValues
 from training.runs.run_dir import RunDir, Stage, file_hash, folder_hash, read_json, write_json
 from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
 from valuemodels.sources.hub import resolve_folder
@@ -21,9 +22,9 @@ VALUES_FOLDER = "values"
 CHECKPOINT_FOLDER = "checkpoint"
 """The finished checkpoint's folder in the export stage's."""
 
-TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "export"]
+TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "judge", "export"]
 FastStage = Literal[
-    "prompts", "invented", "replies", "reply_rewards", "labels", "probe", "probe_scales", "probe_export"
+    "prompts", "invented", "replies", "reply_rewards", "labels", "probe", "probe_scales", "judge", "probe_export"
 ]
 StageName = TrainingStage | FastStage
 StageInputs = dict[StageName, dict[str, Any]]
@@ -34,7 +35,7 @@ class Run:
     """A recipe being carried out in a folder.
 
     Attributes:
-        iteration: iteration 0 samples from the base, a later one through the guide of the one before.
+        iteration: iteration 0 samples from the base, a later one through the guide, tilted by the best one before.
         base_folder: where the base model lies on this machine.
     """
 
@@ -46,14 +47,31 @@ class Run:
     def own_inputs(self) -> StageInputs:
         """The stages in their order, each with the settings that it adds to those of the stages before it."""
         recipe = self.recipe
-        return {
-            "prompts": self.prompt_inputs(),
-            "rollouts": pick(recipe, "seed", "engine", "rollout"),
-            "rewards": {objective.name: reward_inputs(objective.reward_id) for objective in recipe.objectives},
-            "fit": pick(recipe, "backbone", "head", "fit"),
-            "calibrate": pick(recipe, "calibrate"),
-            "export": {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}},
-        }
+        rewards = {objective.name: reward_inputs(objective.reward_id) for objective in recipe.objectives}
+        stages: StageInputs = {}
+        if self.iteration == 0:
+            stages["prompts"] = self.prompt_inputs()
+            stages["rollouts"] = pick(recipe, "seed", "engine", "rollout")
+            stages["rewards"] = rewards
+            stages["fit"] = pick(recipe, "backbone", "head", "fit")
+        else:
+            # All else is that of the first round, whose settings this one's include.
+            rounds = recipe.rounds.model_dump(mode="json")
+            stages["rollouts"] = {name: rounds[name] for name in ("samples", "below", "tilts")}
+            stages["rewards"] = rewards
+            stages["fit"] = {name: rounds[name] for name in ("epochs", "learning_rate")}
+        stages["calibrate"] = pick(recipe, "calibrate")
+        if recipe.is_judged:
+            stages["judge"] = self.judge_inputs()
+        if self.iteration == self.last:
+            stages["export"] = {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}}
+        return stages
+
+    def judge_inputs(self) -> dict[str, Any]:
+        """What a round's judgement depends on beside its values."""
+        judge = self.recipe.judging
+        file = {} if judge.prompts is None else {"file": file_hash(Path(judge.prompts))}
+        return {**judge.model_dump(mode="json"), **file, "zeta": self.recipe.fit.zeta}
 
     def prompt_inputs(self) -> dict[str, Any]:
         """What the prompts, their split and their tokens depend on."""
@@ -64,13 +82,52 @@ class Run:
         }
 
     @property
-    def iterations(self) -> "tuple[Run, ...]":
+    def last(self) -> int:
+        """Number of the last iteration."""
+        return self.recipe.iterations - 1
+
+    @property
+    def iterations(self) -> tuple[Self, ...]:
         """The iterations of the whole run, in their order."""
-        return (self,)
+        return tuple(self.at(iteration) for iteration in range(self.last + 1))
+
+    def at(self, iteration: int) -> Self:
+        """The same run, in another iteration."""
+        return replace(self, iteration=iteration)
 
     def earlier_inputs(self) -> dict[str, Any]:
         """What this iteration depends on beside its own stages."""
-        return {}
+        if self.iteration == 0:
+            return {}
+        return {f"round {self.iteration - 1}": self.at(self.iteration - 1).stage("judge").inputs}
+
+    @property
+    def best(self) -> Self:
+        """The iteration that was judged best of all up to this one; this one where none are judged.
+
+        Raises:
+            RunDirError: this one is not judged yet.
+        """
+        return self.at(self.stage("judge").summary()["best"]) if self.recipe.is_judged else self
+
+    @property
+    def rewards(self) -> dict[str, str]:
+        """Objective -> id of its reward, in the order of the values."""
+        return {objective.name: objective.reward_id for objective in self.recipe.objectives}
+
+    def base_rewards(self) -> dict[str, tuple[float, float]]:
+        """Objective -> mean and standard deviation of the base's reward, in the reward's own units."""
+        found = self.at(0).stage("rewards").summary()["base"]
+        return {name: (found[name]["mean"], found[name]["std"]) for name in self.rewards}
+
+    def fitted(self) -> FittedValues:
+        """This iteration's values, with the scales that were found for them.
+
+        Raises:
+            RunDirError: they are not calibrated yet.
+        """
+        scales = self.stage("calibrate").summary()["scales"]
+        return FittedValues(self.finished("fit") / VALUES_FOLDER, "exact", scales)
 
     @property
     def stages(self) -> tuple[StageName, ...]:

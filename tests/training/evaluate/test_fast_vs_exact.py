@@ -50,7 +50,7 @@ def values(tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(values: Path, chat_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.setattr("training.evaluate.scored.RolloutEngine", TwoWays)
+    monkeypatch.setattr("training.evaluate.checkpoint.RolloutEngine", TwoWays)
 
     def invoke(*arguments: str) -> Result:
         fixed = ["--values", str(values), "--base-folder", chat_base, "--limit", "10", "--samples", "6"]

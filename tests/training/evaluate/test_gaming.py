@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from training.evaluate.gaming import best_replies, print_best
-from training.evaluate.scored import Scored
 from training.evaluate.slider_table import SliderSetting
+from training.rollouts.scored import Scored
 from training.rollouts.shards import Rollout
 
 TEXTS = {"p0": "first [prompt]", "p1": "second"}

@@ -6,8 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.evaluate.bootstrap import mean_estimate, ratio_estimate
-from training.evaluate.scored import Scored
 from training.evaluate.slider_table import (
     SliderRow,
     SliderSetting,
@@ -16,7 +14,9 @@ from training.evaluate.slider_table import (
     slider_row,
     slider_settings,
 )
+from training.rollouts.scored import Scored
 from training.rollouts.shards import Rollout
+from training.statistics.bootstrap import mean_estimate, ratio_estimate
 
 FIGURES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 

@@ -43,7 +43,7 @@ def values(tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(values: Path, chat_base: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.setattr("training.evaluate.scored.RolloutEngine", WarmEngine)
+    monkeypatch.setattr("training.evaluate.checkpoint.RolloutEngine", WarmEngine)
 
     def invoke(*arguments: str) -> Result:
         fixed = ["--values", str(values), "--base-folder", chat_base, "--limit", "5"]

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.fast.fit import base_rewards
 from training.fast.labels import labelled_replies, load_labels, pick_candidates, tree_values
 from training.fast.positions import load_positions
 from training.fast.replies import reply_shards
@@ -64,7 +63,7 @@ def test_labels_are_the_teachers_values_where_they_say(finished: FastRun) -> Non
     """Would catch labels that are laid beside the wrong position."""
     assert finished.teacher is not None
     run = finished.at(0)
-    means, stds = (torch.tensor(column) for column in zip(*base_rewards(run).values(), strict=True))
+    means, stds = (torch.tensor(column) for column in zip(*run.base_rewards().values(), strict=True))
     data = load_positions(run, means, stds)
     labels = load_labels(run, data)
     replies = {(r.prompt_id, r.sample): r for shard in reply_shards(run) for r in read_shard(shard.path)}

@@ -9,15 +9,15 @@ import torch
 from tests.training.fake_engines import RecordingEngine
 from training.errors import RewardError
 from training.fast import checkpoint, replies, reply_rewards
-from training.fast.fit import base_rewards
 from training.fast.positions import PositionData, load_positions
-from training.fast.replies import draw_weights, reply_requests, reply_shards
+from training.fast.replies import reply_requests, reply_shards
 from training.fast.reply_rewards import read_shard_rewards
 from training.fast.run import FastRun
 from training.fast_recipe import TiltRecipe
 from training.prompts.chat import ChatPrompt
 from training.rewards.reward import load_reward
 from training.rollouts.shards import read_shard
+from training.rollouts.weights import draw_weights
 from training.stages import run_stage
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.guide_config import GuideConfig
@@ -31,7 +31,7 @@ def sample(run: FastRun) -> None:
 
 
 def loaded(run: FastRun) -> PositionData:
-    means, stds = (torch.tensor(column) for column in zip(*base_rewards(run).values(), strict=True))
+    means, stds = (torch.tensor(column) for column in zip(*run.base_rewards().values(), strict=True))
     return load_positions(run, means, stds)
 
 

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from tests.training.fast.conftest import carry_out
 from training.cli import app
 from training.errors import RunDirError
-from training.fast.fit import base_rewards
 from training.fast.held_out import predict
 from training.fast.positions import load_positions
 from training.fast.run import FastRun, Teacher, read_teacher
@@ -72,7 +71,7 @@ def test_probe_learns_which_letters_are_rewarded(finished: FastRun, folder: Path
 def test_served_probe_gives_the_values_that_were_measured(finished: FastRun, folder: Path, tiny_base: str) -> None:
     """Would catch a bias that half precision spoils, or embeddings scaled otherwise than in the fit."""
     probe, embeddings = load_probe(folder, tiny_base, device="cpu")
-    means, stds = (torch.tensor(column) for column in zip(*base_rewards(finished).values(), strict=True))
+    means, stds = (torch.tensor(column) for column in zip(*finished.base_rewards().values(), strict=True))
     data = load_positions(finished.at(0), means, stds)
     token_ids = data.token_ids.long()
     with torch.no_grad():

@@ -53,8 +53,8 @@ def test_padding_stands_on_the_right_and_carries_neither_attention_nor_loss(exam
         assert (batch["input_ids"][row, length:] == PAD_ID).all()
         assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
         reply = slice(each.prompt_length - 1, length)
-        assert torch.equal(batch["loss_mask"][row, reply], each.learned.counts)
-        assert batch["loss_mask"][row].sum() == each.learned.counts.sum()
+        assert torch.equal(batch["loss_mask"][row, reply], each.learned.counts[:, None].expand(-1, 2))
+        assert batch["loss_mask"][row].sum() == 2 * each.learned.counts.sum()
 
 
 @given(st.lists(example(), min_size=1, max_size=8))

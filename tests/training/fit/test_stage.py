@@ -125,10 +125,10 @@ def test_values_of_the_backbone_alone_do_not_change(
 def test_positions_count_reply_tokens(tiny_base: str, config: ValueConfig) -> None:
     model = _fresh(config, tiny_base)
     example = Example(token_ids=(5, 6, 7, 8, 9), prompt_length=2, learned=_flat(4, (1.0, -1.0)))
-    _, targets, positions, is_last = predict(model, [example], 512)
-    assert positions.tolist() == [0, 1, 2, 3]
-    assert is_last.tolist() == [False, False, False, True]
-    assert targets.tolist() == [[1.0, -1.0]] * 4
+    found = predict(model, [example], 512)
+    assert found.reply_positions.tolist() == [0, 1, 2, 3]
+    assert found.is_last.tolist() == [False, False, False, True]
+    assert found.targets.tolist() == [[1.0, -1.0]] * 4
 
 
 def _fresh(config: ValueConfig, base: str) -> ValueModel:

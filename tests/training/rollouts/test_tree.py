@@ -103,7 +103,7 @@ def test_a_first_segment_that_ends_by_itself_is_cut_and_goes_on() -> None:
 def test_guided_trees_keep_each_tokens_log_ratio_and_name_each_generation_once() -> None:
     engine = LettersEngine(0.1)
     guidance = Guidance("round-1", weights={"positivity": 1.0})
-    leaves = sample_trees(engine, PROMPTS, lambda _: [2, 3], Limits(20), 5, guidance)
+    leaves = sample_trees(engine, PROMPTS, lambda _: [2, 3], Limits(20), 5, lambda _: guidance)
     for leaf in leaves:
         assert leaf.log_ratios == pytest.approx([token / 100 for token in leaf.token_ids])
     names = [r.guidance.generation_id for layer in engine.asked for r in layer if r.guidance is not None]

@@ -1,25 +1,19 @@
 """Replies under one condition in figures: their KL, and every objective's reward.
 
-Runs in the process of a measuring command. Must not import torch or vllm.
+Runs in the process that samples. Must not import torch or vllm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate.checkpoint import EvaluatedCheckpoint
-from training.prompts.chat import ChatPrompt
-from training.recipe import EngineRecipe
 from training.rewards.reward import Reward, load_reward
-from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.shards import Rollout
 from training.runs.progress import Advance
-from valuemodels.contract.value_config import ObjectiveConfig
 
 _cached_reward = lru_cache(load_reward)
 
@@ -39,37 +33,24 @@ class Scored:
     rewards: dict[str, NDArray[np.float64]]
 
 
-def sampler_on(
-    checkpoint: EvaluatedCheckpoint, folder: Path, prompts: Sequence[ChatPrompt], max_tokens: int, seed: int
-) -> Sampler:
-    """Samples from a checkpoint through the guide that serves; the engine starts with the first missing reply."""
-    return Sampler(
-        folder=folder,
-        engine=cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide)),
-        sampled_from=checkpoint.inputs(),
-        prompts=prompts,
-        limits=Limits(max_tokens),
-        seed=seed,
-    )
-
-
-def scored_replies(
-    sampler: Sampler, objectives: Sequence[ObjectiveConfig], condition: Condition, advance: Advance
-) -> Scored:
+def scored_replies(sampler: Sampler, rewards: Mapping[str, str], condition: Condition, advance: Advance) -> Scored:
     """Sample what is missing under a condition, and score all of it.
+
+    Args:
+        rewards: objective -> id of its reward.
 
     Raises:
         RunDirError: the sampler's folder holds replies made with other settings.
         RewardError: an objective's reward cannot be had here.
     """
-    rewards = {objective.name: _cached_reward(objective.reward) for objective in objectives}
+    loaded = {name: _cached_reward(identifier) for name, identifier in rewards.items()}
     replies = sampler.replies(condition, advance)
     texts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
     shape = (len(sampler.prompts), condition.samples)
     return Scored(
         replies=replies,
         kl_nats=np.reshape([reply.kl_nats for reply in replies], shape),
-        rewards={name: _measured(reward, replies, texts, shape) for name, reward in rewards.items()},
+        rewards={name: _measured(reward, replies, texts, shape) for name, reward in loaded.items()},
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.errors import MeasurementError
-from training.evaluate.equal_kl import Figures, Tilted, at_equal_cost, gain_at, matching_strength
+from training.statistics.equal_kl import Figures, Tilted, at_equal_cost, gain_at, matching_strength
 
 
 def tilted(gain: float | Figures, kl_nats: float, samples: int = 2) -> Tilted:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import MeasurementError
-from training.evaluate.bootstrap import RESAMPLES, Estimate, estimate_of
+from training.statistics.bootstrap import RESAMPLES, Estimate, estimate_of
 
 _KL_SLOPE = 1.7
 """d log KL / d log strength of moderate tilts: 2 at none, less once a tilt saturates."""

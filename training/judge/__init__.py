@@ -1,0 +1,1 @@
+"""What each round is worth, on prompts that nothing was trained on; the curve over the rounds."""

@@ -1,0 +1,1 @@
+"""Figures with their intervals: resampling, and comparing at equal cost."""
