@@ -1,22 +1,25 @@
 """`mavis train`: carry out a training recipe, make the probe of fast scoring, or make a reward of preference pairs.
 
     mavis train run RECIPE [--run-dir runs/NAME] [--limit N] [--iterations N] [--export DIR]
+    mavis train slider REWARD --from RUN_DIR --name NAME --description TEXT
     mavis train reward PAIRS RUN_DIR [--base BASE] [--layers N]
+    mavis train check RECIPE
     mavis train fast [CHECKPOINT] [--recipe RECIPE] [--run-dir runs/fast-NAME] [--limit N] [--judge] [--export DIR]
 
 Runs in the process of the command; the stages get processes of their own. Must not import torch or vllm at the top.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from training.check.command import check
 from training.errors import RecipeError, RunDirError
-from training.fast.run import FastRun, Teacher, open_fast_run, read_teacher
+from training.fast.run import FastRun, Teacher, open_fast_run, read_teacher, slider_run
 from training.pairs.command import make_reward_model
 from training.recipe import Recipe
-from training.recipe_file import read_recipe
+from training.recipe_file import parse_objective, read_recipe
 from training.report import copy_checkpoint, print_probe, print_summary
 from training.rounds import carry_out
 from training.runs.command import errors_in_one_sentence
@@ -24,7 +27,7 @@ from training.runs.progress import console
 from training.runs.run import Run, find_base, open_run
 from training.runs.run_dir import RunDir
 from training.stages import STAGES, run_stage, stage_name
-from valuemodels.sources.hub import resolve_folder
+from valuemodels.sources.values import resolve_values
 
 app = typer.Typer(
     help="Train value models.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -51,7 +54,7 @@ def run(
 ) -> None:
     """Sample, score, fit, calibrate and export; what an earlier run finished is not done again."""
     with errors_in_one_sentence():
-        settings = _changed(read_recipe(recipe), limit=limit, iterations=iterations)
+        settings = read_recipe(recipe).changed(limit=limit, iterations=iterations)
         path = run_dir or Path("runs") / settings.name
         training = Run(settings, RunDir(path), find_base(settings, base_folder))
         carry_out(training)
@@ -81,12 +84,12 @@ def fast(
 ) -> None:
     """Make a probe, for fast scoring: sample, score, label, fit, round by round; calibrate. Resumes as `run` does."""
     with errors_in_one_sentence():
-        teacher = None if checkpoint is None else read_teacher(resolve_folder(checkpoint))
+        teacher = None if checkpoint is None else read_teacher(resolve_values(checkpoint))
         if teacher is not None and teacher.had_probe:
             console.print(f"{checkpoint} has a probe already: it is replaced by a new one", soft_wrap=True)
-        settings = _changed(_recipe_for(teacher, recipe), limit=limit)
+        settings = _recipe_for(teacher, recipe).changed(limit=limit)
         if judge:
-            settings = _changed(settings, judge=settings.judging)
+            settings = settings.changed(judge=settings.judging)
         path = run_dir or Path("runs") / f"fast-{settings.name}"
         making = FastRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)
         carry_out(making)
@@ -95,7 +98,35 @@ def fast(
             copy_checkpoint(making.at(making.last), "probe_export", export)
 
 
+@app.command()
+def slider(
+    reward: Annotated[
+        str, typer.Argument(help="A reward's id, or module:Class, or module:function; parameters follow as JSON.")
+    ],
+    replies_of: Annotated[
+        Path, typer.Option("--from", help="The folder of a `mavis train fast`: the base's replies are taken from it.")
+    ],
+    name: Annotated[str, typer.Option(help="The objective's name.")],
+    description: Annotated[str, typer.Option(help="What it means, one sentence.")],
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run's files go; runs/slider-<name> if not given.")
+    ] = None,
+    export: Export = None,
+    base_folder: BaseFolder = None,
+) -> None:
+    """Make one more objective in minutes: score replies that are there, fit a probe to them, calibrate it."""
+    with errors_in_one_sentence():
+        objective = parse_objective(name, description, reward)
+        path = run_dir or Path("runs") / f"slider-{name}"
+        making = slider_run(replies_of, objective, path, base_folder)
+        carry_out(making)
+        print_probe(making)
+        if export is not None:
+            copy_checkpoint(making, "probe_export", export)
+
+
 app.command("reward")(make_reward_model)
+app.command("check")(check)
 
 
 @app.command("stage")
@@ -113,11 +144,6 @@ def carry_out_stage(
         if iteration >= len(iterations):
             raise RunDirError(f"iteration: got {iteration}, allowed is 0 to {len(iterations) - 1}")
         run_stage(iterations[iteration], stage)
-
-
-def _changed(recipe: Recipe, **asked: Any) -> Recipe:
-    """The recipe with what the command line says, where it says something."""
-    return recipe.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
 def _recipe_for(teacher: Teacher | None, asked: str | None) -> Recipe:

@@ -180,6 +180,17 @@ class Recipe(Strict):
             raise ValueError(f"objective {doubled[0]} is listed twice")
         return self
 
+    def changed(self, **asked: Any) -> "Recipe":
+        """The recipe with what a command line says, where it says something."""
+        return self.model_copy(update={name: value for name, value in asked.items() if value is not None})
+
+    def rollout_of(self, iteration: int) -> RolloutRecipe:
+        """How the replies of a round are sampled."""
+        if iteration == 0:
+            return self.rollout
+        changes = self.rounds.model_dump(include={"samples", "below"}, exclude_none=True)
+        return self.rollout.model_copy(update=changes)
+
     @property
     def is_judged(self) -> bool:
         """Whether rounds are judged."""

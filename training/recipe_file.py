@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from training.errors import RecipeError
-from training.recipe import Recipe
+from training.recipe import ObjectiveRecipe, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -42,11 +42,30 @@ def parse_recipe(content: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        if first["type"] == "extra_forbidden":
-            raise RecipeError(f"{source}: {where}: unknown key, allowed is {_known_keys(first['loc'])}") from None
-        raise RecipeError(f"{source}: {where}: {first['msg']} (got {str(first.get('input'))[:80]})") from None
+        raise RecipeError(f"{source}: {_first_of(error)}") from None
+
+
+def parse_objective(name: str, description: str, reward: str) -> ObjectiveRecipe:
+    """Validate an objective that is given by itself.
+
+    Args:
+        reward: with its parameters, where it takes some, as `training.rewards.reward` reads them.
+
+    Raises:
+        RecipeError: naming the field, what was given, and what is allowed.
+    """
+    try:
+        return ObjectiveRecipe(name=name, description=description, reward=reward)
+    except ValidationError as error:
+        raise RecipeError(_first_of(error)) from None
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key, allowed is {_known_keys(first['loc'])}"
+    return f"{where}: {first['msg']} (got {str(first.get('input'))[:80]})"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:

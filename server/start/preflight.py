@@ -17,8 +17,8 @@ from server.errors import StartupError
 from server.start.vllm_arguments import VALUE_FLAGS
 from valuemodels.contract.errors import CheckpointError, HubError
 from valuemodels.contract.value_config import ValueConfig, read_value_config
-from valuemodels.sources.embedded import EMBEDDED_VALUES
-from valuemodels.sources.hub import resolve_folder
+from valuemodels.sources.embedded import EMBEDDED
+from valuemodels.sources.values import resolve_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def find_checkpoints(names: Sequence[str]) -> tuple[list[Path], list[ValueConfig
         StartupError: one is missing, or its `value_config.json` is wrong.
     """
     try:
-        folders = [resolve_folder(name) for name in names or [str(EMBEDDED_VALUES)]]
+        folders = [resolve_values(name) for name in names or [EMBEDDED]]
         return [folder.absolute() for folder in folders], [read_value_config(folder) for folder in folders]
     except (HubError, CheckpointError) as error:
         raise StartupError(f"--values: {error}") from None

@@ -31,8 +31,8 @@ ROOMS = {
     "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "kl_budget", "sources", "contract"),
     "server": (*("cli", "api", "start", "generations", "gate", "workers", "requests", "audit", "metrics", "errors"),),
     "training": (
-        *("cli", "bench", "pairs", "evaluate", "report", "rounds", "stages", "judge", "fast", "calibrate", "fit"),
-        *("rollouts", "prompts", "runs", "rewards", "recipe_file", "recipe", "rounds_recipe", "fast_recipe"),
+        *("cli", "bench", "pairs", "evaluate", "check", "report", "rounds", "stages", "judge", "fast", "calibrate"),
+        *("fit", "rollouts", "prompts", "runs", "rewards", "recipe_file", "recipe", "rounds_recipe", "fast_recipe"),
         *("statistics", "errors"),
     ),
 }

@@ -25,8 +25,8 @@ from training.runs.run_dir import folder_hash, write_json
 from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.value_config import ValueConfig, read_value_config
-from valuemodels.sources.embedded import EMBEDDED_VALUES
-from valuemodels.sources.hub import resolve_folder
+from valuemodels.sources.embedded import EMBEDDED
+from valuemodels.sources.values import resolve_values
 
 ValuesOption = Annotated[str | None, typer.Option(help="Value checkpoint; the shipped one if not given.")]
 OutOption = Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")]
@@ -103,7 +103,7 @@ def find_checkpoint(values: str | None, base_folder: Path | None) -> EvaluatedCh
         CheckpointError: the checkpoint's config is wrong.
         EmbeddedModelError: the embedded base could not be prepared.
     """
-    folder = resolve_folder(values or str(EMBEDDED_VALUES))
+    folder = resolve_values(values or EMBEDDED)
     config = read_value_config(folder)
     base = str(base_folder) if base_folder else look_up_base(config.base_model)
     return EvaluatedCheckpoint(folder, config, base, GuideConfig(checkpoints=(str(folder),), base_model=base))

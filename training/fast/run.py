@@ -11,15 +11,28 @@ from typing import Any, Self
 from safetensors import SafetensorError, deserialize
 
 from training.errors import RunDirError
-from training.recipe import Recipe
+from training.recipe import ObjectiveRecipe, Recipe
 from training.recipe_file import parse_recipe
 from training.runs.fitted import FittedValues
-from training.runs.run import VALUES_FOLDER, Run, StageInputs, find_base, pick, reward_inputs, write_recipe
-from training.runs.run_dir import RunDir, content_hash, read_json, write_json
+from training.runs.run import (
+    VALUES_FOLDER,
+    FastStage,
+    Run,
+    StageInputs,
+    StageName,
+    find_base,
+    pick,
+    reward_inputs,
+    write_recipe,
+)
+from training.runs.run_dir import RunDir, Stage, content_hash, read_json, write_json
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import TENSORS_FILE, ValueConfig, read_value_config
 
 _ID_SEPARATOR = "+"
+
+_CACHED: tuple[FastStage, ...] = ("prompts", "invented", "replies")
+"""The stages of the first round that depend on no reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +59,11 @@ class FastRun(Run):
 
     Attributes:
         teacher: None makes a checkpoint that is a probe alone, from rewards alone.
+        cached: another making of a probe, whose prompts and replies of the base are used; None: it makes its own.
     """
 
     teacher: Teacher | None = None
+    cached: RunDir | None = None
 
     def own_inputs(self) -> StageInputs:
         """See `Run.own_inputs`."""
@@ -92,6 +107,20 @@ class FastRun(Run):
     def last(self) -> int:
         """Number of the last iteration."""
         return len(self.recipe.fast.rounds)
+
+    def stage(self, name: StageName) -> Stage:
+        """See `Run.stage`.
+
+        Raises:
+            RunDirError: this run has no such stage, or lives on replies that are not there or were made otherwise.
+        """
+        own = super(FastRun, self).stage(name)
+        if self.cached is None or self.iteration or name not in _CACHED:
+            return own
+        borrowed = self.cached.stage(0, name, own.inputs)
+        borrowed.check()
+        borrowed.summary()
+        return borrowed
 
     def earlier_inputs(self) -> dict[str, Any]:
         """See `Run.earlier_inputs`."""
@@ -137,7 +166,8 @@ class FastRun(Run):
             raise RunDirError(f"{run_dir.path} holds a training run, not the making of a probe: give another --run-dir")
         run_dir.path.mkdir(parents=True, exist_ok=True)
         folder = None if self.teacher is None else str(self.teacher.folder.absolute())
-        write_json(run_dir.teacher_path, {"folder": folder})
+        cached = None if self.cached is None else str(self.cached.path.absolute())
+        write_json(run_dir.teacher_path, {"folder": folder, "cached": cached})
         write_recipe(run_dir, self.recipe)
 
     @property
@@ -176,9 +206,30 @@ def open_fast_run(path: Path, base_folder: Path | None = None) -> FastRun:
     if not run_dir.teacher_path.is_file():
         raise RunDirError(f"{path} does not hold the making of a probe: it has no {run_dir.teacher_path.name}")
     recipe: Recipe = parse_recipe(read_json(run_dir.recipe_path), str(run_dir.recipe_path))
-    folder = read_json(run_dir.teacher_path)["folder"]
-    teacher = None if folder is None else read_teacher(Path(folder))
-    return FastRun(recipe, run_dir, find_base(recipe, base_folder), teacher=teacher)
+    found = read_json(run_dir.teacher_path)
+    teacher = None if found["folder"] is None else read_teacher(Path(found["folder"]))
+    cached = None if found.get("cached") is None else RunDir(Path(found["cached"]))
+    return FastRun(recipe, run_dir, find_base(recipe, base_folder), teacher=teacher, cached=cached)
+
+
+def slider_run(replies_of: Path, objective: ObjectiveRecipe, run_dir: Path, base_folder: Path | None = None) -> FastRun:
+    """The making of one more objective's probe, from the base's replies that another making has left.
+
+    Raises:
+        RunDirError: there are none.
+    """
+    made = open_fast_run(replies_of, base_folder)
+    if objective.name in made.rewards:
+        raise RunDirError(f"name: got {objective.name!r}, allowed is one that {replies_of} does not have already")
+    # Rounds of tilted replies, and their judging, would sample; and what was made for a teacher is not for this one.
+    changes = {
+        "name": objective.name,
+        "objectives": (objective,),
+        "fast": made.recipe.fast.model_copy(update={"rounds": ()}),
+        "judge": None,
+    }
+    recipe = made.recipe.model_copy(update=changes)
+    return FastRun(recipe, RunDir(run_dir), made.base_folder, cached=made.run_dir)
 
 
 def _hash_of_exact_tensors(path: Path) -> str:

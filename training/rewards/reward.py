@@ -64,6 +64,25 @@ def load_reward(identifier: str) -> Reward:
     return cast(Reward, reward)
 
 
+def check_reward(identifier: str) -> Path:
+    """Look whether a reward is there and takes its parameters; nothing is loaded or fetched for it.
+
+    Returns:
+        the file that holds its code.
+
+    Raises:
+        RewardError: there is no such reward, or it does not take these parameters.
+    """
+    reference, parameters = _parts_of(identifier)
+    found = _find(reference)
+    try:
+        inspect.signature(found).bind(*(() if inspect.isclass(found) else ((), ())), **parameters)
+    except TypeError as error:
+        given = json.dumps(parameters, sort_keys=True)
+        raise RewardError(f"reward {reference!r} cannot be made with parameters {given}: {error}") from error
+    return reward_source(identifier)
+
+
 def reward_files(identifier: str) -> list[Path]:
     """Files and folders, beside its code, that a reward's scores depend on: runs made from others must not be mixed.
 

@@ -66,8 +66,4 @@ def _guidance(run: Run, policy: FittedValues, prompt: ChatPrompt) -> Guidance:
 
 
 def _children(run: Run, prompt: ChatPrompt) -> tuple[int, ...]:
-    rollout, rounds = run.recipe.rollout, run.recipe.rounds
-    if run.iteration:
-        changes = {"samples": rounds.samples, "below": rounds.below}
-        rollout = rollout.model_copy(update={name: value for name, value in changes.items() if value is not None})
-    return rollout.children(prompt.split)
+    return run.recipe.rollout_of(run.iteration).children(prompt.split)

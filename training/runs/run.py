@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from training.errors import RunDirError
 from training.recipe import Recipe
 from training.recipe_file import parse_recipe
-from training.rewards.reward import reward_files, reward_source
+from training.rewards.reward import check_reward, reward_files
 from training.runs.fitted import FittedValues
 from training.runs.run_dir import RunDir, Stage, file_hash, folder_hash, read_json, write_json
 from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
@@ -207,7 +207,7 @@ def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
 def reward_inputs(identifier: str) -> dict[str, Any]:
     """What a reward's scores depend on: its id, its code, and the content of all else."""
     files = [folder_hash(path) if path.is_dir() else file_hash(path) for path in reward_files(identifier)]
-    inputs = {"reward": identifier, "code": file_hash(reward_source(identifier))}
+    inputs = {"reward": identifier, "code": file_hash(check_reward(identifier))}
     return {**inputs, "depends_on": files} if files else inputs
 
 

@@ -54,6 +54,25 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
     return folder
 
 
+def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
+    """The local folder of a model, if it is on this machine already; None where it would have to be fetched.
+
+    Raises:
+        HubError: it is no folder, and no possible name on the hub.
+    """
+    path = Path(os.path.expanduser(name_or_path))
+    if path.is_dir():
+        return path
+    if name_or_path.startswith(("/", "./", "../", "~")):
+        raise HubError(f"the folder {name_or_path} does not exist")
+    try:
+        return Path(snapshot_download(name_or_path, revision=revision, local_files_only=True))
+    except HFValidationError as error:
+        raise HubError(_sentence(error, name_or_path, revision)) from error
+    except LocalEntryNotFoundError:
+        return None
+
+
 def _sentence(error: Exception, name: str, revision: str | None) -> str:
     if isinstance(error, HFValidationError):
         return f"{name} is neither an existing folder nor a possible owner/name on the hub"
