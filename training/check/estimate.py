@@ -1,7 +1,8 @@
 """How long a run should take and what it needs: orders of magnitude, from counts of operations. Pure Python.
 
 A token costs 2 N operations to read or write with N parameters, and 4 N to learn from, where an adapter alone is
-trained. Decoding and fitting reach the shares of a machine's speed that stand below, measured on two CPU cores with the embedded base; other machines differ.
+trained. Decoding and fitting reach the shares of a machine's speed that stand below, measured on two CPU cores with the
+embedded base; other machines differ.
 """
 
 from dataclasses import dataclass
