@@ -201,6 +201,14 @@ class Recipe(Strict):
         """How they are judged."""
         return self.judge or JudgeRecipe()
 
+    @model_validator(mode="after")
+    def _later_layers_have_tokens(self) -> "Recipe":
+        if (layers := 1 + len(self.rounds.below or ())) > self.rollout.max_tokens:
+            raise ValueError(
+                f"rounds.below: {layers} layers do not fit a reply of max_tokens {self.rollout.max_tokens}"
+            )
+        return self
+
     @property
     def prompts_path(self) -> Path:
         shipped = PROMPTS / self.prompts

@@ -41,7 +41,7 @@ def print_summary(run: Run) -> None:
 
 def print_curve(run: Run) -> None:
     """Print what every judged round is worth; nothing where none were judged."""
-    if not run.recipe.is_judged or "judge" not in run.stages:
+    if not run.is_judged:
         return
     verdicts = [each.stage("judge").summary() for each in run.iterations]
     table = Table("round", *verdicts[0]["verdict"]["gains"], "E[r] - zeta KL", "over round 0", "kept")
@@ -74,7 +74,7 @@ def print_probe(run: FastRun) -> None:
         table.add_row(
             objective.name,
             *(f"{gain:.2f}" for gain in gains),
-            f"{metrics.get('validation_explained_variance', float('nan')):.2f}",
+            f"{metrics['validation_explained_variance']:.2f}" if "validation_explained_variance" in metrics else "-",
             "-" if objective.scale is None else f"{objective.scale:.3g}",
             f"{scale:.3g}",
             f"{_cost(trials[objective.name], scale):.2f}",
@@ -102,6 +102,8 @@ def _print_times(run: Run, folder: Path) -> None:
     minutes: dict[str, float] = {}
     for iteration in run.iterations:
         for name in iteration.stages:
+            if not iteration.stage(name).folder.is_relative_to(run.run_dir.path):
+                continue  # another run took that time
             minutes[name] = minutes.get(name, 0.0) + iteration.stage(name).summary()["seconds"] / 60
     console.print(", ".join(f"{name} {spent:.1f} min" for name, spent in minutes.items()))
     console.print(f"{sum(minutes.values()):.1f} min in all; the checkpoint is in {folder}", soft_wrap=True)

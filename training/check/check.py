@@ -39,12 +39,13 @@ class Checked:
     """What was found, and what an estimate needs.
 
     Attributes:
-        prompts: of each split; base: its folder; None where something is wrong or not here.
+        prompts: of each split; base, trunk: their folders; None where something is wrong or not here.
     """
 
     findings: tuple[Finding, ...]
     prompts: dict[str, int] | None
     base: Path | None
+    trunk: Path | None
 
     @property
     def problems(self) -> int:
@@ -55,6 +56,7 @@ def check_recipe(recipe: Recipe, base_folder: Path | None = None) -> Checked:
     """Look at prompts, rewards and base; a thing that is wrong does not keep the others from being looked at."""
     findings: list[Finding] = []
     base = _noted(findings, "base", lambda: _base(recipe, base_folder))
+    trunk = base if recipe.backbone.kind == "base" else _noted(findings, "trunk", lambda: _trunk(recipe))
     prompts = _noted(findings, "prompts", lambda: _prompts(recipe))
     if base is not None and prompts is not None:
         _noted(findings, "longest prompt", lambda: _lengths(recipe, base))
@@ -62,7 +64,7 @@ def check_recipe(recipe: Recipe, base_folder: Path | None = None) -> Checked:
         _noted(findings, f"reward of {objective.name}", partial(_reward, objective.reward_id))
     if recipe.judging.prompts is not None and recipe.is_judged:
         _noted(findings, "judge.prompts", lambda: _judged_by(recipe))
-    return Checked(tuple(findings), prompts, base)
+    return Checked(tuple(findings), prompts, base, trunk)
 
 
 def _noted(findings: list[Finding], what: str, look: Callable[[], tuple[T, str]]) -> T | None:
@@ -81,8 +83,16 @@ def _base(recipe: Recipe, base_folder: Path | None) -> tuple[Path | None, str]:
         return base_folder, str(base_folder)
     if recipe.base == EMBEDDED:
         return prepare_embedded_base(), EMBEDDED
-    folder = local_folder(recipe.base, recipe.base_revision)
-    return folder, f"{recipe.base}, not on this machine yet: a run fetches it" if folder is None else str(folder)
+    return _on_this_machine(recipe.base, recipe.base_revision)
+
+
+def _trunk(recipe: Recipe) -> tuple[Path | None, str]:
+    return _on_this_machine(str(recipe.backbone.model), recipe.backbone.revision)
+
+
+def _on_this_machine(name: str, revision: str | None) -> tuple[Path | None, str]:
+    folder = local_folder(name, revision)
+    return folder, f"{name}, not on this machine yet: a run fetches it" if folder is None else str(folder)
 
 
 def _prompts(recipe: Recipe) -> tuple[dict[str, int], str]:

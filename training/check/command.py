@@ -33,8 +33,8 @@ def check(
             console.print(finding.found, markup=False, soft_wrap=True)
         if checked.problems:
             raise RecipeError(f"{recipe}: {checked.problems} of {len(checked.findings)} things are wrong, see above")
-        if checked.base is None:
-            console.print("the base is not here, so time, memory and disk cannot be estimated")
+        if checked.base is None or checked.trunk is None:
+            console.print("base and trunk are not both here, so time, memory and disk cannot be estimated")
         else:
             _print_estimate(settings, checked, run_dir or Path("runs") / settings.name)
 
@@ -44,8 +44,8 @@ def _print_estimate(recipe: Recipe, checked: Checked, run_dir: Path) -> None:
     from training.check.machine import this_machine
     from training.check.sizes import sizes_of
 
-    assert checked.base is not None and checked.prompts is not None, "checked before"
-    sizes, machine = sizes_of(checked.base, recipe.backbone), this_machine(run_dir)
+    assert checked.base and checked.trunk and checked.prompts is not None, "checked before"
+    sizes, machine = sizes_of(checked.base, checked.trunk, recipe.backbone), this_machine(run_dir)
     found = estimate(recipe, checked.prompts, sizes, machine)
     table = Table("stage", "work", "minutes, about")
     for stage in found.stages:

@@ -98,6 +98,7 @@ def _sampled_by_the_guide(
     used = min(recipe.calibrate.prompts, prompts["validation"])
     found = [stage("calibrate", TRIALS * objectives * used)]
     if recipe.is_judged:
-        held_out = min(recipe.judging.limit, prompts["test"])
+        limit = recipe.judging.limit
+        held_out = limit if recipe.judging.prompts is not None else min(limit, prompts["test"])
         found.append(stage("judge", (objectives + (objectives > 1)) * held_out * recipe.judging.samples))
     return found

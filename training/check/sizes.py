@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from training.errors import RecipeError
-from valuemodels.contract.errors import first_line
 from valuemodels.contract.value_config import AdapterConfig, BackboneConfig
+from valuemodels.models.trunk import backbone_architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +28,20 @@ class Sizes:
     adapter: int
 
 
-def sizes_of(base_folder: Path, backbone: BackboneConfig) -> Sizes:
+def sizes_of(base_folder: Path, trunk_folder: Path, backbone: BackboneConfig) -> Sizes:
     """The sizes of a base and a value trunk that lie on this machine.
 
     Raises:
-        RecipeError: a config cannot be read, the trunk has fewer layers than asked for, or an adapter's target is none
-            of its linear layers.
+        CheckpointError: a config cannot be read, or the trunk is none that `load_backbone` takes.
+        RecipeError: an adapter's target is none of the trunk's linear layers.
     """
-    base = _blank(str(base_folder), None)
-    trunk = _blank(str(base_folder) if backbone.kind == "base" else str(backbone.model), backbone.layers)
+    whole = BackboneConfig(kind="base")
+    with torch.device("meta"):
+        base = AutoModel.from_config(backbone_architecture(whole, str(base_folder)))
+        trunk = AutoModel.from_config(backbone_architecture(backbone, str(trunk_folder)))
     embeddings = _parameters(trunk.get_input_embeddings())
     layers = _parameters(trunk) - embeddings
     return Sizes(_parameters(base), layers, embeddings, _adapter(trunk, backbone.adapter))
-
-
-def _blank(source: str, layers: int | None) -> Any:
-    """A model without weights."""
-    try:
-        config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"the config of {source} cannot be read: {first_line(error)}") from None
-    if layers is not None:
-        if layers > config.num_hidden_layers:
-            raise RecipeError(f"backbone.layers: got {layers}, allowed is 1 to {config.num_hidden_layers} of {source}")
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
-    with torch.device("meta"):
-        return AutoModel.from_config(config)
 
 
 def _parameters(model: nn.Module) -> int:

@@ -6,7 +6,7 @@ Runs in any training process. Must not import torch or vllm.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
@@ -95,9 +95,9 @@ class FastRun(Run):
         if self.iteration == 0 and self.teacher is not None:
             stages["labels"] = {**fast.labels.model_dump(mode="json"), "teacher": self.teacher.digest}
         stages["probe"] = fits
-        if self.iteration == self.last or self.recipe.judge:
+        if self.iteration == self.last or self.is_judged:
             stages["probe_scales"] = pick(self.recipe, "calibrate")
-        if self.recipe.judge:
+        if self.is_judged:
             stages["judge"] = self.judge_inputs()
         if self.iteration == self.last:
             stages["probe_export"] = {"name": self.recipe.name}
@@ -143,9 +143,9 @@ class FastRun(Run):
         return {name: (found[name]["mean"], found[name]["std"]) for name in self.rewards}
 
     @property
-    def best(self) -> Self:
-        """See `Run.best`."""
-        return self.at(self.stage("judge").summary()["best"]) if self.recipe.judge else self
+    def is_judged(self) -> bool:
+        """See `Run.is_judged`; `iterations` are of value models."""
+        return self.recipe.judge is not None
 
     def fitted(self) -> FittedValues:
         """See `Run.fitted`."""

@@ -61,7 +61,7 @@ class Run:
             stages["rewards"] = rewards
             stages["fit"] = {name: rounds[name] for name in ("epochs", "learning_rate")}
         stages["calibrate"] = pick(recipe, "calibrate")
-        if recipe.is_judged:
+        if self.is_judged:
             stages["judge"] = self.judge_inputs()
         if self.iteration == self.last:
             stages["export"] = {"name": recipe.name, **{o.name: o.description for o in recipe.objectives}}
@@ -102,13 +102,18 @@ class Run:
         return {f"round {self.iteration - 1}": self.at(self.iteration - 1).stage("judge").inputs}
 
     @property
+    def is_judged(self) -> bool:
+        """Whether its iterations are judged."""
+        return self.recipe.is_judged
+
+    @property
     def best(self) -> Self:
         """The iteration that was judged best of all up to this one; this one where none are judged.
 
         Raises:
             RunDirError: this one is not judged yet.
         """
-        return self.at(self.stage("judge").summary()["best"]) if self.recipe.is_judged else self
+        return self.at(self.stage("judge").summary()["best"]) if self.is_judged else self
 
     @property
     def rewards(self) -> dict[str, str]:

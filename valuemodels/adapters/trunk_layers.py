@@ -126,7 +126,7 @@ class FusedDecoderLayer(nn.Module):
         ops.rotary_embedding(rows, parts[0], parts[1], head_dim, angles, True)
         heads = [part.view(1, len(rows), -1, head_dim).transpose(1, 2) for part in parts]
         attend = ALL_ATTENTION_FUNCTIONS[self._attention.config._attn_implementation]
-        for_attention = {name: kwargs[name] for name in ("plan",) if name in kwargs}
+        for_attention = {"plan": kwargs["plan"]} if "plan" in kwargs else {}
         mask = kwargs.get("attention_mask")
         found, _ = attend(self._attention, *heads, mask, scaling=self._attention.scaling, **for_attention)
         attended = self.attended(found.reshape(len(rows), -1))

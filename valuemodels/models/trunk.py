@@ -101,6 +101,15 @@ def load_backbone(
     """
     source = base_model if config.kind == "base" else cast(str, config.model)
     revision = base_revision if config.kind == "base" else config.revision
+    return _load_quietly(source, revision, backbone_architecture(config, source, revision), dtype)
+
+
+def backbone_architecture(config: BackboneConfig, source: str, revision: str | None = None) -> PretrainedConfig:
+    """The config of the decoder that a `BackboneConfig` keeps of a source.
+
+    Raises:
+        CheckpointError: see `load_backbone`.
+    """
     try:
         model_config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -108,7 +117,7 @@ def load_backbone(
     _check_architecture(model_config, config, source)
     if config.layers is not None:
         _keep_layers(model_config, config.layers)
-    return _load_quietly(source, revision, model_config, dtype)
+    return model_config
 
 
 def _check_architecture(model_config: PretrainedConfig, config: BackboneConfig, source: str) -> None:

@@ -13,7 +13,6 @@ from training.check.estimate import estimate
 from training.check.machine import Machine
 from training.check.sizes import Sizes, sizes_of
 from training.cli import app
-from training.errors import RecipeError
 from training.recipe import Recipe
 from training.recipe_file import read_recipe
 from training.rounds_recipe import JudgeRecipe, RoundsRecipe
@@ -80,14 +79,25 @@ def test_a_base_that_is_not_here_is_neither_fetched_nor_estimated(
     assert "not on this machine yet" in result.output and "cannot be estimated" in result.output
 
 
+def test_a_trunk_that_is_not_here_is_no_mistake(call: Callable[..., Result]) -> None:
+    backbone = {"kind": "model", "model": "some-owner/some-trunk", "adapter": CONFIG["adapter"]}
+    result = call(backbone=backbone)
+    assert result.exit_code == 0, result.output
+    assert "some-owner/some-trunk, not on this machine yet" in result.output and "cannot be estimated" in result.output
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": {"kind": "base", "layers": 99, "adapter": CONFIG["adapter"]}}, "backbone.layers: got 99"),
+        (
+            {"backbone": {"kind": "base", "layers": 99, "adapter": CONFIG["adapter"]}},
+            "the value model takes 99 layers of",
+        ),
         (
             {"backbone": {"kind": "base", "layers": 1, "adapter": {"rank": 4, "alpha": 8, "targets": ["c_attn"]}}},
             "backbone.adapter.targets: got 'c_attn', allowed is down_proj",
         ),
+        ({"rounds": {"below": [1] * 99}}, "rounds.below: 100 layers do not fit a reply of max_tokens 64"),
         ({"engine": {"max_model_len": 66}}, "engine.max_model_len: got 66, allowed is"),
         ({"iterations": 2, "judge": {"prompts": "no-such-file"}}, "no-such-file does not exist"),
         ({"split": {"train": 0.999, "validation": 0.0005, "test": 0.0005}}, "split is empty"),
@@ -105,7 +115,7 @@ def test_sizes_are_those_of_the_models(chat_base: str, content: dict[str, Any]) 
     from transformers import AutoModel
 
     recipe = Recipe.model_validate(content)
-    found = sizes_of(Path(chat_base), recipe.backbone)
+    found = sizes_of(Path(chat_base), Path(chat_base), recipe.backbone)
     model = AutoModel.from_pretrained(chat_base)
     assert found.base == sum(parameter.numel() for parameter in model.parameters())
     layer = model.layers[0]
@@ -151,8 +161,3 @@ def test_nothing_is_written(content: dict[str, Any], chat_base: str, tmp_path: P
     before = set(tmp_path.rglob("*"))
     checked = check_recipe(Recipe.model_validate(content), Path(chat_base))
     assert not checked.problems and set(tmp_path.rglob("*")) == before
-
-
-def test_a_key_that_is_unknown_is_named() -> None:
-    with pytest.raises(RecipeError, match="recipe: got 'no-such-recipe'"):
-        read_recipe("no-such-recipe")

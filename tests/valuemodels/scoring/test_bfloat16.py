@@ -18,6 +18,7 @@ from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.exact import ExactScorer, Prefix, Query
 from valuemodels.scoring.kv_blocks import blocks_for
 from valuemodels.scoring.own_check import uncached_values
+from valuemodels.sources.cpu import has_fast_bfloat16
 from valuemodels.sources.embedded import EMBEDDED_VALUES, prepare_embedded_base
 
 CANDIDATES = 6
@@ -82,10 +83,12 @@ def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]])
 
 
 def test_in_bfloat16_the_cache_adds_no_error_to_that_of_rounding(base: Path, chats: list[list[int]]) -> None:
-    """Processors round in different places: single values differ by up to what rounding itself does to them.
+    """Where a processor multiplies bfloat16 natively, no value is further than 0.02 from what it is without the cache.
 
-    So the bound on one is loose (a wrong position or block would show several times as much), that on all is tight.
+    Where it does not, bfloat16 is emulated (and served as float32): rounding alone moves single values by more. There
+    the bound on one value is looser, and a prefix that is wrong by one token shows several times as much.
     """
+    worst = 0.02 if has_fast_bfloat16() else 0.06
     uncached, exact = load(base, torch.bfloat16), load(base, torch.float32)
     to_uncached, error, error_uncached = [], [], []
     for query, values in scored(base, chats, torch.bfloat16):
@@ -93,6 +96,6 @@ def test_in_bfloat16_the_cache_adds_no_error_to_that_of_rounding(base: Path, cha
         to_uncached.append(found - rounded)
         error.append(found - truth)
         error_uncached.append(rounded - truth)
-        assert to_uncached[-1].abs().max() <= 0.06, query.sequence_id
+        assert to_uncached[-1].abs().max() <= worst, query.sequence_id
     assert rms(to_uncached) <= 0.01
     assert rms(error) <= 1.25 * rms(error_uncached)
