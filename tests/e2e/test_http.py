@@ -242,7 +242,7 @@ def test_other_routes_cannot_smuggle_guidance_into_the_worker(http: httpx.Client
 
 def test_an_id_that_is_live_is_refused_and_free_again_afterwards(http: httpx.Client) -> None:
     headers = {"X-Request-Id": "the-same-id"}
-    body = {"messages": MESSAGES, "max_tokens": 200, "ignore_eos": True, "objective_weights": WEIGHTS, "stream": True}
+    body = {"messages": MESSAGES, "max_tokens": 2000, "ignore_eos": True, "objective_weights": WEIGHTS, "stream": True}
     with http.stream("POST", CHAT, json=body, headers=headers) as first:
         lines = first.iter_lines()
         next(lines)

@@ -51,12 +51,13 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_streams_are_sent_when_they_are_due_and_timed_each_by_itself(url: str) -> None:
-    arrivals = [Arrival(at_s, {"prompt": f"p{at_s}", "scoring": "fast"}) for at_s in (0.0, 0.5)]
+    arrivals = [Arrival(at_s, {"prompt": f"p{at_s}", "scoring": "fast"}) for at_s in (0.0, 1.5)]
     timing = run_load(url, arrivals, max_tokens=4)
     assert timing.tokens == 8 and len(timing.first_s) == 2 and len(timing.gaps_s) == 6
-    assert timing.seconds > 0.5 + 4 * GAP_S
-    assert all(seconds >= 0.9 * GAP_S for seconds in (*timing.first_s, *timing.gaps_s))
-    assert max(timing.first_s) < 0.5, "counted from its own sending, not from the load's start"
+    assert timing.seconds > 1.5 + 4 * GAP_S
+    # What a busy machine reads late comes in a lump: only a stream's sum cannot be less than what was slept.
+    assert sum(timing.first_s) + sum(timing.gaps_s) >= 0.9 * 8 * GAP_S
+    assert max(timing.first_s) < 1.5, "counted from its own sending, not from the load's start"
     assert timing.tokens_per_s == pytest.approx(8 / timing.seconds)
     assert all(b["max_tokens"] == 4 and b["ignore_eos"] and b["stream"] for b in Streams.bodies)
 
