@@ -12,12 +12,23 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from training.fast_recipe import Count, FastRecipe, NotNegative, Positive, Share, Strict
+from training.prompts_recipe import DatasetRecipe
 from training.rounds_recipe import JudgeRecipe, RoundsRecipe
 from valuemodels.contract.guide_config import DType
 from valuemodels.contract.policy import DEFAULT_CANDIDATES
-from valuemodels.contract.value_config import OBJECTIVE_NAME, BackboneConfig, HeadConfig
+from valuemodels.contract.value_config import OBJECTIVE_NAME, AdapterConfig, BackboneConfig, HeadConfig
+from valuemodels.sources.embedded import EMBEDDED
 
 PROMPTS = Path(__file__).parent / "prompts"
+
+TRUNK = BackboneConfig(
+    kind="base",
+    layers=6,
+    adapter=AdapterConfig(
+        rank=32, alpha=64, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    ),
+)
+"""The trunk of a recipe that names none: the first layers of a base as Llama's are built."""
 
 
 def reward_id(reward: str, parameters: Mapping[str, Any]) -> str:
@@ -62,9 +73,9 @@ class EngineRecipe(Strict):
 class Fractions(Strict):
     """Shares of the prompts that are trained on, validated on and tested on: together 1."""
 
-    train: Share
-    validation: Share
-    test: Share
+    train: Share = 0.7
+    validation: Share = 0.15
+    test: Share = 0.15
 
     @model_validator(mode="after")
     def _together_1(self) -> "Fractions":
@@ -84,10 +95,10 @@ class RolloutRecipe(Strict):
         shard_prompts: how many prompts' replies are written at once; an interrupted run repeats one shard at most.
     """
 
-    samples: Count
-    held_out_samples: Count
-    max_tokens: Count
-    temperature: Positive
+    samples: Count = 8
+    held_out_samples: Count = 4
+    max_tokens: Count = 64
+    temperature: Positive = 1.0
     below: tuple[Count, ...] = ()
     shard_prompts: Count = 64
 
@@ -113,8 +124,8 @@ class FitRecipe(Strict):
         warmup: share of the steps in which the learning rate rises.
     """
 
-    epochs: Count
-    learning_rate: Positive
+    epochs: Count = 3
+    learning_rate: Positive = 1e-3
     schedule: Literal["cosine", "linear"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: NotNegative = 0.0
@@ -135,8 +146,8 @@ class CalibrateRecipe(Strict):
         prompts: how many validation prompts are used at most.
     """
 
-    target_kl: Positive
-    tolerance: Positive
+    target_kl: Positive = 4.8
+    tolerance: Positive = 0.2
     start: Positive = 4.0
     max_evaluations: Annotated[int, Field(ge=2)] = 6
     prompts: Count = 64
@@ -148,26 +159,26 @@ class Recipe(Strict):
 
     Attributes:
         base: "embedded", or a folder or hub id.
-        prompts: a file in `training/prompts/`, or a path.
+        prompts: a file in `training/prompts/`, or a path; or a dataset.
         limit: use only the first so many prompts of each split; None: all.
         iterations: rounds of value models; from the second on they sample from the tilted policy of the best before.
         judge: None: rounds are judged only where there are several of value models.
     """
 
     name: Annotated[str, Field(min_length=1)]
-    base: str
+    base: str = EMBEDDED
     base_revision: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    prompts: str
-    split: Fractions
+    prompts: str | DatasetRecipe = "embedded.jsonl"
+    split: Fractions = Fractions()
     limit: Count | None = None
     objectives: Annotated[tuple[ObjectiveRecipe, ...], Field(min_length=1)]
     engine: EngineRecipe = EngineRecipe()
-    rollout: RolloutRecipe
-    backbone: BackboneConfig
-    head: HeadConfig
-    fit: FitRecipe
-    calibrate: CalibrateRecipe
+    rollout: RolloutRecipe = RolloutRecipe()
+    backbone: BackboneConfig = TRUNK
+    head: HeadConfig = HeadConfig(kind="mlp", hidden=256)
+    fit: FitRecipe = FitRecipe()
+    calibrate: CalibrateRecipe = CalibrateRecipe()
     iterations: Count = 1
     rounds: RoundsRecipe = RoundsRecipe()
     judge: JudgeRecipe | None = None
@@ -211,5 +222,7 @@ class Recipe(Strict):
 
     @property
     def prompts_path(self) -> Path:
-        shipped = PROMPTS / self.prompts
-        return shipped if shipped.is_file() else Path(self.prompts)
+        """Where the prompts lie: a file, or a dataset's folder or name on the hub."""
+        name = self.prompts.dataset if isinstance(self.prompts, DatasetRecipe) else self.prompts
+        shipped = PROMPTS / name
+        return shipped if shipped.is_file() else Path(name)

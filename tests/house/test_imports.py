@@ -32,7 +32,8 @@ ROOMS = {
     "server": (*("cli", "api", "start", "generations", "gate", "workers", "requests", "audit", "metrics", "errors"),),
     "training": (
         *("cli", "bench", "pairs", "evaluate", "check", "report", "rounds", "stages", "judge", "fast", "calibrate"),
-        *("fit", "rollouts", "prompts", "runs", "rewards", "recipe_file", "recipe", "rounds_recipe", "fast_recipe"),
+        *("fit", "rollouts", "prompts", "runs", "rewards", "recipe_file", "recipe", "prompts_recipe"),
+        *("rounds_recipe", "fast_recipe"),
         *("statistics", "errors"),
     ),
 }

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from training.errors import RecipeError
-from training.prompts.files import load_prompts
+from training.prompts.datasets import load_prompts
+from training.prompts_recipe import DatasetRecipe
 from training.recipe_file import RECIPES, parse_recipe, read_recipe
 from training.rewards.reward import REWARDS
 
@@ -24,8 +25,16 @@ def test_every_shipped_recipe_is_valid_and_finds_its_prompts_and_rewards() -> No
     for path in RECIPES.glob("*.yaml"):
         recipe = read_recipe(path.stem)
         assert recipe.name == path.stem
-        assert load_prompts(recipe.prompts_path)
         assert all(objective.reward in REWARDS for objective in recipe.objectives)
+        assert isinstance(recipe.prompts, DatasetRecipe) or load_prompts(recipe)
+
+
+def test_a_recipe_is_short_where_it_has_nothing_special_to_say(content: dict[str, Any]) -> None:
+    """What is left out is what the shipped recipe says."""
+    short = parse_recipe({key: content[key] for key in ("name", "objectives", "seed")}, "short")
+    whole = read_recipe("embedded")
+    for part in ("base", "prompts", "split", "rollout", "backbone", "head", "calibrate"):
+        assert getattr(short, part) == getattr(whole, part), part
 
 
 def test_embedded_recipe_trains_at_least_positivity_and_simplicity() -> None:
@@ -77,7 +86,7 @@ def test_wrong_recipe_is_refused_by_name(
         parse_recipe(content, "recipe")
 
 
-@pytest.mark.parametrize("key", ["name", "base", "objectives", "rollout", "backbone", "fit", "calibrate"])
+@pytest.mark.parametrize("key", ["name", "objectives"])
 def test_missing_key_is_named(content: dict[str, Any], key: str) -> None:
     del content[key]
     with pytest.raises(RecipeError, match=f"recipe: {key}: Field required"):

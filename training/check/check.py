@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from training.errors import PromptError, RecipeError
 from training.prompts.chat import ChatPrompt, chat_prompts
-from training.prompts.files import load_prompts, split
+from training.prompts.datasets import load_prompts
+from training.prompts.files import read_prompts_file, split
+from training.prompts_recipe import DatasetRecipe
 from training.recipe import Recipe
 from training.rewards.reward import check_reward
 from valuemodels.contract.errors import MavisError
@@ -58,7 +60,7 @@ def check_recipe(recipe: Recipe, base_folder: Path | None = None) -> Checked:
     base = _noted(findings, "base", lambda: _base(recipe, base_folder))
     trunk = base if recipe.backbone.kind == "base" else _noted(findings, "trunk", lambda: _trunk(recipe))
     prompts = _noted(findings, "prompts", lambda: _prompts(recipe))
-    if base is not None and prompts is not None:
+    if base is not None and prompts is not None and _is_here(recipe):
         _noted(findings, "longest prompt", lambda: _lengths(recipe, base))
     for objective in recipe.objectives:
         _noted(findings, f"reward of {objective.name}", partial(_reward, objective.reward_id))
@@ -95,12 +97,29 @@ def _on_this_machine(name: str, revision: str | None) -> tuple[Path | None, str]
     return folder, f"{name}, not on this machine yet: a run fetches it" if folder is None else str(folder)
 
 
-def _prompts(recipe: Recipe) -> tuple[dict[str, int], str]:
-    parts = split(load_prompts(recipe.prompts_path), recipe.split)
+def _is_here(recipe: Recipe) -> bool:
+    return not isinstance(recipe.prompts, DatasetRecipe) or recipe.prompts_path.is_dir()
+
+
+def _prompts(recipe: Recipe) -> tuple[dict[str, int] | None, str]:
+    if not _is_here(recipe):
+        return _prompts_to_fetch(recipe)
+    parts = split(load_prompts(recipe), recipe.split)
     counts = {name: len(part[: recipe.limit]) for name, part in parts._asdict().items()}
     if empty := [name for name, count in counts.items() if count == 0]:
         raise PromptError(f"{recipe.prompts_path}: the {empty[0]} split is empty; give more prompts or other shares")
     return counts, ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _prompts_to_fetch(recipe: Recipe) -> tuple[dict[str, int] | None, str]:
+    """Of a dataset on the hub, whose content only a run looks at: how many there are at most."""
+    assert isinstance(recipe.prompts, DatasetRecipe)
+    found = f"{recipe.prompts.dataset} on the hub, not looked into: a run fetches it"
+    if (most := recipe.prompts.at_most) is None:
+        return None, found
+    shares = recipe.split.model_dump()
+    counts = {name: min(round(most * share), recipe.limit or most) for name, share in shares.items()}
+    return counts, f"{found}; at most {', '.join(f'{count} {name}' for name, count in counts.items())}"
 
 
 def _lengths(recipe: Recipe, base: Path) -> tuple[int, str]:
@@ -108,7 +127,7 @@ def _lengths(recipe: Recipe, base: Path) -> tuple[int, str]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    rendered: list[ChatPrompt] = chat_prompts(tokenizer, load_prompts(recipe.prompts_path), recipe.split, recipe.limit)
+    rendered: list[ChatPrompt] = chat_prompts(tokenizer, load_prompts(recipe), recipe.split, recipe.limit)
     longest = max(rendered, key=lambda prompt: len(prompt.token_ids))
     needed = len(longest.token_ids) + recipe.rollout.max_tokens
     if needed > recipe.engine.max_model_len:
@@ -125,5 +144,5 @@ def _reward(identifier: str) -> tuple[Path, str]:
 
 
 def _judged_by(recipe: Recipe) -> tuple[int, str]:
-    count = len(load_prompts(str(recipe.judging.prompts))[: recipe.judging.limit])
+    count = len(read_prompts_file(str(recipe.judging.prompts))[: recipe.judging.limit])
     return count, f"{count} prompts"

@@ -14,7 +14,7 @@ import typer
 
 from training.errors import RecipeError
 from training.prompts.chat import ChatPrompt, SplitName, chat_prompts, prompts_to_test
-from training.prompts.files import load_prompts
+from training.prompts.datasets import load_prompts
 from training.recipe import EngineRecipe
 from training.recipe_file import read_recipe
 from training.rollouts.engine import Limits, RolloutEngine
@@ -78,7 +78,7 @@ class EvaluatedCheckpoint:
             recipe = read_recipe(self.config.training.recipe)
         except RecipeError as error:
             raise RecipeError(f"{error}; or give --prompts FILE") from None
-        rendered = chat_prompts(tokenizer, load_prompts(recipe.prompts_path), recipe.split)
+        rendered = chat_prompts(tokenizer, load_prompts(recipe), recipe.split)
         return [prompt for prompt in rendered if only in (None, prompt.split)][:limit]
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from training.prompts.files import Prompt, load_prompts, split
+from training.prompts.files import Prompt, read_prompts_file, split
 from training.recipe import Fractions
 from training.runs.run_dir import replacing
 
@@ -53,7 +53,7 @@ def prompts_to_test(tokenizer: Any, path: Path | str, limit: int | None = None) 
     Raises:
         PromptError: the file cannot be used.
     """
-    chosen = load_prompts(path)[:limit]
+    chosen = read_prompts_file(path)[:limit]
     return [ChatPrompt(each.id, "test", each.text, render_chat(tokenizer, each.text)) for each in chosen]
 
 

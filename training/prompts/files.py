@@ -39,7 +39,7 @@ class Split(NamedTuple):
     test: tuple[Prompt, ...]
 
 
-def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
+def read_prompts_file(path: Path | str) -> tuple[Prompt, ...]:
     """The prompts of one file, in file order.
 
     Raises:
@@ -80,7 +80,7 @@ def split(prompts: Sequence[Prompt], fractions: Fractions, salt: str = SPLIT_SAL
     borders = (fractions.train, fractions.train + fractions.validation)
     parts: tuple[list[Prompt], ...] = ([], [], [])
     for prompt in prompts:
-        parts[bisect_right(borders, _position(prompt.text, salt))].append(prompt)
+        parts[bisect_right(borders, lot(prompt.text, salt))].append(prompt)
     train, validation, test = map(tuple, parts)
     return Split(train, validation, test)
 
@@ -105,7 +105,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return entry
 
 
-def _position(text: str, salt: str) -> float:
+def lot(text: str, salt: str) -> float:
     """A point in [0, 1), uniform over texts: 52 bits of a hash, so the float is exact and never rounds up to 1."""
     return int(_digest(f"{salt}\0{text}")[:13], 16) / 2**52
 

@@ -1,5 +1,6 @@
 """A reward model as a reward: one output of a sequence classifier from a hub or a folder."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,8 @@ class Classifier:
         output: Output = "logit",
         batch_size: int = 16,
         max_length: int = 1024,
+        head: str | None = None,
+        without: str = "",
     ) -> None:
         """
         Args:
@@ -37,19 +40,21 @@ class Classifier:
             index: which output; sign: -1 for a cost.
             output: the logit, or the probability among all classes (of one class: its sigmoid).
             max_length: tokens of an input; what is longer loses its beginning.
+            head: what the model's file calls the layer that gives the outputs, where that is not its class's own name.
+            without: an instruction at the beginning of prompts that the model is not to see.
 
         Raises:
             RewardError: the model cannot be loaded or does not fit the other arguments.
         """
         _check(sign in (1, -1), "sign", sign, "1 and -1")
         _check(output in ("logit", "probability"), "output", output, "logit and probability")
-        self._tokenizer, self._model = _loaded(model, revision)
+        self._tokenizer, self._model = _loaded(model, revision, head)
         outputs = self._model.config.num_labels
         _check(0 <= index < outputs, "index", index, f"0 to {outputs - 1}, of {model}")
         _check(batch_size > 0 and max_length > 0, "batch_size, max_length", (batch_size, max_length), "numbers above 0")
         self._template = self._checked_template(template)
         self._index, self._sign, self._output = index, sign, output
-        self._batch_size = batch_size
+        self._batch_size, self._without = batch_size, without
         self._max_length = min(max_length, self._tokenizer.model_max_length)
 
     @staticmethod
@@ -59,7 +64,7 @@ class Classifier:
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
         """Scores, in batches of inputs of like length."""
-        pairs = list(zip(prompts, replies, strict=True))
+        pairs = [(p.removeprefix(self._without), r) for p, r in zip(prompts, replies, strict=True)]
         if self._template == PAIR:
             return self._score(pairs)
         if self._template == CHAT:
@@ -121,19 +126,22 @@ def agree_on_padding(tokenizer: Any, config: Any) -> None:
     config.pad_token_id = tokenizer.pad_token_id = next(token for token in known if token is not None)
 
 
-def _loaded(name: str, revision: str | None) -> tuple[Any, Any]:
-    """Tokenizer and model, on the machine's best device."""
+def _loaded(name: str, revision: str | None, head: str | None) -> tuple[Any, Any]:
+    """Tokenizer and model, on the machine's best device; a model with a layer that the file lacks would guess."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = resolve_folder(name, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
-        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            folder, key_mapping=head and {rf"^{re.escape(head)}\.": "score."}, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise RewardError(f"reward model {name} cannot be loaded: {error}") from None
+    _check(not (missing := sorted(loading["missing_keys"])), "model", name, f"one with {', '.join(missing)}; see head")
     agree_on_padding(tokenizer, model.config)
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _check(is_fine: bool, field: str, value: object, allowed: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from training.errors import RunDirError
+from training.prompts_recipe import DatasetRecipe
 from training.recipe import Recipe
 from training.recipe_file import parse_recipe
 from training.rewards.reward import check_reward, reward_files
 from training.runs.fitted import FittedValues
-from training.runs.run_dir import RunDir, Stage, file_hash, folder_hash, read_json, write_json
+from training.runs.run_dir import RunDir, Stage, dataset_hash, file_hash, folder_hash, read_json, write_json
 from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
 from valuemodels.sources.hub import resolve_folder
 
@@ -77,9 +78,17 @@ class Run:
         """What the prompts, their split and their tokens depend on."""
         return {
             **pick(self.recipe, "base", "base_revision", "split", "limit"),
-            "file": file_hash(self.recipe.prompts_path),
+            **self.prompt_source(),
             "base_content": folder_hash(self.base_folder),
         }
+
+    def prompt_source(self) -> dict[str, Any]:
+        """Which prompts those are. Of the hub's dataset what the recipe says: it is read by one stage, once."""
+        source, path = self.recipe.prompts, self.recipe.prompts_path
+        if not isinstance(source, DatasetRecipe):
+            return {"file": file_hash(path)}
+        content = {"dataset_content": dataset_hash(path)} if path.is_dir() else {}
+        return {"dataset": source.model_dump(mode="json"), **content}
 
     @property
     def last(self) -> int:

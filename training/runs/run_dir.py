@@ -11,7 +11,7 @@ Runs in any training process. Standard library only.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,8 +126,16 @@ def folder_hash(folder: str | Path) -> str:
 
     Read once a process for each state of the files.
     """
-    paths = sorted(path for path in Path(folder).glob("*") if path.suffix in (".json", ".safetensors"))
-    return _hash_of_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+    return _hash_of(path for path in Path(folder).glob("*") if path.suffix in (".json", ".safetensors"))
+
+
+def dataset_hash(folder: Path) -> str:
+    """A short hash of a dataset's content: names and bytes of all files in its folder and below."""
+    return _hash_of(path for path in folder.rglob("*") if path.is_file())
+
+
+def _hash_of(paths: Iterable[Path]) -> str:
+    return _hash_of_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)))
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from valuemodels.contract.errors import CheckpointError, first_line
 from valuemodels.contract.value_config import BackboneConfig, HeadConfig, ValueConfig
+from valuemodels.models.fingerprint import tokenizer_size
+
+_FEW_TOKENS = 16
 
 
 class ValueHead(nn.Module):
@@ -101,7 +104,21 @@ def load_backbone(
     """
     source = base_model if config.kind == "base" else cast(str, config.model)
     revision = base_revision if config.kind == "base" else config.revision
-    return _load_quietly(source, revision, backbone_architecture(config, source, revision), dtype)
+    backbone = _load_quietly(source, revision, backbone_architecture(config, source, revision), dtype)
+    if config.kind == "model":
+        _learn_few_more_tokens(backbone, tokenizer_size(base_model, base_revision))
+    return backbone
+
+
+def _learn_few_more_tokens(backbone: PreTrainedModel, tokens: int) -> None:
+    """Embed as 0 the last few tokens that a base has and its trunk has not: one for padding, or marks of a chat.
+
+    Not for more than a few: a trunk of another vocabulary would read other words.
+    """
+    known = backbone.get_input_embeddings().weight.shape[0]
+    if known < tokens <= known + _FEW_TOKENS:
+        table: Tensor = backbone.resize_token_embeddings(tokens, mean_resizing=False).weight
+        table.data[known:] = 0
 
 
 def backbone_architecture(config: BackboneConfig, source: str, revision: str | None = None) -> PretrainedConfig:

@@ -79,6 +79,16 @@ def test_a_base_that_is_not_here_is_neither_fetched_nor_estimated(
     assert "not on this machine yet" in result.output and "cannot be estimated" in result.output
 
 
+@pytest.mark.parametrize("name", ["hh", "summarize", "saferlhf"])
+def test_the_papers_recipes_hold_and_nothing_is_fetched_to_say_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("valuemodels.sources.hub.resolve_folder", lambda *_: pytest.fail("it was fetched"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("it was fetched"))
+    result = CliRunner().invoke(app, ["check", name, "--limit", "8"])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "a run fetches it; at most 8 train" in said and "wrong" not in said
+
+
 def test_a_trunk_that_is_not_here_is_no_mistake(call: Callable[..., Result]) -> None:
     backbone = {"kind": "model", "model": "some-owner/some-trunk", "adapter": CONFIG["adapter"]}
     result = call(backbone=backbone)

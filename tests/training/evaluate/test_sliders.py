@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 
 from tests.training.kit import FakeEngine
 from training.evaluate import sliders as evaluate
-from training.prompts.files import load_prompts, split
+from training.prompts.datasets import load_prompts
+from training.prompts.files import split
 from training.recipe_file import read_recipe
 from training.rollouts.engine import Reply
 from training.rollouts.requests import Request
@@ -79,7 +80,7 @@ def test_settings_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
 def test_prompts_that_training_saw_are_not_used(call: Callable[..., Result]) -> None:
     assert call("--samples", "1").exit_code == 0
     recipe = read_recipe("embedded")
-    parts = split(load_prompts(recipe.prompts_path), recipe.split)
+    parts = split(load_prompts(recipe), recipe.split)
     assert {request.prompt_id for request in WarmEngine.asked} == {prompt.id for prompt in parts.test[:5]}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.errors import PromptError
-from training.prompts.files import Prompt, load_prompts, split
+from training.prompts.files import Prompt, read_prompts_file, split
 from training.recipe_file import read_recipe
 
 EMBEDDED = read_recipe("embedded")
@@ -33,7 +33,7 @@ def entry(text: str = "Why is ice slippery?", kind: str = "question") -> str:
 
 
 def test_embedded_prompts_load_and_cover_every_kind() -> None:
-    prompts = load_prompts(EMBEDDED.prompts_path)
+    prompts = read_prompts_file(EMBEDDED.prompts_path)
     assert len(prompts) >= 400
     lines = EMBEDDED.prompts_path.read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["kind"] for line in lines} == KINDS
@@ -41,36 +41,36 @@ def test_embedded_prompts_load_and_cover_every_kind() -> None:
 
 
 def test_embedded_prompts_hold_no_near_duplicates() -> None:
-    words = [frozenset(prompt.text.lower().strip(".!?").split()) for prompt in load_prompts(EMBEDDED.prompts_path)]
+    words = [frozenset(prompt.text.lower().strip(".!?").split()) for prompt in read_prompts_file(EMBEDDED.prompts_path)]
     for index, one in enumerate(words):
         assert all(len(one & other) / len(one | other) <= 0.55 for other in words[:index]), sorted(one)
 
 
 def test_embedded_ids_are_unique_and_follow_from_the_text_alone() -> None:
-    prompts = load_prompts(EMBEDDED.prompts_path)
+    prompts = read_prompts_file(EMBEDDED.prompts_path)
     assert len({prompt.id for prompt in prompts}) == len(prompts)
     assert Prompt.of("Hello there").id == "4e47826698bb"
 
 
 def test_a_file_round_trips_in_order(tmp_path: Path) -> None:
     path = write_lines(tmp_path, entry("one\u2028line"), entry("zwei Wörter", "chat"))
-    assert [prompt.text for prompt in load_prompts(path)] == ["one\u2028line", "zwei Wörter"]
+    assert [prompt.text for prompt in read_prompts_file(path)] == ["one\u2028line", "zwei Wörter"]
 
 
 def test_a_prompt_is_all_that_a_line_needs(tmp_path: Path) -> None:
     """README's promise: JSON lines with a "prompt"; whatever else stands there is the file's own business."""
     path = write_lines(tmp_path, '{"prompt": "One?"}', "", '{"id": 3, "prompt": " Two? ", "source": "elsewhere"}')
-    assert [prompt.text for prompt in load_prompts(path)] == ["One?", " Two? "]
+    assert [prompt.text for prompt in read_prompts_file(path)] == ["One?", " Two? "]
 
 
 def test_an_unescaped_line_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
     path = write_lines(tmp_path, '{"prompt": "one\u2028line", "kind": "chat"}')
-    assert [prompt.text for prompt in load_prompts(path)] == ["one\u2028line"]
+    assert [prompt.text for prompt in read_prompts_file(path)] == ["one\u2028line"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"absent\.jsonl does not exist"):
-        load_prompts(tmp_path / "absent.jsonl")
+        read_prompts_file(tmp_path / "absent.jsonl")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "  \n\n"])
@@ -78,14 +78,14 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: str) -> None
     path = tmp_path / "empty.jsonl"
     path.write_text(content)
     with pytest.raises(PromptError, match="is empty"):
-        load_prompts(path)
+        read_prompts_file(path)
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"prompt": "caf\xe9 or tea", "kind": "chat"}\n')
     with pytest.raises(PromptError, match="cannot be read"):
-        load_prompts(path)
+        read_prompts_file(path)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_a_malformed_line_is_refused_with_its_number_and_the_reason(tmp_path: Path, line: str, reason: str) -> None:
     path = write_lines(tmp_path, entry(), line, entry("And why is glass?"))
     with pytest.raises(PromptError, match="line 2: ") as caught:
-        load_prompts(path)
+        read_prompts_file(path)
     assert reason in str(caught.value)
 
 
 def test_the_embedded_split_meets_its_fractions_and_leaves_forty_test_prompts() -> None:
-    prompts = load_prompts(EMBEDDED.prompts_path)
+    prompts = read_prompts_file(EMBEDDED.prompts_path)
     parts = split(prompts, FRACTIONS)
     for part, fraction in zip(parts, FRACTIONS.model_dump().values(), strict=True):
         assert len(part) / len(prompts) == pytest.approx(fraction, abs=0.04)
@@ -147,7 +147,7 @@ def test_adding_removing_and_reordering_prompts_moves_no_other_prompt(some_texts
 
 
 def test_another_salt_draws_another_split() -> None:
-    prompts = load_prompts(EMBEDDED.prompts_path)
+    prompts = read_prompts_file(EMBEDDED.prompts_path)
     assert set(split(prompts, FRACTIONS).test) != set(split(prompts, FRACTIONS, salt="another").test)
 
 

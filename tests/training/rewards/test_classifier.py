@@ -1,10 +1,12 @@
 """A reward model of a folder: its own output, whatever the batch, and what does not fit it is one sentence."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from training.errors import RewardError
@@ -91,3 +93,28 @@ def test_a_folder_without_such_a_model_is_one_sentence(tiny_base: str, tmp_path:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(RewardError, match="cannot be loaded"):
         Classifier(str(tmp_path))
+
+
+def test_a_head_of_another_name_is_found_and_one_that_is_missing_is_refused(model: Path, tmp_path: Path) -> None:
+    """Silently, transformers would make one up."""
+    folder = tmp_path / "renamed"
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {name.replace("score.", "score_head."): tensor for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    template = "{prompt} {reply}"
+    assert Classifier(str(folder), template=template, head="score_head")(PROMPTS, REPLIES) == pytest.approx(
+        Classifier(str(model), template=template)(PROMPTS, REPLIES), abs=1e-5
+    )
+    with pytest.raises(RewardError, match=r"classifier: model: got .* allowed is one with score\.weight; see head"):
+        Classifier(str(folder))
+
+
+def test_an_instruction_is_kept_from_the_model(model: Path) -> None:
+    template, told = "{reply} {prompt}", [f"Say it. {prompt}" for prompt in PROMPTS]
+    alone = Classifier(str(model), template=template)
+    kept = Classifier(str(model), template=template, without="Say it. ")
+    assert kept(told, REPLIES) == alone(PROMPTS, REPLIES) != pytest.approx(alone(told, REPLIES))

@@ -81,7 +81,9 @@ def test_any_history_of_prefixes_leaves_values_exact(tiny_base: str, tiny_checkp
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral"])
-def test_other_decoders_score_exactly_too(kind: Any, tiny_config: Callable[..., ValueConfig], tmp_path: Path) -> None:
+def test_other_decoders_score_exactly_too(
+    kind: Any, tiny_base: str, tiny_config: Callable[..., ValueConfig], tmp_path: Path
+) -> None:
     """Catches attention details that only Llama happens to share: learned positions, biases, fused projections."""
     torch.manual_seed(0)
     if kind == "gpt2":
@@ -91,7 +93,7 @@ def test_other_decoders_score_exactly_too(kind: Any, tiny_config: Callable[..., 
         config = MistralConfig(vocab_size=TINY_VOCAB, num_hidden_layers=3, sliding_window=None, **sizes)
         MistralModel(config).save_pretrained(tmp_path)
     config = tiny_config(backbone=BackboneConfig(kind="model", model=str(tmp_path), layers=2))
-    model, reference = (ValueModel.build(config, "unused") for _ in range(2))
+    model, reference = (ValueModel.build(config, tiny_base) for _ in range(2))
     reference.load_state_dict(model.state_dict())
     scorer = ExactScorer(model, cache_bytes=1 << 24)
     asked = [query("a", tokens(11), [3, 4]), query("b", tokens(3), [9])]
