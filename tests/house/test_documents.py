@@ -97,14 +97,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in found if not (page.parent / link).exists()] == []
 
 
-def test_the_trainers_page_prints_the_example_that_is_tried_out() -> None:
-    """A slider of one's own, in at most 15 lines of YAML: tests/e2e/test_examples.py carries it out."""
-    folder = ROOT / "examples" / "own_objective"
-    for name, language in (("questions.py", "python"), ("recipe.yaml", "yaml")):
-        assert f"```{language}\n{(folder / name).read_text(encoding='utf-8')}```" in text("docs/train.md"), name
-    assert len((folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()) <= 15
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_files_that_are_named_are_there(page: Path) -> None:
     """A file is named by its path from the root, or by its end where the room is clear."""

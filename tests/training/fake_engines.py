@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from tests.training.kit import FakeEngine
 from tests.training.recorded import random_candidates, write_recorded
 from training.rollouts.engine import Limits, Reply
 from training.rollouts.requests import Request
@@ -54,3 +55,35 @@ class RecordingEngine:
         text = " ".join(ascii_letters[token - 2] for token in sampled)
         prompt = (request.prompt_id, request.prompt_token_ids, request.sample)
         return Reply(*prompt, tuple(sampled), text, "length", kl_nats)
+
+
+WORDS = ("good", "awful", "happy", "sad", "bread", "photosynthesis", "love", "hate")
+KIND = ("good", "happy", "love", "bread")
+
+
+class RoundsEngine(FakeEngine):
+    """Replies with words by the seed, kinder where they are tilted, by as much as `kindness` says of the guide's round.
+
+    A reply costs what a power of the strength says, so that calibration finds a scale.
+    """
+
+    kindness: tuple[float, ...] = (0.3, 0.6, 0.1)
+    guides: list[str] = []  # noqa: RUF012 (reset by the fixture)
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        guide = arguments[2] if len(arguments) > 2 else None
+        folder = "" if guide is None else guide.checkpoints[0]  # type: ignore[attr-defined]
+        self._round = int(folder.split("iter_")[1][0]) if "iter_" in folder else 0
+        type(self).guides.append(folder)
+
+    def reply(self, request: Request) -> Reply:
+        guidance = request.guidance
+        share = 0.0 if guidance is None else type(self).kindness[self._round]
+        picks = [(request.seed >> shift) % 8 for shift in range(0, 18, 3)]
+        words = [KIND[pick % 4] if (request.seed + place) % 10 < 10 * share else WORDS[pick]
+                 for place, pick in enumerate(picks)]  # fmt: skip
+        kl_nats = 0.0 if guidance is None else 0.3 * (guidance.beta or 0.0) ** 1.8
+        ratios = () if guidance is None else (0.5, 0.25, 0.25)
+        prompt = (request.prompt_id, request.prompt_token_ids, request.sample)
+        return Reply(*prompt, (5, 6, 7), " ".join(words), "length", kl_nats, ratios)

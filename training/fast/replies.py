@@ -19,7 +19,7 @@ from training.prompts.chat import ChatPrompt, read_prompt_set
 from training.prompts.stage import PROMPTS_FILE
 from training.rollouts.engine import Limits, Reply, RolloutEngine
 from training.rollouts.requests import Request, requests_to_sample
-from training.rollouts.shards import parts_of, shard_path, write_shard
+from training.rollouts.shards import parts_of, read_rollouts, shard_path, write_shard
 from training.rollouts.weights import draw_weights
 from training.runs.progress import progress
 from training.runs.run import VALUES_FOLDER
@@ -49,7 +49,7 @@ def sample_replies(run: FastRun) -> dict[str, Any]:
     shards = reply_shards(run)
     missing = [shard for shard in shards if not shard.is_done]
     total, remaining = (sum(len(reply_requests(run, shard.prompts)) for shard in some) for some in (shards, missing))
-    tokens, seconds, costs = 0, 0.0, list[float]()
+    tokens, seconds = 0, 0.0
     if missing:
         engine = RolloutEngine(run.base_folder, run.recipe.engine, _guide(run))
         with progress(f"replies, round {run.iteration}", total, total - remaining) as advance:
@@ -57,13 +57,12 @@ def sample_replies(run: FastRun) -> dict[str, Any]:
                 started = time.monotonic()
                 replies = _sample_shard(engine, run, shard)
                 tokens += sum(len(reply.token_ids) for reply in replies)
-                costs += [reply.kl_nats for reply in replies]
                 seconds += time.monotonic() - started
                 advance(len(replies), f"{tokens / seconds:.0f} tok/s")
     return {
         "replies": total,
         "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
-        "kl_nats": round(fmean(costs), 2) if costs else None,
+        "kl_nats": round(fmean(reply.kl_nats for reply in read_rollouts(run.stage("replies").folder)), 2),
     }
 
 

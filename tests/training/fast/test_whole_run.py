@@ -166,7 +166,7 @@ def test_command_resumes_and_exports(
     ("arguments", "message"),
     [
         ([], "without a checkpoint, --recipe says what to train on"),
-        (["TEACHER"], "recipe: got 'tests', allowed is embedded, or the path of a YAML file; or give --recipe"),
+        (["TEACHER"], "recipe: got 'tests', allowed is embedded, hh, saferlhf, summarize, or the path of"),
         (["TEACHER", "--recipe", "nothing"], "recipe: got 'nothing'"),
         (["TEACHER", "--recipe", "TRUNK"], r"fast.source: Input should be 'base' (got trunk)"),
         (["EMPTY"], "has no value_config.json"),
