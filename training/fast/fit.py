@@ -7,6 +7,7 @@ not import vllm.
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from training.fast.positions import NOT_CHOSEN, PositionData, join_positions, lo
 from training.fast.run import FastRun
 from training.fast.targets import advantage_loss, advantages_along, distillation_weights, weighted_square
 from training.fast_recipe import AdvantageRecipe, DistillRecipe
+from training.runs.curves import curves
 from training.runs.progress import progress
 from training.runs.run import VALUES_FOLDER
 from valuemodels.contract.value_config import ProbeOrigin
@@ -33,6 +35,11 @@ from valuemodels.tilting import advantages_of
 
 _WARMUP = 0.05
 _DISTILLED = "distilled.safetensors"
+Draw = Callable[[str, float, int], None]
+"""Called with a curve's name, a value and a step."""
+
+
+def _draw_nothing(name: str, value: float, step: int) -> None: ...
 
 
 def fit_probe(run: FastRun) -> dict[str, Any]:
@@ -44,13 +51,20 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
     means, stds = (torch.tensor(column, dtype=torch.float64) for column in zip(*base.values(), strict=True))
     data = join_positions([load_positions(run.at(round_), means, stds) for round_ in range(run.iteration + 1)])
     labels = None if run.teacher is None else load_labels(run.at(0), data)
-    probe, losses = _begin(run, embeddings, data, labels)
+    with curves(run, "probe") as writer:
+        return _fitted(run, embeddings, data, labels, writer.add_scalar)
+
+
+def _fitted(run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels | None, draw: Draw) -> dict[str, Any]:
+    base = run.base_rewards()
+    probe, losses = _begin(run, embeddings, data, labels, draw)
     values = cross_fitted_values(data, run.recipe.fast.critic, run.recipe.rollout.max_tokens, run.recipe.seed)
     lambda_ = run.recipe.fast.critic.gae_lambda
     advantages = advantages_along(values, data.final_rewards, data.reply, data.place, lambda_)
     held = Held.of(data, advantages, labels)
     before = probe_metrics(probe, embeddings, held, list(base), run)
-    train_on_advantages(probe, embeddings, data, advantages, labels, run.recipe.fast.advantages, run.recipe.seed)
+    recipe, seed = run.recipe.fast.advantages, run.recipe.seed
+    train_on_advantages(probe, embeddings, data, advantages, labels, recipe, seed, draw)
     metrics = probe_metrics(probe, embeddings, held, list(base), run)
     scales = probe_scales(probe, embeddings, held, list(base), run)
     origin = ProbeOrigin(
@@ -93,12 +107,19 @@ class Fit:
 
 
 def distil(
-    probe: Probe, embeddings: Tensor, data: PositionData, labels: Labels, recipe: DistillRecipe, seed: int
+    probe: Probe,
+    embeddings: Tensor,
+    data: PositionData,
+    labels: Labels,
+    recipe: DistillRecipe,
+    seed: int,
+    draw: Draw = _draw_nothing,
 ) -> list[float]:
     """Fit in place to the labels of training prompts.
 
     Args:
         embeddings: [vocabulary, embedding], all of `unit_rms`.
+        draw: what keeps the loss of every step.
 
     Returns:
         after each epoch, the mean loss in it: the share of the exact values' spread that is not reproduced.
@@ -118,6 +139,7 @@ def distil(
             loss = (weighted_square(predicted - exact[index], weights[index]) / spread).mean()
             fit.step(loss)
             total += float(loss.detach()) / steps
+            draw("distillation/loss", float(loss.detach()), number)
             advance(len(index))
             if number % steps == 0:
                 losses.append(total)
@@ -134,23 +156,27 @@ def train_on_advantages(
     labels: Labels | None,
     recipe: AdvantageRecipe,
     seed: int,
+    draw: Draw = _draw_nothing,
 ) -> None:
     """Fit in place to what was sampled on training prompts; exact values keep a small say where there are some.
 
     Args:
         advantages: [positions, objectives] of the sampled tokens.
+        draw: what keeps the loss of every step, a mean over objectives in units of the teacher's spread.
     """
     usable = (_is_train(data) & (data.chosen != NOT_CHOSEN)).nonzero().flatten()
     teacher = _TeacherTerm(data, labels, recipe.teacher_weight)
     steps = recipe.epochs * math.ceil(len(usable) / recipe.batch_size)
     fit = Fit.of(probe, recipe.learning_rate, recipe.weight_decay, steps)
     with progress("advantages", recipe.epochs * len(usable)) as advance:
-        for index in batches(usable, recipe.epochs, recipe.batch_size, seed):
+        for number, index in enumerate(batches(usable, recipe.epochs, recipe.batch_size, seed), start=1):
             part = data.select(index)
             values = probe_values(probe, embeddings, part)
             probabilities = part.logprobs.exp()
             loss = advantage_loss(advantages_of(values, part.logprobs), probabilities, part.chosen, advantages[index])
-            fit.step(((loss + teacher(values, index)) / teacher.spread).mean())
+            mean = ((loss + teacher(values, index)) / teacher.spread).mean()
+            fit.step(mean)
+            draw("advantages/loss", float(mean.detach()), number)
             advance(len(index))
 
 
@@ -184,14 +210,16 @@ class _TeacherTerm:
         return self._weight / 2 * torch.einsum("pkn,pk->n", error.square(), part.weights) / len(index)
 
 
-def _begin(run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels | None) -> tuple[Probe, list[float]]:
+def _begin(
+    run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels | None, draw: Draw
+) -> tuple[Probe, list[float]]:
     """The probe that every round's fit begins with: distilled in round 0, or as blank as it came."""
     probe = new_probe(run, embeddings)
     path = _distilled_path(run)
     losses: list[float] = []
     if run.iteration == 0:
         if labels is not None:
-            losses = distil(probe, embeddings, data, labels, run.recipe.fast.distill, run.recipe.seed)
+            losses = distil(probe, embeddings, data, labels, run.recipe.fast.distill, run.recipe.seed, draw)
         save_file({name: tensor.contiguous() for name, tensor in probe.state_dict().items()}, path)
     probe.load_state_dict(load_file(path))
     return probe, losses

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -22,6 +24,7 @@ from training.fit.dataset import Batch, BatchDataset, TrainingData, load_trainin
 from training.fit.held_out import held_out_metrics
 from training.fit.targets import masked_mse
 from training.recipe import FitRecipe
+from training.runs.curves import curves
 from training.runs.progress import progress
 from training.runs.run import VALUES_FOLDER, Run
 from valuemodels.contract.value_config import AdapterConfig
@@ -41,7 +44,8 @@ def fit_values(run: Run) -> dict[str, Any]:
     model = trainable_model(ValueModel.build(value_config(run), run.base_folder), run.recipe.backbone.adapter)
     if run.iteration:
         load_tensors(model, read_tensors(run.at(run.iteration - 1).best.fitted().folder))
-    train_values(model, data, fit_recipe(run), run.recipe.seed, folder / _TRAINER_FOLDER)
+    with curves(run, "fit") as writer:
+        train_values(model, data, fit_recipe(run), run.recipe.seed, folder / _TRAINER_FOLDER, writer)
     metrics = held_out_metrics(model, data, run.recipe.fit.batch_tokens)
     save_checkpoint(folder / VALUES_FOLDER, value_config(run, metrics=metrics), value_tensors(model))
     return {"replies": len(data.examples["train"]), "metrics": metrics}
@@ -65,11 +69,19 @@ def trainable_model(model: ValueModel, adapter: AdapterConfig | None) -> ValueMo
     return model
 
 
-def train_values(model: ValueModel, data: TrainingData, recipe: FitRecipe, seed: int, folder: Path) -> None:
+def train_values(
+    model: ValueModel,
+    data: TrainingData,
+    recipe: FitRecipe,
+    seed: int,
+    folder: Path,
+    writer: SummaryWriter | None = None,
+) -> None:
     """Train in place; afterwards `model` holds the weights with the best validation loss.
 
     Args:
         folder: where the Trainer keeps its checkpoints; one that is there already is gone on from.
+        writer: of its curves.
     """
     train = BatchDataset(data.examples["train"], recipe.batch_tokens, seed)
     validation = BatchDataset(data.examples["validation"], recipe.batch_tokens)
@@ -81,7 +93,7 @@ def train_values(model: ValueModel, data: TrainingData, recipe: FitRecipe, seed:
             train_dataset=train,
             eval_dataset=validation,
             data_collator=_only_batch,
-            callbacks=[ShowProgress(advance)],
+            callbacks=[ShowProgress(advance), *([] if writer is None else [TensorBoardCallback(writer)])],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
