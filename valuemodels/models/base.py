@@ -1,9 +1,10 @@
 """What the probe takes from the base model itself: its width and its token embeddings. Imports transformers."""
 
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from valuemodels.contract.errors import CheckpointError, first_line
 
@@ -27,10 +28,33 @@ def load_token_embeddings(base_model: str, revision: str | None = None) -> Tenso
     Raises:
         CheckpointError: the base model cannot be loaded.
     """
+    model = load_part(base_model, revision, f"the embeddings of {base_model}", num_hidden_layers=1)
+    return cast(Tensor, model.get_input_embeddings().weight.detach())
+
+
+def load_part(source: str, revision: str | None, what: str, **options: Any) -> PreTrainedModel:
+    """A decoder without the layers that `options` leave out on purpose, which transformers would list as forgotten.
+
+    Only safetensors are read and no remote code runs.
+
+    Args:
+        what: names it in the error.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         model = AutoModel.from_pretrained(
-            base_model, revision=revision, num_hidden_layers=1, use_safetensors=True, trust_remote_code=False
+            source, revision=revision, use_safetensors=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the embeddings of {base_model} cannot be loaded: {first_line(error)}") from None
-    return cast(Tensor, model.get_input_embeddings().weight.detach())
+        raise CheckpointError(f"{what} cannot be loaded: {first_line(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    return cast(PreTrainedModel, model)

@@ -3,15 +3,15 @@
 Training and serving build the same module; serving replaces only its attention (`valuemodels.scoring.attention`).
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from valuemodels.contract.errors import CheckpointError, first_line
 from valuemodels.contract.value_config import BackboneConfig, HeadConfig, ValueConfig
+from valuemodels.models.base import load_part
 from valuemodels.models.fingerprint import tokenizer_size
 
 _FEW_TOKENS = 16
@@ -104,7 +104,9 @@ def load_backbone(
     """
     source = base_model if config.kind == "base" else cast(str, config.model)
     revision = base_revision if config.kind == "base" else config.revision
-    backbone = _load_quietly(source, revision, backbone_architecture(config, source, revision), dtype)
+    kept = backbone_architecture(config, source, revision)
+    options = {"config": kept, "dtype": dtype, "attn_implementation": "sdpa"}
+    backbone = load_part(source, revision, f"backbone {source}", **options).eval()
     if config.kind == "model":
         _learn_few_more_tokens(backbone, tokenizer_size(base_model, base_revision))
     return backbone
@@ -156,23 +158,3 @@ def _keep_layers(model_config: PretrainedConfig, layers: int) -> None:
     # transformers checks that this list is as long as the model is deep.
     if getattr(model_config, "layer_types", None):
         model_config.layer_types = model_config.layer_types[:layers]
-
-
-def _load_quietly(
-    source: str, revision: str | None, model_config: PretrainedConfig, dtype: torch.dtype
-) -> PreTrainedModel:
-    """`from_pretrained` without its list of the layers that we leave out on purpose."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": "sdpa"}
-    try:
-        model = AutoModel.from_pretrained(source, revision=revision, config=model_config, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"backbone {source} cannot be loaded: {first_line(error)}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-    return cast(PreTrainedModel, model.eval())
