@@ -20,8 +20,8 @@ def test_without_weights_the_engine_is_plain_vllm_token_for_token(
     engine: Any, engine_base: str, arithmetic: tuple[str, int], tmp_path: Path
 ) -> None:
     """Catches any touch of unguided rows: truncation to the candidates, changed logits, a disturbed random stream."""
-    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 24}
-    requests = [request(3 + 8 * i, i, seed=i, **sampling) for i in range(6)]
+    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 16}
+    requests = [request(3 + 10 * i, i, seed=i, **sampling) for i in range(4)]
     requests += [request(12, 50, seed=9, n=3, **sampling), request(7, 51, temperature=0.0)]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
     command = [sys.executable, "-m", "tests.invariants.engine", engine_base]
@@ -97,6 +97,7 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine: A
     for r, (output,) in zip(asked, answers, strict=True):
         trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
         assert_trace_is_exact(uncached, r["prompt"], output, trace)
+    for r, (output,) in list(zip(asked, answers, strict=True))[-3:]:  # those that came last gave way
         assert generate(engine, [r]) == [[output]]
 
 
@@ -138,7 +139,7 @@ def test_more_weight_buys_more_value(engine: Any) -> None:
             request(10, 100 + i, guided(weights={"warmth": weight}, trace="values"), temperature=1.0, seed=i)
             for i in range(24)
         ]
-        one_by_one(engine, asked)
+        generate(engine, asked)
         traces = [read_traces(engine, r["guidance"].generation_id) for r in asked]
         totals = [
             sum(v[0] for v in trace["0:0"]["advantages"] if v is not None) for t in traces for trace in t.values()

@@ -97,7 +97,9 @@ def killed_and_gone_on_with(finished: Path, base: str, name: StageName, iteratio
         process.join()
     if not (stage / DONE_FILE).is_file():
         _join(stage_process(folder, base, name, iteration))
-    assert contents(stage) == expected, f"killed after {moments} of {seconds} s"
+    found = contents(stage)
+    differing = [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)]
+    assert not differing, f"{differing} differ: killed after {moments} of {seconds} s"
 
 
 def contents(stage: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ INPUTS_FILE = "inputs.json"
 DONE_FILE = "done.json"
 RECIPE_FILE = "recipe.json"
 TEACHER_FILE = "teacher.json"
+_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,14 @@ class Stage:
             )
 
     def start(self) -> Path:
-        """Check, make the folder, and note the inputs. Returns the folder; safe to repeat after an interruption."""
+        """Check, make the folder, and note the inputs. Returns the folder; safe to repeat after an interruption.
+
+        What a killed process was writing is removed.
+        """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.rglob(f".*{_PARTIAL}"):
+            leftover.unlink(missing_ok=True)
         write_json(self.folder / INPUTS_FILE, self.inputs)
         return self.folder
 
@@ -157,7 +163,7 @@ def first_difference(before: Any, now: Any, name: str = "") -> tuple[str, str, s
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write to a temporary name that takes `path`'s place only when the block ends well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)

@@ -25,6 +25,19 @@ def test_interrupted_stage_starts_again_in_its_folder(tmp_path: Path) -> None:
     assert (stage.start() / "shard_0000.parquet").read_bytes() == b"kept"
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    stage = RunDir(tmp_path).stage(0, "rollouts", INPUTS)
+    inner = stage.start() / "base"
+    inner.mkdir()
+    with replacing(inner / "shard_0000.parquet") as partial:
+        partial.write_bytes(b"half")
+        killed = partial.read_bytes()
+    left = inner / ".shard_0000.parquet.1.partial"
+    left.write_bytes(killed)
+    stage.start()
+    assert not left.exists() and (inner / "shard_0000.parquet").read_bytes() == b"half"
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_stage_made_with_other_settings_is_refused_and_the_setting_named(tmp_path: Path, finished: bool) -> None:
     run_dir = RunDir(tmp_path)
