@@ -9,6 +9,7 @@
 Runs in the process of the command; the stages get processes of their own. Must not import torch or vllm at the top.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,9 @@ app = typer.Typer(
 
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N prompts of each split.")]
 Export = Annotated[Path | None, typer.Option(help="Copy the finished checkpoint to this folder.")]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Sample and score by N workers over a Ray cluster; 0: in this process alone.")
+]
 BaseFolder = Annotated[
     Path | None, typer.Option(help="Where the recipe's base model lies, if not where it is looked for.")
 ]
@@ -50,13 +54,14 @@ def run(
         typer.Option(min=1, help="Rounds: each later one samples from the tilted policy of the best before it."),
     ] = None,
     export: Export = None,
+    workers: Workers = 0,
     base_folder: BaseFolder = None,
 ) -> None:
     """Sample, score, fit, calibrate and export; what an earlier run finished is not done again."""
     with errors_in_one_sentence():
         settings = read_recipe(recipe).changed(limit=limit, iterations=iterations)
         path = run_dir or Path("runs") / settings.name
-        training = Run(settings, RunDir(path), find_base(settings, base_folder))
+        training = Run(settings, RunDir(path), find_base(settings, base_folder), workers=workers)
         carry_out(training)
         print_summary(training)
         if export is not None:
@@ -80,6 +85,7 @@ def fast(
         bool, typer.Option("--judge", help="Say of every round what it gains, on held-out prompts; keep the best.")
     ] = False,
     export: Export = None,
+    workers: Workers = 0,
     base_folder: BaseFolder = None,
 ) -> None:
     """Make a probe, for fast scoring: sample, score, label, fit, round by round; calibrate. Resumes as `run` does."""
@@ -91,7 +97,8 @@ def fast(
         if judge:
             settings = settings.changed(judge=settings.judging)
         path = run_dir or Path("runs") / f"fast-{settings.name}"
-        making = FastRun(settings, RunDir(path), find_base(settings, base_folder), teacher=teacher)
+        base = find_base(settings, base_folder)
+        making = FastRun(settings, RunDir(path), base, workers=workers, teacher=teacher)
         carry_out(making)
         print_probe(making)
         if export is not None:
@@ -134,13 +141,15 @@ def carry_out_stage(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
     run_dir: Annotated[Path, typer.Argument(help="The run's folder.")],
     iteration: Annotated[int, typer.Option(min=0, help="Which of the run's rounds.")] = 0,
+    workers: Workers = 0,
     base_folder: BaseFolder = None,
 ) -> None:
     """Carry out one stage of a run that `run` or `fast` has begun."""
     with errors_in_one_sentence():
         stage = stage_name(name)
         is_fast = RunDir(run_dir).teacher_path.is_file()
-        iterations = (open_fast_run if is_fast else open_run)(run_dir, base_folder).iterations
+        begun = (open_fast_run if is_fast else open_run)(run_dir, base_folder)
+        iterations = replace(begun, workers=workers).iterations
         if iteration >= len(iterations):
             raise RunDirError(f"iteration: got {iteration}, allowed is 0 to {len(iterations) - 1}")
         run_stage(iterations[iteration], stage)

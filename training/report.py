@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from training.fast.run import FastRun
 from training.runs.progress import console
@@ -17,13 +17,20 @@ from valuemodels.contract.value_config import read_value_config
 from valuemodels.sources.folders import replacing_folder
 
 
+def _name(title: str) -> Column:
+    """A column that a narrow terminal does not cut."""
+    return Column(title, no_wrap=True)
+
+
 def print_summary(run: Run) -> None:
     """Print the finished checkpoint's figures and the time each stage took."""
     last = run.at(run.last)
     folder = last.finished("export") / CHECKPOINT_FOLDER
     trials = last.best.stage("calibrate").summary()["trials"]
     config = read_value_config(folder)
-    table = Table("objective", "base mean", "base std", "explained, test", "at 16", "at end", "scale", "KL, nats")
+    table = Table(
+        _name("objective"), "base mean", "base std", "explained, test", "at 16", "at end", "scale", "KL, nats"
+    )
     for objective in config.objectives:
         metrics = objective.metrics
         table.add_row(
@@ -44,7 +51,7 @@ def print_curve(run: Run) -> None:
     if not run.is_judged:
         return
     verdicts = [each.stage("judge").summary() for each in run.iterations]
-    table = Table("round", *verdicts[0]["verdict"]["gains"], "E[r] - zeta KL", "over round 0", "kept")
+    table = Table("round", *verdicts[0]["verdict"]["gains"], r"E\[r] - zeta KL", "over round 0", "kept")
     for number, summary in enumerate(verdicts):
         verdict = summary["verdict"]
         gains = [str(Estimate(**gain)) for gain in verdict["gains"].values()]
@@ -67,7 +74,7 @@ def print_probe(run: FastRun) -> None:
     config = read_value_config(folder)
     assert config.probe is not None, folder
     rounds = [f"gain, round {iteration.iteration}" for iteration in run.iterations]
-    table = Table("objective", *rounds, "explained", "exact scale", "scale", "KL, nats")
+    table = Table(_name("objective"), *rounds, "explained", "exact scale", "scale", "KL, nats")
     for objective in config.objectives:
         metrics, scale = config.probe.metrics[objective.name], config.probe.scales[objective.name]
         gains = [each.stage("probe").summary()["metrics"][objective.name]["validation_gain"] for each in run.iterations]

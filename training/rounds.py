@@ -41,7 +41,7 @@ def title(run: Run, name: StageName) -> str:
 
 def _carry_out_in_own_process(run: Run, name: StageName) -> None:
     command = [sys.executable, "-m", "training.cli", "stage", name, str(run.run_dir.path)]
-    command += ["--iteration", str(run.iteration), "--base-folder", run.base_folder]
+    command += ["--iteration", str(run.iteration), "--base-folder", run.base_folder, "--workers", str(run.workers)]
     status = subprocess.run(command, check=False).returncode
     if status != 0 or not run.stage(name).is_done:
         raise RunDirError(f"stage {name} failed with exit status {status}; run the same command again to go on")

@@ -180,7 +180,9 @@ def test_the_client_needs_httpx_and_pydantic_alone() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("server", []), ("valuemodels", []), ("training", ["train"])])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("server", []), ("valuemodels", []), ("training", ["train", "cluster"])]
+)
 def test_what_is_imported_is_declared(folder: str, extras: list[str], pyproject: dict[str, Any]) -> None:
     """Would catch leaning on a package that is only there because another one wanted it."""
     project = pyproject["project"]

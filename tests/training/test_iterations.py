@@ -30,7 +30,7 @@ def test_the_best_round_tilts_the_next_and_is_exported(rounds: Run, capsys: pyte
     assert all(torch.equal(tensor, fitted[name]) for name, tensor in read_tensors(exported).items())
     print_summary(rounds)
     said = capsys.readouterr().out
-    assert "zeta" in said and "round 1 is exported" in said
+    assert "E[r]" in said and "round 1 is exported" in said
 
 
 def test_worth_is_reward_less_zeta_times_kl(rounds: Run) -> None:

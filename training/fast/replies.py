@@ -6,9 +6,9 @@ the round before it made. Runs in its own process, started by `training.rounds`,
 
 import random
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ from training.rollouts.engine import Limits, Reply, RolloutEngine
 from training.rollouts.requests import Request, requests_to_sample
 from training.rollouts.shards import parts_of, read_rollouts, shard_path, write_shard
 from training.rollouts.weights import draw_weights
-from training.runs.progress import progress
+from training.rollouts.workers import carry_out_shards
 from training.runs.run import VALUES_FOLDER
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig
@@ -47,23 +47,48 @@ class ReplyShard:
 def sample_replies(run: FastRun) -> dict[str, Any]:
     """Sample and record, shard by shard; shards that an earlier run finished stay."""
     shards = reply_shards(run)
-    missing = [shard for shard in shards if not shard.is_done]
-    total, remaining = (sum(len(reply_requests(run, shard.prompts)) for shard in some) for some in (shards, missing))
-    tokens, seconds = 0, 0.0
-    if missing:
-        engine = RolloutEngine(run.base_folder, run.recipe.engine, _guide(run))
-        with progress(f"replies, round {run.iteration}", total, total - remaining) as advance:
-            for shard in missing:
-                started = time.monotonic()
-                replies = _sample_shard(engine, run, shard)
-                tokens += sum(len(reply.token_ids) for reply in replies)
-                seconds += time.monotonic() - started
-                advance(len(replies), f"{tokens / seconds:.0f} tok/s")
+    if run.iteration == 0 and not all(shard.is_done for shard in shards):
+        write_blank(run, _blank_folder(run))
+    pace = carry_out_shards(ReplyShards(run), run.workers)
+    costs = [reply.kl_nats for reply in read_rollouts(run.stage("replies").folder)]
     return {
-        "replies": total,
-        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
-        "kl_nats": round(fmean(reply.kl_nats for reply in read_rollouts(run.stage("replies").folder)), 2),
+        "replies": sum(len(reply_requests(run, shard.prompts)) for shard in shards),
+        "tokens_per_s": pace.tokens_per_s,
+        "kl_nats": round(fmean(costs), 2),
     }
+
+
+@dataclass
+class ReplyShards:
+    """The replies to so many prompts each, with what was recorded of them."""
+
+    run: FastRun
+
+    @property
+    def description(self) -> str:
+        """Of which round they are."""
+        return f"replies, round {self.run.iteration}"
+
+    def sizes(self) -> list[int]:
+        """Replies of each shard."""
+        return [len(reply_requests(self.run, shard.prompts)) for shard in self._shards]
+
+    def is_done(self, index: int) -> bool:
+        """Whether its replies are there."""
+        return self._shards[index].is_done
+
+    def carry_out(self, index: int) -> int:
+        """Sample a shard. Returns how many tokens its replies have."""
+        replies = _sample_shard(self._engine, self.run, self._shards[index])
+        return sum(len(reply.token_ids) for reply in replies)
+
+    @cached_property
+    def _shards(self) -> list[ReplyShard]:
+        return reply_shards(self.run)
+
+    @cached_property
+    def _engine(self) -> RolloutEngine:
+        return RolloutEngine(self.run.base_folder, self.run.recipe.engine, _guide(self.run))
 
 
 def reply_shards(run: FastRun) -> list[ReplyShard]:
@@ -129,12 +154,13 @@ def _sample_shard(engine: RolloutEngine, run: FastRun, shard: ReplyShard) -> lis
     return replies
 
 
+def _blank_folder(run: FastRun) -> Path:
+    return run.stage("replies").folder / VALUES_FOLDER
+
+
 def _guide(run: FastRun) -> GuideConfig:
-    if run.iteration == 0:
-        folder = run.stage("replies").folder / VALUES_FOLDER
-        write_blank(run, folder)
-    else:
-        folder = run.at(run.iteration - 1).finished("probe") / VALUES_FOLDER
+    earlier = run.at(run.iteration - 1)
+    folder = earlier.finished("probe") / VALUES_FOLDER if run.iteration else _blank_folder(run)
     candidates = run.recipe.calibrate.candidates
     return GuideConfig(
         checkpoints=(str(folder),),

@@ -3,7 +3,9 @@
 Runs in its own process, started by `training.rounds`. Must not import torch or vllm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -16,7 +18,7 @@ from training.prompts.stage import PROMPTS_FILE
 from training.recipe import ObjectiveRecipe
 from training.rewards.reward import Reward, checked_scores, load_reward, refuse_constant
 from training.rollouts.shards import Rollout, read_rollouts
-from training.runs.progress import Advance, progress
+from training.rollouts.workers import carry_out_shards
 from training.runs.run import Run
 from training.runs.run_dir import read_json, replacing, write_json
 
@@ -29,42 +31,82 @@ def score_rollouts(run: Run) -> dict[str, Any]:
 
     Mean and standard deviation are those of the training replies alone.
     """
-    folder = run.stage("rewards").folder
-    rollouts = read_rollouts(run.finished("rollouts"))
-    texts = {prompt.prompt_id: prompt.text for prompt in read_prompt_set(run.at(0).finished("prompts") / PROMPTS_FILE)}
+    work = RewardShards(run)
+    carry_out_shards(work, run.workers)
+    rollouts, found = work.rollouts, work.scores()
     columns: dict[str, Sequence[Any]] = {
         "prompt_id": [rollout.prompt_id for rollout in rollouts],
         "sample": [rollout.sample for rollout in rollouts],
+        **found,
     }
     base: dict[str, dict[str, float]] = {}
-    with progress("rewards", len(run.recipe.objectives) * len(rollouts)) as advance:
-        for objective in run.recipe.objectives:
-            scores = _scores(folder, objective, rollouts, texts, advance)
-            refuse_constant(objective.name, scores)
-            columns[objective.name] = scores
-            trained_on = [r for r, rollout in zip(scores, rollouts, strict=True) if rollout.split == "train"]
-            base[objective.name] = {"mean": fmean(trained_on), "std": stdev(trained_on)}
-    with replacing(folder / REWARDS_FILE) as partial:
+    for name, scores in found.items():
+        refuse_constant(name, scores)
+        trained_on = [r for r, rollout in zip(scores, rollouts, strict=True) if rollout.split == "train"]
+        base[name] = {"mean": fmean(trained_on), "std": stdev(trained_on)}
+    with replacing(run.stage("rewards").folder / REWARDS_FILE) as partial:
         pq.write_table(pa.table(columns), partial)
     return {"replies": len(rollouts), "base": base}
 
 
-def _scores(
-    folder: Path, objective: ObjectiveRecipe, rollouts: Sequence[Rollout], texts: Mapping[str, str], advance: Advance
-) -> list[float]:
-    """One objective's rewards of all replies; those of a part are on disk before the next is asked for."""
-    reward: Reward | None = None
-    scores: list[float] = []
-    for start in range(0, len(rollouts), SHARD_REPLIES):
-        part = rollouts[start : start + SHARD_REPLIES]
-        path = folder / f"{objective.name}_{start // SHARD_REPLIES:04d}.json"
-        if not path.is_file():
-            reward = reward or load_reward(objective.reward_id)
-            prompts, replies = [texts[rollout.prompt_id] for rollout in part], [rollout.text for rollout in part]
-            write_json(path, checked_scores(objective.name, reward, prompts, replies))
-        scores += read_json(path)
-        advance(len(part), objective.name)
-    return scores
+@dataclass
+class RewardShards:
+    """One objective's rewards of so many replies each, objective by objective."""
+
+    run: Run
+    description: str = "rewards"
+
+    def sizes(self) -> list[int]:
+        """Replies of each shard."""
+        return [len(self._part(start)) for _, start in self._shards]
+
+    def is_done(self, index: int) -> bool:
+        """Whether its rewards are there."""
+        return self._path(index).is_file()
+
+    def carry_out(self, index: int) -> int:
+        """Score a shard's replies. Returns how many tokens they have."""
+        objective, start = self._shards[index]
+        part, texts = self._part(start), self._texts
+        if objective.name not in self._rewards:
+            self._rewards[objective.name] = load_reward(objective.reward_id)
+        prompts, replies = [texts[rollout.prompt_id] for rollout in part], [rollout.text for rollout in part]
+        scores = checked_scores(objective.name, self._rewards[objective.name], prompts, replies)
+        write_json(self._path(index), scores)
+        return sum(len(rollout.output_token_ids) for rollout in part)
+
+    def scores(self) -> dict[str, list[float]]:
+        """Objective -> rewards of all replies, once every shard is done."""
+        found: dict[str, list[float]] = {objective.name: [] for objective in self.run.recipe.objectives}
+        for index, (objective, _) in enumerate(self._shards):
+            found[objective.name] += read_json(self._path(index))
+        return found
+
+    @cached_property
+    def rollouts(self) -> list[Rollout]:
+        """All replies."""
+        return read_rollouts(self.run.finished("rollouts"))
+
+    @cached_property
+    def _shards(self) -> list[tuple[ObjectiveRecipe, int]]:
+        starts = range(0, len(self.rollouts), SHARD_REPLIES)
+        return [(objective, start) for objective in self.run.recipe.objectives for start in starts]
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        prompts = read_prompt_set(self.run.at(0).finished("prompts") / PROMPTS_FILE)
+        return {prompt.prompt_id: prompt.text for prompt in prompts}
+
+    @cached_property
+    def _rewards(self) -> dict[str, Reward]:
+        return {}
+
+    def _part(self, start: int) -> Sequence[Rollout]:
+        return self.rollouts[start : start + SHARD_REPLIES]
+
+    def _path(self, index: int) -> Path:
+        objective, start = self._shards[index]
+        return self.run.stage("rewards").folder / f"{objective.name}_{start // SHARD_REPLIES:04d}.json"
 
 
 def read_rewards(folder: Path, objectives: Sequence[str]) -> dict[tuple[str, int], tuple[float, ...]]:

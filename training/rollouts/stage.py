@@ -3,8 +3,10 @@
 Runs in its own process, started by `training.rounds`, with the engine in it. Must not import torch.
 """
 
-import time
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from training.prompts.chat import ChatPrompt, read_prompt_set
@@ -13,8 +15,8 @@ from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.shards import parts_of, read_rollouts, shard_path, write_shard
 from training.rollouts.tree import sample_trees, sampled_tokens
 from training.rollouts.weights import tree_weights
+from training.rollouts.workers import carry_out_shards
 from training.runs.fitted import FittedValues
-from training.runs.progress import progress
 from training.runs.run import Run
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig
@@ -22,32 +24,53 @@ from valuemodels.contract.guide_config import GuideConfig
 
 def sample_rollouts(run: Run) -> dict[str, Any]:
     """Sample replies to every prompt, shard by shard; shards that an earlier run finished stay."""
-    recipe, folder = run.recipe, run.stage("rollouts").folder
-    prompts = read_prompt_set(run.at(0).finished("prompts") / PROMPTS_FILE)
-    shards = list(enumerate(parts_of(prompts, recipe.rollout.shard_prompts)))
-    missing = [(index, part) for index, part in shards if not shard_path(folder, index).is_file()]
-    tokens, seconds = 0, 0.0
-    if missing:
-        policy = _policy(run)
-        engine = RolloutEngine(run.base_folder, recipe.engine, _guide(run, policy))
-        limits = Limits(recipe.rollout.max_tokens, recipe.rollout.temperature)
-        with progress("rollouts", len(prompts), len(prompts) - sum(len(part) for _, part in missing)) as advance:
-            for index, part in missing:
-                started = time.monotonic()
-                replies = sample_trees(
-                    engine,
-                    part,
-                    partial(_children, run),
-                    limits,
-                    recipe.seed,
-                    None if policy is None else partial(_guidance, run, policy),
-                    seeds=f"round-{run.iteration}-" if run.iteration else "",
-                )
-                write_shard(shard_path(folder, index), part, replies)
-                tokens += sampled_tokens(replies)
-                seconds += time.monotonic() - started
-                advance(len(part), f"{tokens / seconds:.0f} tok/s")
-    return {"replies": len(read_rollouts(folder)), "tokens_per_s": round(tokens / seconds, 1) if seconds else None}
+    pace = carry_out_shards(RolloutShards(run), run.workers)
+    return {"replies": len(read_rollouts(run.stage("rollouts").folder)), "tokens_per_s": pace.tokens_per_s}
+
+
+@dataclass
+class RolloutShards:
+    """The replies to so many prompts each."""
+
+    run: Run
+    description: str = "rollouts"
+
+    def sizes(self) -> list[int]:
+        """Prompts of each shard."""
+        return [len(part) for part in self._parts]
+
+    def is_done(self, index: int) -> bool:
+        """Whether its replies are there."""
+        return self._path(index).is_file()
+
+    def carry_out(self, index: int) -> int:
+        """Sample the replies to a shard's prompts. Returns how many tokens they have."""
+        run, part = self.run, self._parts[index]
+        policy, engine = self._loaded
+        replies = sample_trees(
+            engine,
+            part,
+            partial(_children, run),
+            Limits(run.recipe.rollout.max_tokens, run.recipe.rollout.temperature),
+            run.recipe.seed,
+            None if policy is None else partial(_guidance, run, policy),
+            seeds=f"round-{run.iteration}-" if run.iteration else "",
+        )
+        write_shard(self._path(index), part, replies)
+        return sampled_tokens(replies)
+
+    def _path(self, index: int) -> Path:
+        return shard_path(self.run.stage("rollouts").folder, index)
+
+    @cached_property
+    def _parts(self) -> list[Sequence[ChatPrompt]]:
+        prompts = read_prompt_set(self.run.at(0).finished("prompts") / PROMPTS_FILE)
+        return parts_of(prompts, self.run.recipe.rollout.shard_prompts)
+
+    @cached_property
+    def _loaded(self) -> tuple[FittedValues | None, RolloutEngine]:
+        policy = _policy(self.run)
+        return policy, RolloutEngine(self.run.base_folder, self.run.recipe.engine, _guide(self.run, policy))
 
 
 def _policy(run: Run) -> FittedValues | None:

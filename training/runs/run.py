@@ -38,12 +38,14 @@ class Run:
     Attributes:
         iteration: iteration 0 samples from the base, a later one through the guide, tilted by the best one before.
         base_folder: where the base model lies on this machine.
+        workers: how many engines sample at once, over a Ray cluster; 0: one, in the stage's own process.
     """
 
     recipe: Recipe
     run_dir: RunDir
     base_folder: str
     iteration: int = 0
+    workers: int = 0
 
     def own_inputs(self) -> StageInputs:
         """The stages in their order, each with the settings that it adds to those of the stages before it."""
