@@ -160,7 +160,7 @@ class Recipe(Strict):
     Attributes:
         base: "embedded", or a folder or hub id.
         prompts: a file in `training/prompts/`, or a path; or a dataset.
-        limit: use only the first so many prompts of each split; None: all.
+        limit: use only the first so many prompts of each split, and invent no more; None: all.
         iterations: rounds of value models; from the second on they sample from the tilted policy of the best before.
         judge: None: rounds are judged only where there are several of value models.
     """
@@ -201,6 +201,11 @@ class Recipe(Strict):
             return self.rollout
         changes = self.rounds.model_dump(include={"samples", "below"}, exclude_none=True)
         return self.rollout.model_copy(update=changes)
+
+    @property
+    def invented_prompts(self) -> int:
+        """How many prompts the base invents for a probe: what tries a recipe out on few prompts wants few of these."""
+        return min(self.fast.invented_prompts, self.limit or self.fast.invented_prompts)
 
     @property
     def is_judged(self) -> bool:

@@ -24,8 +24,8 @@ _MAX_TRIES = 8
 
 
 def invent_prompts(run: FastRun) -> dict[str, Any]:
-    """Write the recipe's number of new prompts, or as many as the base has in it."""
-    wanted = run.recipe.fast.invented_prompts
+    """Write the recipe's number of new prompts, `limit` at most, or as many as the base has in it."""
+    wanted = run.recipe.invented_prompts
     found: list[ChatPrompt] = []
     drawn = 0
     if wanted:

@@ -82,7 +82,7 @@ class FastRun(Run):
         stages: StageInputs = {}
         if self.iteration == 0:
             stages["prompts"] = self.prompt_inputs()
-            stages["invented"] = {**sampling, "invented_prompts": fast.invented_prompts}
+            stages["invented"] = {**sampling, "invented_prompts": self.recipe.invented_prompts}
             stages["replies"] = fast.model_dump(
                 mode="json", include={"samples", "held_out_samples", "shard_prompts", "hidden", "rank"}
             )

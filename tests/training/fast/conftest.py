@@ -27,7 +27,7 @@ def small_recipe() -> Recipe:
     recipe = read_recipe("embedded")
     fast = FastRecipe.model_validate(
         {
-            "hidden": 24, "rank": 8, "invented_prompts": 40, "samples": 4, "held_out_samples": 6, "rounds": (3,),
+            "hidden": 24, "rank": 8, "invented_prompts": 30, "samples": 4, "held_out_samples": 6, "rounds": (3,),
             "shard_prompts": 16, "labels": {"replies": 40, "positions": 0.5, "likeliest": 3, "others": 4},
             "distill": {"epochs": 2, "batch_size": 64}, "critic": {"batch_size": 64, "hidden": 32},
             "advantages": {"epochs": 6, "batch_size": 64, "learning_rate": 5e-3},
