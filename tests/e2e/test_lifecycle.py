@@ -59,7 +59,9 @@ def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence() -> N
     assert len(said) == 1 and "max_model_len (99999)" in said[0] and "Traceback" not in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+# A server each: test_chaos.py stops one as well, and tests/server/start/test_stopping.py tries both signals.
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals) -> None:
     """SIGTERM after the time that running requests have to end, SIGINT at once."""
     import httpx
