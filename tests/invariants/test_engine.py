@@ -137,9 +137,9 @@ def test_more_weight_buys_more_value(engine: Any) -> None:
     for weight in (-1.0, 0.0, 1.0):
         asked = [
             request(10, 100 + i, guided(weights={"warmth": weight}, trace="values"), temperature=1.0, seed=i)
-            for i in range(24)
+            for i in range(12)
         ]
-        generate(engine, asked)
+        one_by_one(engine, asked)
         traces = [read_traces(engine, r["guidance"].generation_id) for r in asked]
         totals = [
             sum(v[0] for v in trace["0:0"]["advantages"] if v is not None) for t in traces for trace in t.values()
