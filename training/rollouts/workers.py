@@ -91,7 +91,7 @@ def _over_cluster(work: ShardedWork, missing: Sequence[int], workers: int) -> It
         import ray
         import ray.data
     except ImportError:
-        raise WorkerDiedError("--workers needs Ray: pip install 'mavis-server[cluster]'") from None
+        raise WorkerDiedError("--workers needs Ray: pip install 'ray[data]'") from None
     # An address in RAY_ADDRESS is joined; without one, a Ray of this machine's own is started.
     ray.init(ignore_reinit_error=True, include_dashboard=False, logging_level="warning")
     ray.data.DataContext.get_current().enable_progress_bars = False
