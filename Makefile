@@ -22,7 +22,7 @@ serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000
 test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, coverage has to reach its gate
 	@.venv/bin/python -m pytest -m "not slow" $(if $(ARGS),,--cov) $(ARGS)
 
-unit: setup-dev ## Run the tests that need no engine: under 2 minutes
+unit: setup-dev ## Run the tests that need no engine: some 6 minutes
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" $(ARGS)
 
 slow: setup-dev ## Run the slow tests

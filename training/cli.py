@@ -37,7 +37,7 @@ app = typer.Typer(
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N prompts of each split.")]
 Export = Annotated[Path | None, typer.Option(help="Copy the finished checkpoint to this folder.")]
 Workers = Annotated[
-    int, typer.Option(min=0, help="Sample and score by N workers over a Ray cluster; 0: in this process alone.")
+    int, typer.Option(min=0, help="Sample, and of `run` score, by N workers over a Ray cluster; 0: in one process.")
 ]
 BaseFolder = Annotated[
     Path | None, typer.Option(help="Where the recipe's base model lies, if not where it is looked for.")

@@ -97,7 +97,6 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine: A
     for r, (output,) in zip(asked, answers, strict=True):
         trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
         assert_trace_is_exact(uncached, r["prompt"], output, trace)
-    for r, (output,) in list(zip(asked, answers, strict=True))[-3:]:  # those that came last gave way
         assert generate(engine, [r]) == [[output]]
 
 

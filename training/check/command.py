@@ -33,8 +33,9 @@ def check(
             console.print(finding.found, markup=False, soft_wrap=True)
         if checked.problems:
             raise RecipeError(f"{recipe}: {checked.problems} of {len(checked.findings)} things are wrong, see above")
-        if checked.base is None or checked.trunk is None:
-            console.print("base and trunk are not both here, so time, memory and disk cannot be estimated")
+        if checked.base is None or checked.trunk is None or checked.prompts is None:
+            missing = "base, trunk and prompts are not all here, so time, memory and disk cannot be estimated"
+            console.print(missing, soft_wrap=True)
         else:
             _print_estimate(settings, checked, run_dir or Path("runs") / settings.name)
 
@@ -44,7 +45,7 @@ def _print_estimate(recipe: Recipe, checked: Checked, run_dir: Path) -> None:
     from training.check.machine import this_machine
     from training.check.sizes import sizes_of
 
-    assert checked.base and checked.trunk and checked.prompts is not None, "checked before"
+    assert checked.base and checked.trunk and checked.prompts, "checked before"
     sizes, machine = sizes_of(checked.base, checked.trunk, recipe.backbone), this_machine(run_dir)
     found = estimate(recipe, checked.prompts, sizes, machine)
     table = Table("stage", "work", "minutes, about")

@@ -77,6 +77,10 @@ class ReplyShards:
         """Whether its replies are there."""
         return self._shards[index].is_done
 
+    def prepare(self) -> None:
+        """Start the engine."""
+        _ = self._engine
+
     def carry_out(self, index: int) -> int:
         """Sample a shard. Returns how many tokens its replies have."""
         replies = _sample_shard(self._engine, self.run, self._shards[index])

@@ -40,7 +40,7 @@ class Classifier:
             index: which output; sign: -1 for a cost.
             output: the logit, or the probability among all classes (of one class: its sigmoid).
             max_length: tokens of an input; what is longer loses its beginning.
-            head: what the model's file calls the layer that gives the outputs, where that is not its class's own name.
+            head: what the model's file calls the layer that gives the outputs, where it is a decoder's and not `score`.
             without: an instruction at the beginning of prompts that the model is not to see.
 
         Raises:

@@ -64,6 +64,9 @@ class RewardShards:
         """Whether its rewards are there."""
         return self._path(index).is_file()
 
+    def prepare(self) -> None:
+        """Rewards are loaded as they are needed: where one is done, it is not."""
+
     def carry_out(self, index: int) -> int:
         """Score a shard's replies. Returns how many tokens they have."""
         objective, start = self._shards[index]

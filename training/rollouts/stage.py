@@ -43,6 +43,10 @@ class RolloutShards:
         """Whether its replies are there."""
         return self._path(index).is_file()
 
+    def prepare(self) -> None:
+        """Start the engine."""
+        _ = self._loaded
+
     def carry_out(self, index: int) -> int:
         """Sample the replies to a shard's prompts. Returns how many tokens they have."""
         run, part = self.run, self._parts[index]

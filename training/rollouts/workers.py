@@ -18,7 +18,7 @@ from valuemodels.contract.errors import MavisError, first_line
 
 
 class ShardedWork(Protocol):
-    """Work that can be pickled before it has begun; what it needs is loaded where it is carried out, once."""
+    """Work that can be pickled until it is prepared, where it is carried out."""
 
     @property
     def description(self) -> str:
@@ -28,6 +28,9 @@ class ShardedWork(Protocol):
         """How much each shard is: prompts, say."""
 
     def is_done(self, index: int) -> bool: ...
+
+    def prepare(self) -> None:
+        """Load what all shards need. Called once, before the first, and not counted in the pace of this process."""
 
     def carry_out(self, index: int) -> int:
         """Do a shard. Returns how many tokens that were."""
@@ -59,6 +62,8 @@ def carry_out_shards(work: ShardedWork, workers: int = 0) -> Pace:
     missing = [index for index in range(len(sizes)) if not work.is_done(index)]
     if not missing:
         return Pace()
+    if not workers:
+        work.prepare()
     pace, started = Pace(), time.monotonic()
     with progress(work.description, sum(sizes), sum(sizes) - sum(sizes[index] for index in missing)) as advance:
         for index, tokens in _over_cluster(work, missing, workers) if workers else _here(work, missing):
@@ -76,6 +81,7 @@ class _Worker:
     """In a process that Ray has started."""
 
     def __init__(self, work: ShardedWork) -> None:
+        work.prepare()
         self._work = work
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,16 @@ def test_a_base_that_is_not_here_is_neither_fetched_nor_estimated(
     assert "not on this machine yet" in result.output and "cannot be estimated" in result.output
 
 
+def test_prompts_that_are_not_here_are_counted_by_what_the_recipe_says_of_them(call: Callable[..., Result]) -> None:
+    """The base is here, so that there is something to estimate as soon as their number is known."""
+    unknown = call(prompts={"dataset": "some-owner/some-prompts"})
+    assert unknown.exit_code == 0, unknown.output
+    assert "some-owner/some-prompts on the hub" in unknown.output and "cannot be estimated" in unknown.output
+    known = call(prompts={"dataset": "some-owner/some-prompts", "at_most": 100})
+    assert known.exit_code == 0, known.output
+    assert "at most 70 train, 15 validation, 15 test" in " ".join(known.output.split()) and "GFLOP/s" in known.output
+
+
 @pytest.mark.parametrize("name", ["hh", "summarize", "saferlhf"])
 def test_the_papers_recipes_hold_and_nothing_is_fetched_to_say_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("valuemodels.sources.hub.resolve_folder", lambda *_: pytest.fail("it was fetched"))

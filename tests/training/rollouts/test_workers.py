@@ -32,6 +32,7 @@ def test_here_every_missing_shard_is_done_in_this_process(tmp_path: Path) -> Non
     assert work.done == {0, 1, 2, 3} and work.begun == [2, 0, 1, 3] and pace.tokens == 30
     assert {work.path(index).read_text() for index in range(4)} == {str(os.getpid())}
     assert carry_out_shards(work) == Pace() and Pace().tokens_per_s is None
+    assert (tmp_path / "prepared").read_text() == f"{os.getpid()}\n", "once, and not where nothing is missing"
 
 
 def test_here_an_error_ends_it_and_keeps_what_was_done(tmp_path: Path) -> None:
@@ -50,6 +51,7 @@ def test_over_a_cluster_every_missing_shard_is_done_once_and_elsewhere(tmp_path:
     writers = {work.path(index).read_text() for index in range(5)}
     # Two, but for a machine so slow that one is through before the other has started.
     assert 1 <= len(writers) <= 2 and str(os.getpid()) not in writers
+    assert writers <= set((tmp_path / "prepared").read_text().split())
 
 
 @pytest.mark.usefixtures("cluster")
