@@ -1,6 +1,7 @@
 """`mavis train`: carry out a training recipe, make the probe of fast scoring, or make a reward of preference pairs.
 
     mavis train run RECIPE [--run-dir runs/NAME] [--limit N] [--iterations N] [--export DIR]
+    mavis train distill CHECKPOINT... [--recipe RECIPE]
     mavis train slider REWARD --from RUN_DIR --name NAME --description TEXT
     mavis train reward PAIRS RUN_DIR [--base BASE] [--layers N]
     mavis train check RECIPE
@@ -16,17 +17,21 @@ from typing import Annotated
 import typer
 
 from training.check.command import check
+from training.distill.run import distill_run
 from training.errors import RecipeError, RunDirError
-from training.fast.run import FastRun, Teacher, open_fast_run, read_teacher, slider_run
+from training.fast.run import FastRun
+from training.opening import one_more_slider, open_any_run
 from training.pairs.command import make_reward_model
 from training.recipe import Recipe
 from training.recipe_file import parse_objective, read_recipe
 from training.report import copy_checkpoint, print_probe, print_summary
 from training.rounds import carry_out
+from training.runs.base import find_base
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console
-from training.runs.run import Run, find_base, open_run
+from training.runs.run import Run
 from training.runs.run_dir import RunDir
+from training.runs.teacher import Teacher, read_teacher
 from training.stages import STAGES, run_stage, stage_name
 from valuemodels.sources.values import resolve_values
 
@@ -65,7 +70,7 @@ def run(
         carry_out(training)
         print_summary(training)
         if export is not None:
-            copy_checkpoint(training.at(training.last), "export", export)
+            copy_checkpoint(training, export)
 
 
 @app.command()
@@ -102,7 +107,33 @@ def fast(
         carry_out(making)
         print_probe(making)
         if export is not None:
-            copy_checkpoint(making.at(making.last), "probe_export", export)
+            copy_checkpoint(making, export)
+
+
+@app.command()
+def distill(
+    checkpoints: Annotated[list[str], typer.Argument(help="Folders or hub ids of exact checkpoints.")],
+    recipe: Annotated[
+        str, typer.Option(help="Name or path of a recipe: its prompts, trunk and fit; its objectives do not count.")
+    ] = "embedded",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run's files go; runs/distill-<recipe> if not given.")
+    ] = None,
+    limit: Limit = None,
+    export: Export = None,
+    workers: Workers = 0,
+    base_folder: BaseFolder = None,
+) -> None:
+    """Make one checkpoint of several: a trunk with a head for each objective, regressed on their exact values."""
+    with errors_in_one_sentence():
+        settings = read_recipe(recipe).changed(limit=limit)
+        path = run_dir or Path("runs") / f"distill-{settings.name}"
+        folders = [resolve_values(checkpoint) for checkpoint in checkpoints]
+        making = replace(distill_run(settings, folders, path, base_folder), workers=workers)
+        carry_out(making)
+        print_summary(making, explained="explained_variance_of_teacher")
+        if export is not None:
+            copy_checkpoint(making, export)
 
 
 @app.command()
@@ -111,7 +142,8 @@ def slider(
         str, typer.Argument(help="A reward's id, or module:Class, or module:function; parameters follow as JSON.")
     ],
     replies_of: Annotated[
-        Path, typer.Option("--from", help="The folder of a `mavis train fast`: the base's replies are taken from it.")
+        Path,
+        typer.Option("--from", help="The folder of a `mavis train run` or `fast`, whose replies are used."),
     ],
     name: Annotated[str, typer.Option(help="The objective's name.")],
     description: Annotated[str, typer.Option(help="What it means, one sentence.")],
@@ -121,15 +153,18 @@ def slider(
     export: Export = None,
     base_folder: BaseFolder = None,
 ) -> None:
-    """Make one more objective in minutes: score replies that are there, fit a probe to them, calibrate it."""
+    """Make one more objective in minutes: score replies that are there, fit a head or a probe to them, calibrate it."""
     with errors_in_one_sentence():
         objective = parse_objective(name, description, reward)
         path = run_dir or Path("runs") / f"slider-{name}"
-        making = slider_run(replies_of, objective, path, base_folder)
+        making = one_more_slider(replies_of, objective, path, base_folder)
         carry_out(making)
-        print_probe(making)
+        if isinstance(making, FastRun):
+            print_probe(making)
+        else:
+            print_summary(making)
         if export is not None:
-            copy_checkpoint(making, "probe_export", export)
+            copy_checkpoint(making, export)
 
 
 app.command("reward")(make_reward_model)
@@ -144,11 +179,10 @@ def carry_out_stage(
     workers: Workers = 0,
     base_folder: BaseFolder = None,
 ) -> None:
-    """Carry out one stage of a run that `run` or `fast` has begun."""
+    """Carry out one stage of a run that another command has begun."""
     with errors_in_one_sentence():
         stage = stage_name(name)
-        is_fast = RunDir(run_dir).teacher_path.is_file()
-        begun = (open_fast_run if is_fast else open_run)(run_dir, base_folder)
+        begun = open_any_run(run_dir, base_folder)
         iterations = replace(begun, workers=workers).iterations
         if iteration >= len(iterations):
             raise RunDirError(f"iteration: got {iteration}, allowed is 0 to {len(iterations) - 1}")

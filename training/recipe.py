@@ -120,6 +120,8 @@ class FitRecipe(Strict):
         clip: standardised rewards are clipped to -clip .. clip.
         zeta: what a nat of KL divergence from the base costs, in standard deviations of the base's reward.
         bottom_share: of the nodes in the last layer of rollout trees, how many are learned from.
+        processes: how many fit together, on a GPU each where there are GPUs; a step then learns of as many batches.
+        sharded: the trunk is spread over them (FSDP), where it does not fit one GPU; else each has the whole (DDP).
         batch_tokens: tokens a batch, padding included.
         warmup: share of the steps in which the learning rate rises.
     """
@@ -133,6 +135,14 @@ class FitRecipe(Strict):
     clip: Positive = 5.0
     zeta: NotNegative = 0.0
     bottom_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    processes: Count = 1
+    sharded: bool = False
+
+    @model_validator(mode="after")
+    def _sharded_over_several(self) -> "FitRecipe":
+        if self.sharded and self.processes == 1:
+            raise ValueError("sharded: got true with 1 of processes, allowed is true with 2 or more")
+        return self
 
 
 class CalibrateRecipe(Strict):

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from training.fast.run import FastRun
 from training.runs.progress import console
-from training.runs.run import CHECKPOINT_FOLDER, Run, StageName
+from training.runs.run import Run
 from training.statistics.bootstrap import Estimate
 from valuemodels.contract.value_config import read_value_config
 from valuemodels.sources.folders import replacing_folder
@@ -22,10 +22,13 @@ def _name(title: str) -> Column:
     return Column(title, no_wrap=True)
 
 
-def print_summary(run: Run) -> None:
-    """Print the finished checkpoint's figures and the time each stage took."""
-    last = run.at(run.last)
-    folder = last.finished("export") / CHECKPOINT_FOLDER
+def print_summary(run: Run, explained: str = "explained_variance") -> None:
+    """Print the finished checkpoint's figures and the time each stage took.
+
+    Args:
+        explained: what the checkpoint calls the share of the targets' variance that its values explain.
+    """
+    last, folder = run.at(run.last), run.checkpoint
     trials = last.best.stage("calibrate").summary()["trials"]
     config = read_value_config(folder)
     table = Table(
@@ -37,9 +40,9 @@ def print_summary(run: Run) -> None:
             objective.name,
             f"{objective.mean:.3f}",
             f"{objective.std:.3f}",
-            *(f"{metrics.get(f'test_explained_variance{at}', float('nan')):.2f}" for at in ("", "_at_16", "_at_end")),
+            *(f"{metrics.get(f'test_{explained}{at}', float('nan')):.2f}" for at in ("", "_at_16", "_at_end")),
             f"{objective.scale or 0:.3g}",
-            f"{_cost(trials[objective.name], objective.scale or 0):.2f}",
+            f"{_cost(trials[objective.name], objective.scale or 0):.2f}" if objective.name in trials else "-",
         )
     console.print(table)
     print_curve(last)
@@ -68,8 +71,7 @@ def print_curve(run: Run) -> None:
 
 def print_probe(run: FastRun) -> None:
     """Print what each round's probe should gain, what its tilts cost, and the time each stage took."""
-    last = run.at(run.last)
-    folder = last.finished("probe_export") / CHECKPOINT_FOLDER
+    last, folder = run.at(run.last), run.checkpoint
     trials = last.best.stage("probe_scales").summary()["trials"]
     config = read_value_config(folder)
     assert config.probe is not None, folder
@@ -92,11 +94,10 @@ def print_probe(run: FastRun) -> None:
     _print_times(run, folder)
 
 
-def copy_checkpoint(run: Run, stage: StageName, target: Path) -> None:
-    """Put a copy of the checkpoint that a run's last stage left in `target`'s place, whole or not at all."""
-    source = run.finished(stage) / CHECKPOINT_FOLDER
+def copy_checkpoint(run: Run, target: Path) -> None:
+    """Put a copy of a run's finished checkpoint in `target`'s place, whole or not at all."""
     with replacing_folder(target) as partial:
-        shutil.copytree(source, partial, dirs_exist_ok=True)
+        shutil.copytree(run.checkpoint, partial, dirs_exist_ok=True)
     console.print(f"copied to {target}", soft_wrap=True)
 
 

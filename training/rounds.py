@@ -14,7 +14,11 @@ import sys
 
 from training.errors import RunDirError
 from training.runs.progress import console
+from training.runs.ranks import LAUNCHER
 from training.runs.run import Run, StageName
+
+SHARED_FITS: tuple[StageName, ...] = ("fit", "student")
+"""The stages that several processes can carry out together."""
 
 
 def carry_out(run: Run) -> None:
@@ -31,7 +35,7 @@ def carry_out(run: Run) -> None:
         if iteration.stage(name).is_done:
             console.print(f"{title(iteration, name)}: done before")
         else:
-            _carry_out_in_own_process(iteration, name)
+            carry_out_in_own_process(iteration, name)
 
 
 def title(run: Run, name: StageName) -> str:
@@ -39,8 +43,21 @@ def title(run: Run, name: StageName) -> str:
     return f"{name}, round {run.iteration}" if len(run.iterations) > 1 else name
 
 
-def _carry_out_in_own_process(run: Run, name: StageName) -> None:
-    command = [sys.executable, "-m", "training.cli", "stage", name, str(run.run_dir.path)]
+def _launcher(run: Run, name: StageName) -> list[str]:
+    """What starts the processes of a stage that has several."""
+    processes = run.recipe.fit.processes
+    if processes == 1 or name not in SHARED_FITS:
+        return []
+    return ["-m", LAUNCHER, "--standalone", f"--nproc-per-node={processes}"]
+
+
+def carry_out_in_own_process(run: Run, name: StageName) -> None:
+    """Carry out one stage in a process of its own, or in several where its fit has them.
+
+    Raises:
+        RunDirError: it failed.
+    """
+    command = [sys.executable, *_launcher(run, name), "-m", "training.cli", "stage", name, str(run.run_dir.path)]
     command += ["--iteration", str(run.iteration), "--base-folder", run.base_folder, "--workers", str(run.workers)]
     status = subprocess.run(command, check=False).returncode
     if status != 0 or not run.stage(name).is_done:

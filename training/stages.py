@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from training.distill.run import DistillRun
 from training.errors import RunDirError
 from training.fast.run import FastRun
+from training.head.run import HeadRun
 from training.runs.progress import console
+from training.runs.ranks import is_first
 from training.runs.run import Run, StageName
 
 Summary = Mapping[str, Any]
@@ -56,6 +59,34 @@ def judge(run: Run) -> Summary:
     from training.judge.stage import judge_round
 
     return judge_round(run)
+
+
+def teacher_values(run: DistillRun) -> Summary:
+    """Value every position of the replies by every teacher."""
+    from training.distill.teacher_values import value_replies
+
+    return value_replies(run)
+
+
+def student(run: DistillRun) -> Summary:
+    """Regress one trunk on those values."""
+    from training.distill.student import fit_student
+
+    return fit_student(run)
+
+
+def head(run: HeadRun) -> Summary:
+    """Fit one more objective's head on a finished trunk."""
+    from training.head.fit import fit_head
+
+    return fit_head(run)
+
+
+def slider_export(run: HeadRun) -> Summary:
+    """Write the checkpoint with one more objective."""
+    from training.head.checkpoint import export_with_head
+
+    return export_with_head(run)
 
 
 def export(run: Run) -> Summary:
@@ -122,6 +153,10 @@ STAGES: Mapping[StageName, Callable[[Any], Summary]] = {
     "calibrate": calibrate,
     "judge": judge,
     "export": export,
+    "teacher_values": teacher_values,
+    "student": student,
+    "head": head,
+    "slider_export": slider_export,
     "invented": invented,
     "replies": replies,
     "reply_rewards": reply_rewards,
@@ -145,8 +180,11 @@ def stage_name(name: str) -> StageName:
 
 
 def run_stage(run: Run, name: StageName) -> None:
-    """Carry out one stage in this process and mark it done."""
+    """Carry out one stage in this process and mark it done; of several processes the first one does."""
     stage = run.stage(name)
+    if not is_first():
+        STAGES[name](run)
+        return
     stage.start()
     started = time.monotonic()
     summary = STAGES[name](run)

@@ -20,12 +20,13 @@ import transformers  # noqa: F401
 from tests.training.fake_engines import RecordingEngine, RoundsEngine
 from training.calibrate import stage as calibrate
 from training.fast import invented, replies
-from training.fast.run import open_fast_run
+from training.fast.run import FastRun
 from training.judge import stage as judge
+from training.opening import open_any_run
 from training.rollouts import stage as rollouts
 from training.rollouts.engine import Limits, Reply
 from training.rollouts.requests import Request
-from training.runs.run import StageName, open_run
+from training.runs.run import StageName
 from training.runs.run_dir import DONE_FILE, file_hash
 from training.stages import run_stage
 
@@ -54,10 +55,9 @@ class SlowRecordingEngine(RecordingEngine):
 
 def carry_out_stage(folder: Path, base: str, name: StageName, iteration: int) -> None:
     """In a process of its own, around a fake engine."""
-    is_fast = (folder / "teacher.json").is_file()
+    run = open_any_run(folder, Path(base))
     for module in (rollouts, calibrate, judge, invented, replies):
-        module.RolloutEngine = SlowRecordingEngine if is_fast else SlowRoundsEngine  # type: ignore[attr-defined]
-    run = open_fast_run(folder, Path(base)) if is_fast else open_run(folder, Path(base))
+        module.RolloutEngine = SlowRecordingEngine if isinstance(run, FastRun) else SlowRoundsEngine  # type: ignore[attr-defined]
     run_stage(run.at(iteration), name)
 
 

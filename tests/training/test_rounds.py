@@ -26,7 +26,8 @@ from training.rollouts.requests import Request
 from training.rollouts.scores import read_rewards
 from training.rollouts.shards import read_rollouts
 from training.rounds import carry_out
-from training.runs.run import FastStage, Run, StageName, TrainingStage, open_run, write_recipe
+from training.runs.opened import open_run
+from training.runs.run import FastStage, OtherStage, Run, StageName, TrainingStage
 from training.runs.run_dir import RunDir
 from training.stages import STAGES, run_stage
 from valuemodels.contract.value_config import read_value_config
@@ -67,9 +68,9 @@ def recipe() -> Recipe:
 def run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_base: str) -> Run:
     monkeypatch.setattr(collect, "RolloutEngine", WordsEngine)
     monkeypatch.setattr("training.calibrate.stage.RolloutEngine", WordsEngine)
-    run_dir = RunDir(tmp_path / "run")
-    write_recipe(run_dir, recipe)
-    return Run(recipe, run_dir, chat_base)
+    run = Run(recipe, RunDir(tmp_path / "run"), chat_base)
+    run.write()
+    return run
 
 
 def _carry_out(run: Run, *names: StageName) -> None:
@@ -210,7 +211,7 @@ def test_a_whole_round_ends_in_a_checkpoint_that_serves(
     whole = Run(recipe.model_copy(update=small), run.run_dir, run.base_folder)
     _carry_out(whole, *whole.stages)
     print_summary(whole)
-    copy_checkpoint(whole, "export", tmp_path / "values")
+    copy_checkpoint(whole, tmp_path / "values")
     said = capsys.readouterr().out
     assert all(word in said for word in ("positivity", "simplicity", "calibrate", "min in all", "copied to"))
     config = read_value_config(tmp_path / "values")
@@ -227,7 +228,7 @@ def test_stages_run_in_processes_of_their_own_and_a_failed_one_ends_the_round(ru
 
 
 def test_every_stage_of_every_round_can_be_carried_out() -> None:
-    assert set(STAGES) == {*get_args(TrainingStage), *get_args(FastStage)}
+    assert set(STAGES) == {*get_args(TrainingStage), *get_args(FastStage), *get_args(OtherStage)}
 
 
 def test_a_recipes_own_limit_holds_where_the_command_gives_none(

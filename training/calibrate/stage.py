@@ -23,11 +23,8 @@ from valuemodels.contract.guide_config import GuideConfig
 
 def calibrate_scales(run: Run) -> dict[str, Any]:
     """Find every objective's scale for exact scoring."""
-    starts = dict.fromkeys(run.rewards, run.recipe.calibrate.start)
-    if run.iteration:
-        # The values of the round before, from which these were fitted, cost as much at about the same scales.
-        starts = dict(run.at(run.iteration - 1).best.fitted().units)
-    return find_scales(run, run.at(0).finished("prompts"), run.finished("fit") / VALUES_FOLDER, "exact", starts)
+    values = run.finished(run.values_stage) / VALUES_FOLDER
+    return find_scales(run, run.at(0).finished("prompts"), values, "exact", run.first_scales())
 
 
 @dataclass(frozen=True, slots=True)

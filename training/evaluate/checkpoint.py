@@ -19,8 +19,8 @@ from training.recipe import EngineRecipe
 from training.recipe_file import read_recipe
 from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.sampler import Sampler
+from training.runs.base import look_up_base
 from training.runs.progress import console
-from training.runs.run import look_up_base
 from training.runs.run_dir import folder_hash, write_json
 from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.contract.guide_config import GuideConfig

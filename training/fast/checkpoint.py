@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from training.fast.run import FastRun
+from training.fit.checkpoint import objective_configs
 from training.runs.run import CHECKPOINT_FOLDER, VALUES_FOLDER
 from training.runs.run_dir import content_hash
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import (
     FORMAT_VERSION,
     TENSORS_FILE,
-    ObjectiveConfig,
     ProbeConfig,
     ProbeOrigin,
     TrainingConfig,
@@ -103,23 +103,12 @@ def fast_config(run: FastRun, base: Mapping[str, tuple[float, float]], probe: Pr
         changes = {"format_version": FORMAT_VERSION, "id": run.checkpoint_id, "probe": probe}
         return run.teacher.config.model_copy(update=changes)
     recipe = run.recipe
-    clip = recipe.fit.clip
     return ValueConfig(
         format_version=FORMAT_VERSION,
         id=run.checkpoint_id,
         base_model=recipe.base,
         tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
-        objectives=tuple(
-            ObjectiveConfig(
-                name=objective.name,
-                description=objective.description,
-                reward=objective.reward_id,
-                mean=base[objective.name][0],
-                std=base[objective.name][1],
-                clip=(-clip, clip),
-            )
-            for objective in recipe.objectives
-        ),
+        objectives=objective_configs(run, base, None, {}),
         probe=probe,
         training=TrainingConfig(
             recipe=recipe.name,

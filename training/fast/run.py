@@ -3,52 +3,20 @@
 Runs in any training process. Must not import torch or vllm.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, deserialize
+from typing import Any, ClassVar
 
 from training.errors import RunDirError
-from training.recipe import ObjectiveRecipe, Recipe
-from training.recipe_file import parse_recipe
+from training.recipe import ObjectiveRecipe
+from training.runs.base import find_base
 from training.runs.fitted import FittedValues
-from training.runs.run import (
-    VALUES_FOLDER,
-    FastStage,
-    Run,
-    StageInputs,
-    StageName,
-    find_base,
-    pick,
-    reward_inputs,
-    write_recipe,
-)
-from training.runs.run_dir import RunDir, Stage, content_hash, read_json, write_json
-from valuemodels.contract.errors import CheckpointError
-from valuemodels.contract.value_config import TENSORS_FILE, ValueConfig, read_value_config
-
-_ID_SEPARATOR = "+"
-
-_CACHED: tuple[FastStage, ...] = ("prompts", "invented", "replies")
-"""The stages of the first round that depend on no reward."""
-
-
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """The checkpoint that gets a probe, first distilled from its exact values; one that it has already does not count.
-
-    Attributes:
-        config: without a probe, and with the id that the checkpoint had before it got one.
-        had_probe: it has a probe, which the new one replaces.
-        digest: hash of `config` and of the exact tensors.
-    """
-
-    folder: Path
-    config: ValueConfig
-    had_probe: bool
-    digest: str
+from training.runs.inputs import pick, reward_inputs
+from training.runs.opened import open_folder
+from training.runs.run import VALUES_FOLDER, Run, StageInputs, StageName
+from training.runs.run_dir import RunDir, content_hash
+from training.runs.teacher import ID_SEPARATOR, Teacher, read_teacher
+from valuemodels.contract.value_config import read_value_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +26,22 @@ class FastRun(Run):
     Iteration 0 is fitted to replies of the base, each later one to those and to replies tilted by the probe before it.
 
     Attributes:
-        teacher: None makes a checkpoint that is a probe alone, from rewards alone.
-        cached: another making of a probe, whose prompts and replies of the base are used; None: it makes its own.
+        teacher: whose exact values the probe is first distilled from, and who gets it; None makes a checkpoint that is
+            a probe alone, from rewards alone.
     """
 
+    kind: ClassVar[str] = "fast"
+    shared: ClassVar[tuple[StageName, ...]] = ("prompts", "invented", "replies")
+    values_stage: ClassVar[StageName] = "probe"
+    export_stage: ClassVar[StageName] = "probe_export"
+
     teacher: Teacher | None = None
-    cached: RunDir | None = None
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """See `Run.made_of`."""
+        teacher = None if self.teacher is None else str(self.teacher.folder.absolute())
+        return {"teacher": teacher, "cached": None if self.cached is None else str(self.cached.path.absolute())}
 
     def own_inputs(self) -> StageInputs:
         """See `Run.own_inputs`."""
@@ -108,20 +86,6 @@ class FastRun(Run):
         """Number of the last iteration."""
         return len(self.recipe.fast.rounds)
 
-    def stage(self, name: StageName) -> Stage:
-        """See `Run.stage`.
-
-        Raises:
-            RunDirError: this run has no such stage, or lives on replies that are not there or were made otherwise.
-        """
-        own = super(FastRun, self).stage(name)
-        if self.cached is None or self.iteration or name not in _CACHED:
-            return own
-        borrowed = self.cached.stage(0, name, own.inputs)
-        borrowed.check()
-        borrowed.summary()
-        return borrowed
-
     def earlier_inputs(self) -> dict[str, Any]:
         """See `Run.earlier_inputs`."""
         if self.iteration == 0:
@@ -155,41 +119,11 @@ class FastRun(Run):
         scales = self.stage("probe_scales").summary()["scales"]
         return FittedValues(folder, "fast", {name: scales[name] / probe.scales[name] for name in scales})
 
-    def write(self) -> None:
-        """See `Run.write`.
-
-        Raises:
-            RunDirError: the folder holds a training run.
-        """
-        run_dir = self.run_dir
-        if run_dir.recipe_path.is_file() and not run_dir.teacher_path.is_file():
-            raise RunDirError(f"{run_dir.path} holds a training run, not the making of a probe: give another --run-dir")
-        run_dir.path.mkdir(parents=True, exist_ok=True)
-        folder = None if self.teacher is None else str(self.teacher.folder.absolute())
-        cached = None if self.cached is None else str(self.cached.path.absolute())
-        write_json(run_dir.teacher_path, {"folder": folder, "cached": cached})
-        write_recipe(run_dir, self.recipe)
-
     @property
     def checkpoint_id(self) -> str:
         """The finished checkpoint's id: the teacher's or the recipe's name, and what was done to it."""
         begun = self.recipe.name if self.teacher is None else self.teacher.config.id
-        return f"{begun}{_ID_SEPARATOR}{content_hash(self.at(self.last).stage('probe_scales').inputs)[:8]}"
-
-
-def read_teacher(folder: Path) -> Teacher:
-    """The checkpoint in a folder, as a teacher.
-
-    Raises:
-        CheckpointError: it is missing or broken, or has no exact values to give.
-    """
-    config = read_value_config(folder)
-    _ = config.trunk
-    had_probe = config.probe is not None
-    exact_id = config.id.split(_ID_SEPARATOR)[0] if had_probe else config.id
-    config = config.model_copy(update={"probe": None, "id": exact_id})
-    described = config.model_dump(mode="json", exclude={"format_version"})
-    return Teacher(folder, config, had_probe, content_hash([described, _hash_of_exact_tensors(folder / TENSORS_FILE)]))
+        return f"{begun}{ID_SEPARATOR}{content_hash(self.at(self.last).stage('probe_scales').inputs)[:8]}"
 
 
 def open_fast_run(path: Path, base_folder: Path | None = None) -> FastRun:
@@ -199,16 +133,12 @@ def open_fast_run(path: Path, base_folder: Path | None = None) -> FastRun:
         base_folder: where its base model lies, if not where it is looked for.
 
     Raises:
-        RunDirError: there is none.
-        RecipeError, CheckpointError: its recipe has been tampered with, its teacher is no longer there.
+        RunDirError, RecipeError: see `open_folder`.
+        CheckpointError: its teacher is no longer there.
     """
-    run_dir = RunDir(path)
-    if not run_dir.teacher_path.is_file():
-        raise RunDirError(f"{path} does not hold the making of a probe: it has no {run_dir.teacher_path.name}")
-    recipe: Recipe = parse_recipe(read_json(run_dir.recipe_path), str(run_dir.recipe_path))
-    found = read_json(run_dir.teacher_path)
-    teacher = None if found["folder"] is None else read_teacher(Path(found["folder"]))
-    cached = None if found.get("cached") is None else RunDir(Path(found["cached"]))
+    run_dir, recipe, made_of = open_folder(path, FastRun.kind)
+    teacher = None if made_of["teacher"] is None else read_teacher(Path(made_of["teacher"]))
+    cached = None if made_of["cached"] is None else RunDir(Path(made_of["cached"]))
     return FastRun(recipe, run_dir, find_base(recipe, base_folder), teacher=teacher, cached=cached)
 
 
@@ -230,17 +160,3 @@ def slider_run(replies_of: Path, objective: ObjectiveRecipe, run_dir: Path, base
     }
     recipe = made.recipe.model_copy(update=changes)
     return FastRun(recipe, RunDir(run_dir), made.base_folder, cached=made.run_dir)
-
-
-def _hash_of_exact_tensors(path: Path) -> str:
-    """The same whatever else the file holds, and in whatever order."""
-    try:
-        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is missing or not a safetensors file: {error}") from None
-    exact = {name: tensor for name, tensor in tensors if not name.startswith("probe.")}
-    digest = hashlib.sha256()
-    for name, tensor in sorted(exact.items()):
-        digest.update(f"{name} {tensor['dtype']} {tensor['shape']} ".encode())
-        digest.update(tensor["data"])
-    return digest.hexdigest()

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.rollouts.scores import REWARDS_FILE
 from training.runs.run import CHECKPOINT_FOLDER, VALUES_FOLDER, Run
-from training.runs.run_dir import content_hash, file_hash
+from training.runs.run_dir import content_hash
 from valuemodels.contract.value_config import (
     FORMAT_VERSION,
     TENSORS_FILE,
@@ -42,18 +41,27 @@ def value_config(
         id=f"{recipe.name}-{content_hash(run.stage('calibrate').inputs)[:8]}",
         base_model=recipe.base,
         tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
-        objectives=_objectives(run, metrics or {}, scales or {}),
+        objectives=objective_configs(run, run.base_rewards(), scales or {}, metrics or {}),
         backbone=recipe.backbone,
         head=recipe.head,
         training=_training(run),
     )
 
 
-def _objectives(
-    run: Run, metrics: Mapping[str, Mapping[str, float]], scales: Mapping[str, float]
+def objective_configs(
+    run: Run,
+    base: Mapping[str, tuple[float, float]],
+    scales: Mapping[str, float] | None,
+    metrics: Mapping[str, Mapping[str, float]],
 ) -> tuple[ObjectiveConfig, ...]:
-    base = run.base_rewards()
-    clip = run.recipe.fit.clip
+    """What a checkpoint says of the run's objectives.
+
+    Args:
+        base: objective -> mean and standard deviation of the base's reward.
+        scales: objective -> s_i of exact scoring; 1 where there is none yet, None where there is no trunk.
+        metrics: objective -> its held-out figures.
+    """
+    clips = run.clips()
     return tuple(
         ObjectiveConfig(
             name=objective.name,
@@ -61,8 +69,8 @@ def _objectives(
             reward=objective.reward_id,
             mean=base[objective.name][0],
             std=base[objective.name][1],
-            clip=(-clip, clip),
-            scale=scales.get(objective.name, 1.0),
+            clip=clips[objective.name],
+            scale=None if scales is None else scales.get(objective.name, 1.0),
             metrics=dict(metrics.get(objective.name, {})),
         )
         for objective in run.recipe.objectives
@@ -73,7 +81,7 @@ def _training(run: Run) -> TrainingConfig:
     return TrainingConfig(
         recipe=run.recipe.name,
         iteration=run.iteration,
-        data_hash=file_hash(run.stage("rewards").folder / REWARDS_FILE),
+        data_hash=run.data_hash(),
         prompts=run.at(0).stage("prompts").summary()["prompts"],
     )
 
@@ -94,7 +102,7 @@ def load_tensors(model: ValueModel, tensors: Mapping[str, Tensor]) -> None:
 def export_checkpoint(run: Run) -> dict[str, Any]:
     """Write the finished checkpoint: the best round's values."""
     best = run.best
-    fitted = best.finished("fit") / VALUES_FOLDER
+    fitted = best.finished(run.values_stage) / VALUES_FOLDER
     best.finished("calibrate")
     metrics = {objective.name: objective.metrics for objective in read_value_config(fitted).objectives}
     calibrated = best.stage("calibrate").summary()

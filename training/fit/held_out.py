@@ -16,11 +16,17 @@ from training.prompts.chat import SplitName
 from valuemodels.models.trunk import ValueModel
 
 POSITIONS = (0, 16, 32, 48)
+EXPLAINED = "explained_variance"
 HELD_OUT: tuple[SplitName, ...] = ("validation", "test")
 
 
-def held_out_metrics(model: ValueModel, data: TrainingData, batch_tokens: int) -> dict[str, dict[str, float]]:
+def held_out_metrics(
+    model: ValueModel, data: TrainingData, batch_tokens: int, explained: str = EXPLAINED
+) -> dict[str, dict[str, float]]:
     """Figures for each objective, on the validation and the test split.
+
+    Args:
+        explained: what the share of the targets' variance that the values explain is called.
 
     Returns:
         objective -> {"validation_mse", "validation_explained_variance", "validation_explained_variance_at_16", ...}:
@@ -36,8 +42,8 @@ def held_out_metrics(model: ValueModel, data: TrainingData, batch_tokens: int) -
             for suffix, chosen in where.items():
                 rows = chosen & teaches
                 if rows.sum() >= 2:  # else no replies of that length, so no variance
-                    explained = explained_variance(values[rows, None], targets[rows, None])
-                    _note(noted, f"{split}_explained_variance{suffix}", explained)
+                    share = explained_variance(values[rows, None], targets[rows, None])
+                    _note(noted, f"{split}_{explained}{suffix}", share)
             _note(noted, f"{split}_mse", (values - targets)[teaches].square().mean())
     return metrics
 

@@ -5,7 +5,7 @@ goes on from the Trainer's last checkpoint.
 """
 
 import json
-import os
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
@@ -21,11 +22,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.fit.checkpoint import load_tensors, value_config, value_tensors
 from training.fit.dataset import Batch, BatchDataset, TrainingData, load_training_data
-from training.fit.held_out import held_out_metrics
+from training.fit.held_out import EXPLAINED, held_out_metrics
 from training.fit.targets import masked_mse
 from training.recipe import FitRecipe
 from training.runs.curves import curves
 from training.runs.progress import progress
+from training.runs.ranks import is_first, threads, world_size
 from training.runs.run import VALUES_FOLDER, Run
 from valuemodels.contract.value_config import AdapterConfig
 from valuemodels.models.checkpoint import read_tensors, save_checkpoint
@@ -37,18 +39,29 @@ _EVALUATIONS_PER_EPOCH = 2
 
 def fit_values(run: Run) -> dict[str, Any]:
     """Fit on the training replies, keep the weights with the best validation loss, measure on the held-out replies."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    folder = run.stage("fit").folder
-    data = load_training_data(run)
+    return fit_to(run, load_training_data(run))
+
+
+def fit_to(run: Run, data: TrainingData, explained: str = EXPLAINED) -> dict[str, Any]:
+    """The same, whatever the targets are; `explained` names the figures, see `held_out_metrics`."""
+    torch.set_num_threads(threads())
+    folder = run.stage(run.values_stage).folder
     set_seed(run.recipe.seed)
     model = trainable_model(ValueModel.build(value_config(run), run.base_folder), run.recipe.backbone.adapter)
     if run.iteration:
         load_tensors(model, read_tensors(run.at(run.iteration - 1).best.fitted().folder))
-    with curves(run, "fit") as writer:
+    with curves(run, run.values_stage) as writer:
         train_values(model, data, fit_recipe(run), run.recipe.seed, folder / _TRAINER_FOLDER, writer)
-    metrics = held_out_metrics(model, data, run.recipe.fit.batch_tokens)
-    save_checkpoint(folder / VALUES_FOLDER, value_config(run, metrics=metrics), value_tensors(model))
+    metrics = held_out_metrics(model, data, run.recipe.fit.batch_tokens, explained)
+    tensors = {name: whole(tensor) for name, tensor in value_tensors(model).items()}
+    if is_first():
+        save_checkpoint(folder / VALUES_FOLDER, value_config(run, metrics=metrics), tensors)
     return {"replies": len(data.examples["train"]), "metrics": metrics}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as one, where FSDP has spread it over the processes; all of them have to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def fit_recipe(run: Run) -> FitRecipe:
@@ -85,11 +98,11 @@ def train_values(
     """
     train = BatchDataset(data.examples["train"], recipe.batch_tokens, seed)
     validation = BatchDataset(data.examples["validation"], recipe.batch_tokens)
-    arguments = _arguments(recipe, seed, folder, steps_per_epoch=len(train))
-    with progress("fit", recipe.epochs * len(train)) as advance:
+    steps = math.ceil(len(train) / world_size())
+    with progress("fit", recipe.epochs * steps) as advance:
         trainer = _ValueTrainer(
             model=_Trainee(model),
-            args=arguments,
+            args=_arguments(recipe, seed, folder, steps),
             train_dataset=train,
             eval_dataset=validation,
             data_collator=_only_batch,
@@ -184,6 +197,8 @@ def _arguments(recipe: FitRecipe, seed: int, folder: Path, steps_per_epoch: int)
         label_names=["targets"],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_backend=None if torch.cuda.is_available() or world_size() == 1 else "gloo",
+        fsdp=recipe.sharded,
         seed=seed,
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,

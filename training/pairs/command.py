@@ -17,9 +17,9 @@ import typer
 from rich.table import Table
 
 from training.pairs.pairs import PairRecipe, read_pairs
+from training.runs.base import look_up_base
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console
-from training.runs.run import look_up_base
 from training.runs.run_dir import Stage, file_hash, folder_hash
 from valuemodels.sources.embedded import EMBEDDED
 

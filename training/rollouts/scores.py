@@ -19,10 +19,9 @@ from training.recipe import ObjectiveRecipe
 from training.rewards.reward import Reward, checked_scores, load_reward, refuse_constant
 from training.rollouts.shards import Rollout, read_rollouts
 from training.rollouts.workers import carry_out_shards
-from training.runs.run import Run
+from training.runs.run import REWARDS_FILE, Run
 from training.runs.run_dir import read_json, replacing, write_json
 
-REWARDS_FILE = "rewards.parquet"
 SHARD_REPLIES = 1024
 
 

@@ -11,7 +11,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
+from training.runs.ranks import is_first
+
+console = Console(highlight=False, quiet=not is_first())
 _LOG_EVERY_S = 15.0
 
 

@@ -5,17 +5,14 @@ Runs in any training process. Must not import torch or vllm.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from training.errors import RunDirError
 from training.prompts_recipe import DatasetRecipe
 from training.recipe import Recipe
-from training.recipe_file import parse_recipe
-from training.rewards.reward import check_reward, reward_files
 from training.runs.fitted import FittedValues
-from training.runs.run_dir import RunDir, Stage, dataset_hash, file_hash, folder_hash, read_json, write_json
-from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
-from valuemodels.sources.hub import resolve_folder
+from training.runs.inputs import pick, reward_inputs
+from training.runs.run_dir import RunDir, Stage, dataset_hash, file_hash, folder_hash
 
 VALUES_FOLDER = "values"
 """The fitted checkpoint's folder in the fit stage's; its scales are all 1."""
@@ -23,11 +20,15 @@ VALUES_FOLDER = "values"
 CHECKPOINT_FOLDER = "checkpoint"
 """The finished checkpoint's folder in the export stage's."""
 
+REWARDS_FILE = "rewards.parquet"
+"""Every objective's reward of every reply, in the rewards stage's folder."""
+
 TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "judge", "export"]
 FastStage = Literal[
     "prompts", "invented", "replies", "reply_rewards", "labels", "probe", "probe_scales", "judge", "probe_export"
 ]
-StageName = TrainingStage | FastStage
+OtherStage = Literal["teacher_values", "student", "head", "slider_export"]
+StageName = TrainingStage | FastStage | OtherStage
 StageInputs = dict[StageName, dict[str, Any]]
 
 
@@ -39,13 +40,28 @@ class Run:
         iteration: iteration 0 samples from the base, a later one through the guide, tilted by the best one before.
         base_folder: where the base model lies on this machine.
         workers: how many engines sample at once, over a Ray cluster; 0: one, in the stage's own process.
+        cached: another run, whose `shared` stages are used instead of own ones; None: it makes all of its own.
+        kind: what is made, by the word that the folder notes.
+        shared: the stages of the first iteration that depend on no reward.
+        values_stage: the stage that fits the values; export_stage: the one that leaves the finished checkpoint.
     """
+
+    kind: ClassVar[str] = "training"
+    shared: ClassVar[tuple[StageName, ...]] = ("prompts", "rollouts")
+    values_stage: ClassVar[StageName] = "fit"
+    export_stage: ClassVar[StageName] = "export"
 
     recipe: Recipe
     run_dir: RunDir
     base_folder: str
     iteration: int = 0
     workers: int = 0
+    cached: RunDir | None = None
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What a stage's process needs to know beside the recipe, as JSON content."""
+        return {}
 
     def own_inputs(self) -> StageInputs:
         """The stages in their order, each with the settings that it adds to those of the stages before it."""
@@ -136,6 +152,25 @@ class Run:
         found = self.at(0).stage("rewards").summary()["base"]
         return {name: (found[name]["mean"], found[name]["std"]) for name in self.rewards}
 
+    def clips(self) -> dict[str, tuple[float, float]]:
+        """Objective -> what its standardised reward is clipped to before it is learned."""
+        return dict.fromkeys(self.rewards, (-self.recipe.fit.clip, self.recipe.fit.clip))
+
+    def data_hash(self) -> str:
+        """A short hash of what the values are regressed on.
+
+        Raises:
+            RunDirError: it is not there yet.
+        """
+        return file_hash(self.stage("rewards").folder / REWARDS_FILE)
+
+    def first_scales(self) -> dict[str, float]:
+        """Objective -> the first scale that calibration tries."""
+        if self.iteration:
+            # The values of the round before, from which these were fitted, cost as much at about the same scales.
+            return dict(self.at(self.iteration - 1).best.fitted().units)
+        return dict.fromkeys(self.rewards, self.recipe.calibrate.start)
+
     def fitted(self) -> FittedValues:
         """This iteration's values, with the scales that were found for them.
 
@@ -143,7 +178,7 @@ class Run:
             RunDirError: they are not calibrated yet.
         """
         scales = self.stage("calibrate").summary()["scales"]
-        return FittedValues(self.finished("fit") / VALUES_FOLDER, "exact", scales)
+        return FittedValues(self.finished(self.values_stage) / VALUES_FOLDER, "exact", scales)
 
     @property
     def stages(self) -> tuple[StageName, ...]:
@@ -154,24 +189,36 @@ class Run:
         """A stage's folder, with the settings that its result depends on: its own and those of the stages before.
 
         Raises:
-            RunDirError: this run has no such stage.
+            RunDirError: this run has no such stage, or lives on stages that are not done or were done otherwise.
         """
         own = self.own_inputs()
         stages = tuple(own)
         if name not in stages:
             raise RunDirError(f"stage: got {name!r}, allowed is one of {', '.join(stages)}")
         inputs: dict[str, Any] = {stage: own[stage] for stage in stages[: stages.index(name) + 1]}
-        return self.run_dir.stage(self.iteration, name, {**self.earlier_inputs(), **inputs})
+        if self.cached is None or self.iteration or name not in self.shared:
+            return self.run_dir.stage(self.iteration, name, {**self.earlier_inputs(), **inputs})
+        borrowed = self.cached.stage(0, name, inputs)
+        borrowed.check()
+        borrowed.summary()
+        return borrowed
 
     def write(self) -> None:
         """Put what the stages' processes need where they read it.
 
         Raises:
-            RunDirError: the folder holds the making of a probe.
+            RunDirError: the folder holds a run of another kind.
         """
-        if self.run_dir.teacher_path.is_file():
-            raise RunDirError(f"{self.run_dir.path} holds the making of a probe: give another --run-dir")
-        write_recipe(self.run_dir, self.recipe)
+        self.run_dir.begin(self.kind, self.made_of, self.recipe.model_dump(mode="json"))
+
+    @property
+    def checkpoint(self) -> Path:
+        """The finished checkpoint's folder.
+
+        Raises:
+            RunDirError: the run is not through.
+        """
+        return self.at(self.last).finished(self.export_stage) / CHECKPOINT_FOLDER
 
     def finished(self, name: StageName) -> Path:
         """The folder of a stage whose files are complete.
@@ -183,54 +230,3 @@ class Run:
         stage.check()
         stage.summary()
         return stage.folder
-
-
-def write_recipe(run_dir: RunDir, recipe: Recipe) -> None:
-    """Put the recipe where the stages' processes read it."""
-    run_dir.path.mkdir(parents=True, exist_ok=True)
-    write_json(run_dir.recipe_path, recipe.model_dump(mode="json"))
-
-
-def open_run(path: Path, base_folder: Path | None = None) -> Run:
-    """The run in a folder.
-
-    Args:
-        base_folder: where its base model lies, if not where it is looked for.
-
-    Raises:
-        RunDirError: there is none.
-        RecipeError: its recipe has been tampered with.
-    """
-    run_dir = RunDir(path)
-    if not run_dir.recipe_path.is_file():
-        raise RunDirError(f"{path} holds no training run: it has no {run_dir.recipe_path.name}")
-    recipe = parse_recipe(read_json(run_dir.recipe_path), str(run_dir.recipe_path))
-    return Run(recipe, run_dir, find_base(recipe, base_folder))
-
-
-def find_base(recipe: Recipe, base_folder: Path | None = None) -> str:
-    """The folder of a recipe's base model, which is converted or fetched first where that is still to be done."""
-    if base_folder is not None:
-        return str(base_folder)
-    return look_up_base(recipe.base, recipe.base_revision)
-
-
-def pick(recipe: Recipe, *keys: str) -> dict[str, Any]:
-    """Some of a recipe's settings, as JSON content."""
-    return recipe.model_dump(mode="json", include=set(keys))
-
-
-def reward_inputs(identifier: str) -> dict[str, Any]:
-    """What a reward's scores depend on: its id, its code, and the content of all else."""
-    files = [folder_hash(path) if path.is_dir() else file_hash(path) for path in reward_files(identifier)]
-    inputs = {"reward": identifier, "code": file_hash(check_reward(identifier))}
-    return {**inputs, "depends_on": files} if files else inputs
-
-
-def look_up_base(base: str, revision: str | None = None) -> str:
-    """A folder with a base model's weights and tokenizer, which is converted or fetched first where it is not there.
-
-    Args:
-        base: "embedded", or a folder or hub id.
-    """
-    return str(prepare_embedded_base() if base == EMBEDDED else resolve_folder(base, revision))

@@ -1,7 +1,7 @@
 """The folder of one training run: which stage is done, what it was made from, and where its files lie.
 
     runs/<name>/recipe.json                  the validated recipe
-    runs/<name>/teacher.json                 where a probe is made: the checkpoint that gets it, if there is one
+    runs/<name>/kind.json                    what is made there, and of what: a checkpoint, another run's replies
     runs/<name>/iter_<n>/<stage>/inputs.json what the stage depends on, written before it starts
     runs/<name>/iter_<n>/<stage>/done.json   its closing figures, written last: without it the stage is not done
 
@@ -23,7 +23,7 @@ from training.errors import RunDirError
 INPUTS_FILE = "inputs.json"
 DONE_FILE = "done.json"
 RECIPE_FILE = "recipe.json"
-TEACHER_FILE = "teacher.json"
+KIND_FILE = "kind.json"
 _PARTIAL = ".partial"
 
 
@@ -104,8 +104,31 @@ class RunDir:
         return self.path / RECIPE_FILE
 
     @property
-    def teacher_path(self) -> Path:
-        return self.path / TEACHER_FILE
+    def kind_path(self) -> Path:
+        return self.path / KIND_FILE
+
+    def kind(self) -> tuple[str, dict[str, Any]]:
+        """What is made in the folder, and of what.
+
+        Raises:
+            RunDirError: nothing is.
+        """
+        if not self.kind_path.is_file():
+            raise RunDirError(f"{self.path} holds no training run: it has no {KIND_FILE}")
+        found: dict[str, Any] = read_json(self.kind_path)
+        return found["kind"], found["made_of"]
+
+    def begin(self, kind: str, made_of: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+        """Put what the stages' processes need where they read it.
+
+        Raises:
+            RunDirError: something else is made in the folder.
+        """
+        if self.kind_path.is_file() and (found := self.kind()[0]) != kind:
+            raise RunDirError(f"{self.path} holds a run of another kind ({found}, not {kind}): give another --run-dir")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.kind_path, {"kind": kind, "made_of": made_of})
+        write_json(self.recipe_path, recipe)
 
 
 def content_hash(content: Any) -> str:

@@ -9,11 +9,12 @@ from tests.conftest import random_tensors
 from tests.training.fake_engines import RecordingEngine
 from training.calibrate import stage as calibrate
 from training.fast import invented, replies
-from training.fast.run import FastRun, Teacher, read_teacher
+from training.fast.run import FastRun
 from training.fast_recipe import FastRecipe
 from training.recipe import ObjectiveRecipe, Recipe
 from training.recipe_file import read_recipe
 from training.runs.run_dir import RunDir
+from training.runs.teacher import Teacher, read_teacher
 from training.stages import run_stage
 from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig
 from valuemodels.models.checkpoint import save_checkpoint

@@ -9,10 +9,11 @@ import pytest
 
 from tests.conftest import random_tensors
 from training.errors import RunDirError
-from training.fast.run import FastRun, open_fast_run, read_teacher
+from training.fast.run import FastRun, open_fast_run
 from training.recipe import Recipe
-from training.runs.run import Run, write_recipe
+from training.runs.run import Run
 from training.runs.run_dir import RunDir
+from training.runs.teacher import read_teacher
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.value_config import ValueConfig, read_value_config
 from valuemodels.models.checkpoint import read_tensors, save_checkpoint
@@ -113,15 +114,19 @@ def test_stages_processes_find_recipe_and_teacher_in_the_runs_folder(run: FastRu
 
 
 def test_folder_of_the_other_kind_is_refused(run: FastRun, small_recipe: Recipe, tmp_path: Path) -> None:
-    training = RunDir(tmp_path / "training")
-    write_recipe(training, small_recipe)
-    with pytest.raises(RunDirError, match="holds a training run, not the making of a probe"):
-        replace(run, run_dir=training).write()
+    training = Run(small_recipe, RunDir(tmp_path / "training"), run.base_folder)
+    training.write()
+    with pytest.raises(
+        RunDirError, match=r"holds a run of another kind \(training, not fast\): give another --run-dir"
+    ):
+        replace(run, run_dir=training.run_dir).write()
     run.write()
-    with pytest.raises(RunDirError, match="holds the making of a probe"):
-        Run(small_recipe, run.run_dir, run.base_folder).write()
-    with pytest.raises(RunDirError, match="does not hold the making of a probe"):
-        open_fast_run(training.path)
+    with pytest.raises(RunDirError, match=r"holds a run of another kind \(fast, not training\)"):
+        replace(training, run_dir=run.run_dir).write()
+    with pytest.raises(RunDirError, match="holds a run of another kind: training, not fast"):
+        open_fast_run(training.run_dir.path)
+    with pytest.raises(RunDirError, match=r"holds no training run: it has no kind\.json"):
+        open_fast_run(tmp_path / "nothing")
 
 
 def test_changed_setting_is_refused_by_the_stages_it_concerns(run: FastRun) -> None:

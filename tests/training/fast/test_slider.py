@@ -89,7 +89,7 @@ def call(finished: FastRun, tmp_path: Path) -> Callable[..., Result]:
     [
         (["nothing"], "reward 'nothing' is unknown; allowed: classifier"),
         ([REWARD, "--name", "Not A Name"], "name: String should match pattern"),
-        ([REWARD, "--from", "no-such-folder"], "no-such-folder does not hold the making of a probe"),
+        ([REWARD, "--from", "no-such-folder"], "no-such-folder holds no training run"),
         (['positivity {"most": 1}'], "reward 'positivity' cannot be made with parameters"),
     ],
 )

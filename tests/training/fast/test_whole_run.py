@@ -12,11 +12,12 @@ from training.cli import app
 from training.errors import RunDirError
 from training.fast.held_out import predict
 from training.fast.positions import load_positions
-from training.fast.run import FastRun, Teacher, read_teacher
+from training.fast.run import FastRun
 from training.recipe import Recipe
 from training.recipe_file import read_recipe
 from training.report import copy_checkpoint, print_probe
 from training.runs.run_dir import RunDir
+from training.runs.teacher import Teacher, read_teacher
 from training.stages import run_stage
 from valuemodels.contract.value_config import read_value_config
 from valuemodels.models.checkpoint import load_probe, load_value_model, read_tensors
@@ -116,7 +117,7 @@ def test_making_it_again_from_the_result_gives_it_back(
     finished: FastRun, folder: Path, tmp_path: Path, chat_base: str
 ) -> None:
     """Exporting over the teacher must neither spoil the run nor pile up ids."""
-    copy_checkpoint(finished.at(1), "probe_export", tmp_path / "shipped")
+    copy_checkpoint(finished, tmp_path / "shipped")
     teacher = read_teacher(tmp_path / "shipped")
     again = FastRun(finished.recipe, finished.run_dir, chat_base, teacher=teacher)
     assert teacher.had_probe

@@ -13,7 +13,7 @@ from training.errors import RewardError
 from training.recipe import reward_id
 from training.rewards.classifier import Classifier
 from training.rewards.reward import load_reward
-from training.runs.run import reward_inputs
+from training.runs.inputs import reward_inputs
 
 PROMPTS, REPLIES = ["hello", "why", "a b c"], ["yes", "because of the long way home", "no"]
 

@@ -7,7 +7,7 @@ import pytest
 from training.errors import RewardError
 from training.recipe import reward_id
 from training.rewards.reward import load_reward, reward_files, reward_source
-from training.runs.run import reward_inputs
+from training.runs.inputs import reward_inputs
 
 REPLIES = ["I love this wonderful day.", "I hate this awful photosynthesis."]
 PROMPTS = ["p"] * len(REPLIES)
