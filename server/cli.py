@@ -105,7 +105,7 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
     folders, checkpoints = find_checkpoints(options.values)
     config = settings.guide_config(folders, "", keys=own_keys.rules)
     try:
-        Catalogue(config, checkpoints, settings.profile_fields, own_keys.profiles)
+        Catalogue(config, checkpoints, settings.all_profiles(config.checkpoints), own_keys.profiles)
     except MavisError as error:
         raise as_startup_error(error) from None
     flags = early_flags(options.vllm_args, vllm_defaults(options)["host"])

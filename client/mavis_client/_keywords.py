@@ -67,6 +67,8 @@ class GuidanceKeywords(TypedDict, total=False):
         kl_budget: nats a token; each step lowers beta just enough to stay within it. None: no budget.
         scoring: which scorer, where the checkpoint offers several.
         profile: a named set of these fields from the server's configuration; the request's own fields win.
+        schedule: what changes along the text: mappings with `from_token` and one or more of `objective_weights`, `beta`
+            and `kl_budget`, by rising token.
         return_values: True for a trace of every token in the answer, "candidates" for the candidates' values, too.
     """
 
@@ -77,6 +79,7 @@ class GuidanceKeywords(TypedDict, total=False):
     kl_budget: float | None
     scoring: Literal["exact", "fast", "hybrid"]
     profile: str
+    schedule: Sequence[Mapping[str, Any]]
     return_values: bool | Literal["candidates"]
 
 

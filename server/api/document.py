@@ -14,15 +14,15 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from server.api import headers, schema
+from server.api import headers, offer_schema, schema
 from server.requests.catalogue import NULLABLE
-from server.requests.fields import GuidanceFields
+from server.requests.fields import GuidanceFields, ScheduleEntry
 
 INTRODUCTION = """# HTTP API
 
-Written by `make docs` from the models in `server/api/schema.py` and `server/requests/fields.py`; the running server
-tells the same at `/openapi.json`. Everything that is not on this page is vLLM's own API, unchanged: see vLLM's
-documentation for the other fields and routes.
+Written by `make docs` from the models in `server/api/schema.py`, `server/api/offer_schema.py` and
+`server/requests/fields.py`; the running server tells the same at `/openapi.json`. Everything that is not on this page
+is vLLM's own API, unchanged: see vLLM's documentation for the other fields and routes.
 
 **What is stable.** Names, types and meanings on this page do not change within a major version; new fields may be added
 to answers, and new optional ones to requests. The figures under `metrics` and `fast_metrics`, the wording of messages,
@@ -49,6 +49,12 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
         "objectives",
     ),
     (
+        "`GET /v1/profiles`",
+        "The named sets of fields that `profile` may name, with what people are told of them. `GET /` is a page that "
+        "offers them as characters, with the sliders.",
+        "profiles",
+    ),
+    (
         "`PATCH /v1/generations/{id}`",
         "Changes a generation while it runs; `id` is the completion's. The answer comes once the workers have taken "
         "the change over. 403 with another API key, or token, than the generation was started with; 404 where the id "
@@ -72,7 +78,8 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
 )
 
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
-    "objectives": (schema.ObjectiveList, schema.Objective),
+    "objectives": (offer_schema.ObjectiveList, offer_schema.Objective),
+    "profiles": (offer_schema.ProfileList, offer_schema.ListedProfile),
     "change": (schema.GenerationChange, schema.GenerationChanged, schema.ChangedChoice),
     "state": (schema.GenerationState, schema.GenerationChoiceState),
     "ready": (schema.Readiness,),
@@ -91,13 +98,14 @@ def document() -> str:
 
 def documented_models() -> tuple[type[BaseModel], ...]:
     """Every model of ours that the page describes."""
-    return (GuidanceFields, *_BLOCK, *(model for models in _MODELS.values() for model in models))
+    return (GuidanceFields, ScheduleEntry, *_BLOCK, *(model for models in _MODELS.values() for model in models))
 
 
 def _request_parts() -> Iterator[str]:
     yield _table("field", [(n, _asked(n), _text(info)) for n, info in GuidanceFields.model_fields.items()])
     declared = [get_args(kind)[1] for kind in (headers.RequestId, headers.ChosenToken)]
     yield _table("header", [(header.alias, "text", header.description) for header in declared])
+    yield _model_part(ScheduleEntry)
     yield (
         "A guided choice of the answer has a `mavis` block, and an answer to a request with any field of ours a "
         "`generation_token`, which in a stream stands in the first chunk. `logprobs` are the base model's, before the "

@@ -2,7 +2,8 @@
 
     POST /v1/chat/completions  POST /v1/completions     vLLM's serving classes, guided; POST /invocations is either
     POST /v1/chat/completions/batch  /v1/responses  /v1/messages     vLLM's, under the operator's policy
-    GET  /v1/objectives        GET  /ready
+    GET  /v1/objectives  /v1/profiles  /ready           what is offered, and whether it is there
+    GET  /  /playground                                 the page with the sliders
     PATCH, GET  /v1/generations/{id}                    live control: see `server.api.generation_routes`
 
 Requests without any field of ours take vLLM's path with nothing added to what goes in or comes out. Which of vLLM's
@@ -20,7 +21,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from server.api import generation_routes, refusing_routes, routes
+from server.api import generation_routes, playground_routes, refusing_routes, routes
 from server.api.route_table import close_unknown_routes, generates, is_open, methods_of, replace_route
 from server.api.schema import GenerationChange
 from server.audit import Audit
@@ -94,7 +95,7 @@ class MavisEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Replace vLLM's two generating routes and add ours."""
         self._app = app
-        for router in (routes.router, refusing_routes.router, generation_routes.router):
+        for router in (routes.router, refusing_routes.router, generation_routes.router, playground_routes.router):
             app.include_router(router)
         app.add_exception_handler(RequestError, _refuse)
         app.add_exception_handler(HTTPException, _refuse_http)
@@ -110,7 +111,7 @@ class MavisEndpoints:
             raise StartupError("the engine holds no value guide; start the server with `mavis serve`")
         config, settings = GuideConfig.from_wire(wire), options.settings
         checkpoints = [read_value_config(folder) for folder in config.checkpoints]
-        catalogue = Catalogue(config, checkpoints, settings.profile_fields, options.keys.profiles)
+        catalogue = Catalogue(config, checkpoints, settings.all_profiles(config.checkpoints), options.keys.profiles)
         await _check_workers(engine_client, catalogue)
         mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
         admission = Admission(settings.limits, engine_client.model_config.max_model_len)

@@ -13,6 +13,8 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
+from server.playground.files import PAGES
+
 logger = logging.getLogger("mavis.routes")
 
 
@@ -47,6 +49,7 @@ ROUTES: dict[tuple[str, str], Kind] = {
     ("PATCH", GENERATION_PATH): Kind.QUIET,
     ("GET", GENERATION_PATH): Kind.QUIET,
     ("GET", "/v1/objectives"): Kind.QUIET,
+    ("GET", "/v1/profiles"): Kind.QUIET,
     ("GET", "/v1/models"): Kind.QUIET,
     ("GET", "/v1/responses/{response_id}"): Kind.QUIET,
     ("POST", "/v1/responses/{response_id}/cancel"): Kind.QUIET,
@@ -69,6 +72,7 @@ ROUTES: dict[tuple[str, str], Kind] = {
     ("GET", "/docs"): Kind.OPEN,
     ("GET", "/docs/oauth2-redirect"): Kind.OPEN,
     ("GET", "/redoc"): Kind.OPEN,
+    **{("GET", path): Kind.OPEN for path in PAGES},
 }
 
 _OPERATORS = ("serve.dev.", "serve.lora.", "serve.profile.", "serve.fault_tolerance.", "rl.")

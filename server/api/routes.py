@@ -24,13 +24,9 @@ from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from server.api.generation_routes import CHANGE_GENERATION, READ_GENERATION
 from server.api.headers import generation_headers
+from server.api.offer_schema import ObjectiveList, ProfileList
 from server.api.route_table import CHAT_PATH, COMPLETIONS_PATH, INVOCATIONS_PATH
-from server.api.schema import (
-    GuidedChatCompletionResponse,
-    GuidedCompletionResponse,
-    ObjectiveList,
-    Readiness,
-)
+from server.api.schema import GuidedChatCompletionResponse, GuidedCompletionResponse, Readiness
 from server.errors import BodyError
 from server.generations.ownership import TOKEN_HEADER
 from server.generations.service import GenerationService
@@ -113,6 +109,12 @@ async def invoke(raw_request: Request) -> Response:
 async def list_objectives(raw_request: Request) -> JSONResponse:
     """The objectives that `objective_weights` may name, their bounds and where they come from."""
     return JSONResponse(service_of(raw_request).catalogue.listing(current_key.get()))
+
+
+@router.get("/v1/profiles", responses={HTTPStatus.OK.value: {"model": ProfileList}})
+async def list_profiles(raw_request: Request) -> JSONResponse:
+    """The named sets of fields that `profile` may name."""
+    return JSONResponse(service_of(raw_request).catalogue.listed_profiles(current_key.get()))
 
 
 @router.get(

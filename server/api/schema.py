@@ -5,7 +5,7 @@ The answers themselves are plain dicts, since a stream writes one a token; a tes
 Runs in the HTTP process. No torch.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse, ChatCompletionResponseChoice
@@ -25,11 +25,13 @@ Advantages = Annotated[
 ]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Base of all: no field that is not named here."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class CandidateValues(_Answer):
+class CandidateValues(Answer):
     """A token that could have been sampled; `return_values: "candidates"`."""
 
     token_id: Annotated[int, Field(description="The token.")]
@@ -40,7 +42,7 @@ class CandidateValues(_Answer):
     values: Annotated[Numbers, Field(description="As a token's `values`.")]
 
 
-class TokenValues(_Answer):
+class TokenValues(Answer):
     """One sampled token; with `return_values`."""
 
     token_id: Annotated[int, Field(description="The token.")]
@@ -68,7 +70,7 @@ class TokenValues(_Answer):
     ] = None
 
 
-class Steering(_Answer):
+class Steering(Answer):
     """What held from a token on, until the next entry's."""
 
     from_token: Annotated[int, Field(description="Index of the first token it held for.")]
@@ -77,7 +79,7 @@ class Steering(_Answer):
     kl_budget: Annotated[float | None, Field(description="Nats a token; null for none.")]
 
 
-class MavisBlock(_Answer):
+class MavisBlock(Answer):
     """`mavis` of a choice. In a stream, chunks carry `tokens` and `steering` as they come, the last one the totals."""
 
     objective_weights: Annotated[Numbers, Field(description="The weights that held at last, defaults included.")]
@@ -117,7 +119,7 @@ class MavisBlock(_Answer):
     ] = None
 
 
-class MavisChunk(_Answer):
+class MavisChunk(Answer):
     """`mavis` of a choice in a chunk that is not its last: the tokens whose values have arrived."""
 
     tokens: Annotated[list[TokenValues], Field(description="Since the chunk before.")]
@@ -156,39 +158,7 @@ class GuidedCompletionResponse(CompletionResponse):
     generation_token: GenerationToken = None
 
 
-class Objective(_Answer):
-    """One slider."""
-
-    id: Annotated[str, Field(description="What `objective_weights` calls it.")]
-    object: Annotated[Literal["objective"], Field(description="Always this.")]
-    description: Annotated[str, Field(description="What it means, from the checkpoint.")]
-    default: Annotated[float, Field(description="Weight of requests that do not name it.")]
-    bounds: Annotated[tuple[float, float], Field(description="Lowest and highest weight that is allowed.")]
-    floor: Annotated[
-        float | None,
-        Field(description="Strength (weight x beta) that nothing takes it below, included in `bounds`; null for none."),
-    ]
-    scorings: Annotated[list[Scoring], Field(description="What `scoring` may ask for.")]
-    checkpoint: Annotated[str, Field(description="Id of its value checkpoint.")]
-    reward: Annotated[str, Field(description="Id of the reward its values were trained on.")]
-    metrics: Annotated[Numbers, Field(description="Held-out figures of exact scoring, by name.")]
-    fast_metrics: Annotated[
-        Numbers | None, Field(description="The same of fast scoring; null where the checkpoint offers none.")
-    ]
-
-
-class ObjectiveList(_Answer):
-    """All sliders."""
-
-    object: Annotated[Literal["list"], Field(description="Always this.")]
-    data: Annotated[list[Objective], Field(description="In the order of the checkpoints.")]
-    profiles: Annotated[
-        dict[str, dict[str, Any]],
-        Field(description="Name -> the fields that `profile` stands for; a request's own fields win."),
-    ] = {}
-
-
-class GenerationChange(_Answer):
+class GenerationChange(Answer):
     """What to change of a running generation: what is named changes, what is not stays."""
 
     objective_weights: Annotated[
@@ -206,14 +176,14 @@ class GenerationChange(_Answer):
     ] = -1
 
 
-class ChangedChoice(_Answer):
+class ChangedChoice(Answer):
     """From where a change holds in one choice."""
 
     index: Annotated[int, Field(description="The choice.")]
     effective_from_token: Annotated[int, Field(description="Index of its first token that the change holds for.")]
 
 
-class GenerationChanged(_Answer):
+class GenerationChanged(Answer):
     """A change that the workers have taken over."""
 
     id: Annotated[str, Field(description="The generation.")]
@@ -221,7 +191,7 @@ class GenerationChanged(_Answer):
     choices: Annotated[list[ChangedChoice], Field(description="The running choices that it is about.")]
 
 
-class GenerationChoiceState(_Answer):
+class GenerationChoiceState(Answer):
     """One choice of a generation as it stands."""
 
     index: Annotated[int, Field(description="The choice.")]
@@ -233,7 +203,7 @@ class GenerationChoiceState(_Answer):
     mavis: Annotated[MavisBlock, Field(description="What holds now, and everything known of its tokens so far.")]
 
 
-class GenerationState(_Answer):
+class GenerationState(Answer):
     """A generation as it stands."""
 
     id: Annotated[str, Field(description="The completion's id.")]
@@ -242,7 +212,7 @@ class GenerationState(_Answer):
     choices: Annotated[list[GenerationChoiceState], Field(description="All its choices, begun or not.")]
 
 
-class Readiness(_Answer):
+class Readiness(Answer):
     """Whether requests can be answered."""
 
     status: Annotated[Literal["ready", "unavailable"], Field(description="200 for ready, 503 for unavailable.")]

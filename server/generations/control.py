@@ -6,6 +6,7 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from server.audit import Audit
@@ -25,6 +26,7 @@ from server.requests.keys import current_key
 from valuemodels.contract.changes import Change
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import ChoiceName
+from valuemodels.contract.schedule import states
 
 LONGEST_LOGGED_ID = 160
 MAX_TOLD_TOKENS = 16_384
@@ -113,8 +115,7 @@ class GenerationControl:
 
     def _described(self, generation: Generation, index: int, tokens: range) -> dict[str, Any]:
         choice = generation.choice(index)
-        asked = generation.overrides.over(generation.guidance, generation.choice_name(index))
-        now = self._catalogue.policy.resolve(asked)
+        now = self._catalogue.policy.resolve(generation.asked(index))
         described = {
             "index": index,
             "finished": generation.phase is Phase.OVER or choice.phase > Phase.RUNNING,
@@ -126,8 +127,8 @@ class GenerationControl:
 
     def _check_what_will_hold(self, generation: Generation, change: Change, names: Sequence[ChoiceName]) -> None:
         """Refuse a change that is allowed by itself, and not with what it leaves as it is."""
-        for name in names if change.choice is None else [change.choice]:
-            asked = change.over(generation.overrides.over(generation.guidance, name))
+        pairs = product(names if change.choice is None else [change.choice], states(generation.guidance))
+        for asked in (change.over(generation.overrides.over(held, name)) for name, held in pairs):
             try:
                 self._catalogue.policy.check(asked)
             except GuidanceError as error:

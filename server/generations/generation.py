@@ -11,7 +11,8 @@ from server.generations.ownership import Owner
 from server.generations.phase import Phase
 from server.requests.catalogue import CheckedRequest
 from valuemodels.contract.changes import Overrides
-from valuemodels.contract.guidance import ChoiceName
+from valuemodels.contract.guidance import ChoiceName, Guidance
+from valuemodels.contract.schedule import scheduled
 from valuemodels.contract.trace_wire import TokenRange
 
 SLICE_TOKENS = 4096
@@ -72,7 +73,11 @@ class Generation:
     @property
     def is_guided(self) -> bool:
         """Whether the tilt of any of its tokens may have differed from zero."""
-        return self.overrides.version > 0 or not self.resolved.is_plain
+        return self.overrides.version > 0 or self.resolved.has_schedule or not self.resolved.is_plain
+
+    def asked(self, index: int) -> Guidance:
+        """What is asked for the next token of the choice at this index: by the request, its schedule, and changes."""
+        return self.overrides.over(scheduled(self.guidance, self.choice(index).returned), self.choice_name(index))
 
     def choice(self, index: int) -> Choice:
         """The choice at this index of the response."""

@@ -75,7 +75,7 @@ class GenerationService:
         """
         checked = self._admit(request, headers, id_prefix)
         generation = None if checked is None else self._open(request, headers, checked)
-        REQUESTS.labels(route, "false" if checked is None or checked.resolved.is_plain else "true").inc()
+        REQUESTS.labels(route, "true" if checked is not None and checked.tilts else "false").inc()
         if checked is None or generation is None:
             yield None
             return

@@ -3,13 +3,15 @@
 Runs in the HTTP process. No torch, no vLLM.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from server.errors import FieldError
 from server.requests.keys import ApiKey
+from server.requests.profiles import Profile, ProfileSet
+from server.requests.schedule import read_schedule
+from server.requests.weights import no_giant
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, TraceDetail
 from valuemodels.contract.guide_config import GuideConfig
@@ -18,6 +20,7 @@ from valuemodels.contract.policy import GuidancePolicy, KeyRules
 from valuemodels.contract.value_config import ObjectiveConfig, ValueConfig
 
 NULLABLE = frozenset({"kl_budget"})
+_NO_PROFILES = ProfileSet({})
 _TRACES: dict[bool | str, TraceDetail] = {False: "totals", True: "values", "candidates": "candidates"}
 
 
@@ -43,6 +46,11 @@ class CheckedRequest:
     resolved: ResolvedGuidance
     must_travel: bool
 
+    @property
+    def tilts(self) -> bool:
+        """Whether anything of it is tilted, if nobody changes it."""
+        return self.resolved.has_schedule or not self.resolved.is_plain
+
 
 class Catalogue:
     """The objectives of all loaded checkpoints under the operator's policy."""
@@ -51,13 +59,12 @@ class Catalogue:
         self,
         config: GuideConfig,
         checkpoints: Sequence[ValueConfig],
-        profiles: Mapping[str, Mapping[str, Any]] | None = None,
+        profiles: ProfileSet = _NO_PROFILES,
         key_profiles: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
             checkpoints: the `value_config.json` of `config.checkpoints`, in this order.
-            profiles: name -> the fields of ours that it stands for.
             key_profiles: API key -> the profile of its requests that name none.
 
         Raises:
@@ -74,9 +81,21 @@ class Catalogue:
         self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
         self._plain_without_guidance = self.policy.resolve(None).is_plain
         self._aborts = "abort" in self.policy.on_value_error.values()
-        self.profiles = {name: dict(fields) for name, fields in (profiles or {}).items()}
+        self._profiles: dict[str, Profile] = {}
         self._key_profiles = dict(key_profiles or {})
-        self._check_profiles()
+        self._take_profiles(profiles)
+        self._check_key_profiles()
+
+    @property
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Name -> the fields that `profile` stands for."""
+        return {name: profile.fields for name, profile in self._profiles.items()}
+
+    def listed_profiles(self, key: ApiKey | None = None) -> dict[str, Any]:
+        """The body of `GET /v1/profiles`, as it holds under an API key."""
+        own = None if key is None else self._key_profiles.get(key.name)
+        data = [profile.listed(name) | {"is_default": name == own} for name, profile in self._profiles.items()]
+        return {"object": "list", "data": data}
 
     def listing(self, key: ApiKey | None = None) -> dict[str, Any]:
         """The body of `GET /v1/objectives`, as it holds under an API key."""
@@ -136,6 +155,7 @@ class Catalogue:
             kl_budget=no_giant(fields.get("kl_budget")),
             scoring=fields.get("scoring"),
             trace=_trace(fields.get("return_values", False)),
+            schedule=read_schedule(fields.get("schedule", []), tuple(self.entries)),
             key=key.name if key is not None and key.rules is not None else None,
         )
         try:
@@ -148,19 +168,24 @@ class Catalogue:
 
     def _with_profile(self, name: object, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The profile's fields under the request's own, which win; weights one by one."""
-        if not isinstance(name, str) or name not in self.profiles:
-            known = "one of " + ", ".join(self.profiles) if self.profiles else "leaving the field out: there are none"
+        if not isinstance(name, str) or name not in self._profiles:
+            known = "one of " + ", ".join(self._profiles) if self._profiles else "leaving the field out: there are none"
             raise FieldError("profile", name, known)
-        profile, own = self.profiles[name], fields.get("objective_weights", {})
+        profile, own = self._profiles[name].fields, fields.get("objective_weights", {})
         weights = own if not isinstance(own, dict) else {**profile.get("objective_weights", {}), **own}
         return {**profile, **fields, "objective_weights": weights}
 
-    def _check_profiles(self) -> None:
-        for name, fields in self.profiles.items():
+    def _take_profiles(self, profiles: ProfileSet) -> None:
+        for name, profile in profiles.by_name.items():
             try:
-                self.check(fields, "profile")
+                self.check(profile.fields, "profile")
             except FieldError as error:
+                if profiles.are_shipped:
+                    continue
                 raise GuidanceError(f"profiles.{name}.{error.param}", error.value, error.allowed) from None
+            self._profiles[name] = profile
+
+    def _check_key_profiles(self) -> None:
         for name, profile in self._key_profiles.items():
             rules = KeyRules() if name in self.policy.by_key else None
             try:  # a profile that everybody may name can be beyond the bounds of one key
@@ -180,12 +205,6 @@ def _trace(value: Any) -> TraceDetail:
     if isinstance(value, bool | str) and value in _TRACES:
         return _TRACES[value]
     raise FieldError("return_values", value, 'false, true or "candidates"')
-
-
-def no_giant(value: Any) -> Any:
-    """JSON integers have no limit, and float() refuses those beyond a double: to us they are infinite."""
-    is_giant = isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1e300
-    return math.inf if is_giant else value
 
 
 assert set(_TRACES.values()) == set(get_args(TraceDetail)), f"return_values misses a detail of {TraceDetail}"

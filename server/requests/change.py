@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.errors import BodyError, FieldError
-from server.requests.catalogue import no_giant
 from server.requests.fields import GuidanceFields, near_miss
+from server.requests.weights import changed_weights, no_giant
 from valuemodels.contract.changes import Change
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import ChoiceName, Guidance
@@ -34,7 +34,11 @@ def read_change(body: bytes, policy: GuidancePolicy, generation_id: str, choices
         if name not in CHANGEABLE and name != "choice":
             raise FieldError(name, value, _instead_of(name))
     choice = _choice(wire["choice"], choices) if "choice" in wire else None
-    weights = _weights(wire["objective_weights"], policy) if "objective_weights" in wire else {}
+    weights = (
+        changed_weights("objective_weights", wire["objective_weights"], policy.objectives)
+        if "objective_weights" in wire
+        else {}
+    )
     strength: dict[str, Any] = {name: no_giant(wire[name]) for name in ("beta", "kl_budget") if name in wire}
     _check(weights, strength, policy)
     change = Change(
@@ -67,18 +71,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(wire, dict):
         raise BodyError(f"the body is no JSON object; give one with {', '.join(CHANGEABLE)}")
     return wire
-
-
-def _weights(value: Any, policy: GuidancePolicy) -> dict[str, Any]:
-    """Objective -> weight or None. Null for all of them is null for each."""
-    if value is None:
-        return dict.fromkeys(policy.objectives)
-    if not isinstance(value, dict):
-        names = ", ".join(policy.objectives)
-        raise FieldError(
-            "objective_weights", value, f"an object from objective to number or null, or null; objectives: {names}"
-        )
-    return {name: no_giant(weight) for name, weight in value.items()}
 
 
 def _check(weights: Mapping[str, Any], strength: Mapping[str, Any], policy: GuidancePolicy) -> None:

@@ -19,6 +19,20 @@ MAX_ID_LENGTH = 128
 ALIASES = {"weights": "objective_weights", "objectives": "objective_weights", "kl": "kl_budget"}
 
 
+class ScheduleEntry(BaseModel):
+    """What changes at a token; one or more of the fields beside `from_token`."""
+
+    from_token: int = Field(
+        description="Index of the first token that it holds for; each entry's above the one before."
+    )
+    objective_weights: dict[str, float | None] | None = Field(
+        default=None,
+        description="Objective -> weight from there on; null is the operator's default, for one or for all.",
+    )
+    beta: float | None = Field(default=None, description="Strength from there on; null is the operator's default.")
+    kl_budget: float | None = Field(default=None, description="Nats a token from there on; null is none.")
+
+
 class GuidanceFields(BaseModel):
     """Our fields, typed for the OpenAPI page only.
 
@@ -58,6 +72,12 @@ class GuidanceFields(BaseModel):
         default=None,
         description="A named set of these fields from the operator (`GET /v1/objectives`); the request's own fields "
         "win, weights one by one.",
+    )
+    schedule: Annotated[list[ScheduleEntry] | None, SkipValidation] = Field(
+        default=None,
+        description="What changes along the text: entries by rising `from_token`, each with one or more of "
+        "`objective_weights`, `beta` and `kl_budget` from that token on; what it does not name stays as it was, and "
+        "null is the operator's default. `mavis.steering` of an answer that was changed as it ran is such a list.",
     )
     return_values: Annotated[bool | Literal["candidates"], SkipValidation] = Field(
         default=False,

@@ -7,16 +7,17 @@ Runs in the process that starts the server. No torch, no vLLM.
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError
 from server.gate.gate import GateLimits
 from server.requests.admission import Limits
+from server.requests.profiles import Profile, ProfileSet, read_profiles, shipped_profiles
 from valuemodels.contract.errors import GuidanceError, MavisError, shown
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.guide_config import DEFAULT_CACHE_GIB, DEFAULT_HYBRID_CANDIDATES, DType, GuideConfig
@@ -40,19 +41,6 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Profile(BaseModel):
-    """Fields of ours under one name; the policy checks them as it checks a request's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    objective_weights: dict[str, Number] = {}
-    beta: Number | None = None
-    candidates: int | None = None
-    candidate_min_p: Number | None = None
-    kl_budget: Number | None = None
-    scoring: Scoring | None = None
-
-
 class Settings(BaseSettings):
     """The operator's settings.
 
@@ -69,7 +57,8 @@ class Settings(BaseSettings):
         hybrid_candidates: how many candidates hybrid scoring has read at most, at each token.
         value_dtype: arithmetic of the value models; "auto" picks what the machine is good at.
         value_cache_gib: memory of the value models' KV cache.
-        profiles: name -> fields of a request (see `Profile`): what `profile` may name.
+        profiles: name -> fields of a request: what `profile` may name; profiles_file: a file of more of them. See
+            `server.requests.profiles`.
         keys_file: API keys with names and rules of their own; see `server.requests.keys`.
         audit_log: file of the audit log; None: with our other messages.
         max_n, max_choices, max_weights, max_traced, max_exact_tokens: of one request; see `server.requests.admission`.
@@ -97,6 +86,7 @@ class Settings(BaseSettings):
     value_dtype: DType = "auto"
     value_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = DEFAULT_CACHE_GIB
     profiles: dict[str, Profile] = {}
+    profiles_file: Path | None = None
     keys_file: Path | None = None
     audit_log: Path | None = None
     max_n: Count = 128
@@ -123,10 +113,15 @@ class Settings(BaseSettings):
         """On what reaches the routes at all."""
         return GateLimits(self.max_header_bytes, self.max_body_bytes, self.max_waiting, self.max_wait_s)
 
-    @property
-    def profile_fields(self) -> dict[str, dict[str, Any]]:
-        """Profile -> the fields that it stands for."""
-        return {name: profile.model_dump(exclude_none=True) for name, profile in self.profiles.items()}
+    def all_profiles(self, checkpoints: Sequence[str]) -> ProfileSet:
+        """The operator's profiles; where there are none, those that ship for these checkpoints.
+
+        Raises:
+            StartupError: the file cannot be read.
+        """
+        of_file = {} if self.profiles_file is None else read_profiles(self.profiles_file)
+        own = {**of_file, **self.profiles}
+        return ProfileSet(own) if own else ProfileSet(shipped_profiles(checkpoints), are_shipped=True)
 
     def guide_config(
         self,

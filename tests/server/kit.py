@@ -31,6 +31,7 @@ from server.generations.service import GenerationService
 from server.requests.admission import Admission, Limits
 from server.requests.catalogue import Catalogue, CheckedRequest
 from server.requests.keys import ApiKey, ApiKeys, digest_of
+from server.requests.profiles import Profile, ProfileSet
 from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
 from valuemodels.contract.changes import Change
@@ -75,7 +76,8 @@ def catalogue(profiles: Any = None, key_profiles: Any = None, **operator: Any) -
     """Two objectives, positivity in [-2, 2] and simplicity in [-1, 1]."""
     bounds = {"simplicity": Bounds(-1.0, 1.0)}
     config = GuideConfig(checkpoints=(), base_model="base", **{"bounds": bounds, **operator})
-    return Catalogue(config, [value_config("positivity", "simplicity")], profiles, key_profiles)
+    named = {name: Profile.model_validate(fields) for name, fields in (profiles or {}).items()}
+    return Catalogue(config, [value_config("positivity", "simplicity")], ProfileSet(named), key_profiles)
 
 
 def checked(fields: Mapping[str, Any] | None = None, generation_id: str = "chatcmpl-a") -> CheckedRequest:

@@ -1,11 +1,15 @@
 """What both of vLLM's runners know of a request: its guidance, its choice, the place of its next token. No vLLM."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from valuemodels.contract.changes import Overrides
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance, ResolvedGuidance
+from valuemodels.contract.policy import GuidancePolicy
+from valuemodels.contract.schedule import next_entry, scheduled
 from valuemodels.scoring.rows import Row
 
 _CHILD_INDEX = re.compile(r"^(\d+)_")
@@ -19,6 +23,7 @@ class RunningRequest:
         asked: the guidance that the request began with; None where only the operator's defaults guide it.
         end_token: what ends its sequence.
         version: of the generation's overrides that `guidance` includes; 0 is none.
+        until: the token that `guidance` holds for no more, since the schedule changes it.
         row: what the guide was told last; the same object for as long as it holds.
     """
 
@@ -29,7 +34,34 @@ class RunningRequest:
     output: list[int]
     end_token: int = 0
     version: int = 0
+    until: float = math.inf
     row: Row | None = None
+
+    def follow(self, policy: GuidancePolicy, overrides: Overrides | None, request_id: str) -> bool:
+        """Bring `guidance` up to date with the schedule, and with the changes that were made to the generation.
+
+        Returns:
+            whether there is anything to tilt or to watch.
+        """
+        asked, token = self.asked, len(self.output)
+        if asked is None:
+            return self.guidance.needs_values
+        version = 0 if overrides is None else overrides.version
+        if version != self.version or token >= self.until:
+            self.version = version
+            self._resolve(policy, asked, overrides, choice_name(asked, request_id))
+        return overrides is not None or self.guidance.needs_values
+
+    def _resolve(
+        self, policy: GuidancePolicy, asked: Guidance, overrides: Overrides | None, choice: ChoiceName
+    ) -> None:
+        token = len(self.output)
+        if overrides is None:
+            self.guidance = policy.resolve(asked, token)
+        else:
+            self.guidance = policy.resolve(overrides.over(scheduled(asked, token), choice))
+        later = next_entry(asked, token)
+        self.until = math.inf if later is None else later
 
 
 class EngineParams(Protocol):

@@ -5,6 +5,7 @@ adds it again later. So a row's identity is the engine's request id, read from t
 worker extension hands over (`attach`).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,7 +108,11 @@ class ValueLogitsProcessor(LogitsProcessor):
         if (guidance is None and not resolved.needs_values) or not prompt:
             return
         end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
-        self._requests[index] = RunningRequest(guidance, resolved, params.temperature, prompt, output, end_token)
+        # What its schedule says at its first token holds already; what it says later, from the next step on.
+        until = math.inf if guidance is None or not guidance.schedule else 0
+        self._requests[index] = RunningRequest(
+            guidance, resolved, params.temperature, prompt, output, end_token, until=until
+        )
 
     def _move(self, source: int, target: int, swap: bool) -> None:
         moved, replaced = self._requests.pop(source, None), self._requests.pop(target, None)
@@ -121,11 +126,7 @@ class ValueLogitsProcessor(LogitsProcessor):
         request = self._requests[index]
         asked, row = request.asked, request.row
         overrides = None if asked is None else self.guide.changed.get(asked.generation_id)
-        if asked is not None and overrides is not None and overrides.version != request.version:
-            choice = choice_name(asked, request_id)
-            request.guidance = self.guide.policy.resolve(overrides.over(asked, choice))
-            request.version = overrides.version
-        elif overrides is None and not request.guidance.needs_values:
+        if not request.follow(self.guide.policy, overrides, request_id):
             return None
         if row is None or row.index != index or row.sequence_id != request_id or row.guidance is not request.guidance:
             row = request.row = self._new_row(index, request_id, request)

@@ -32,6 +32,19 @@ class ChoiceName(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduledChange:
+    """An entry of a request's schedule.
+
+    Attributes:
+        said: what changes from that token on, by the names that clients use: `objective_weights`, `beta`, `kl_budget`.
+            None is the operator's default.
+    """
+
+    from_token: int
+    said: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Guidance:
     """The guidance of one request, as the client asked for it. `None` means: not said, the operator's default holds.
 
@@ -48,6 +61,7 @@ class Guidance:
         trace: how much of what was scored is kept for the response.
         prompt_index: which prompt of the call this is.
         key: name of the API key that the request came with, where that key has rules of its own.
+        schedule: what changes along the text, by rising token; see `valuemodels.contract.schedule`.
     """
 
     generation_id: str
@@ -60,6 +74,7 @@ class Guidance:
     prompt_index: int = 0
     key: str | None = None
     candidate_min_p: float | None = None
+    schedule: tuple[ScheduledChange, ...] = ()
 
     @classmethod
     def from_wire(cls, wire: "Guidance | Mapping[str, Any]") -> "Guidance":
@@ -68,7 +83,9 @@ class Guidance:
         Raises:
             TypeError: a key is unknown or `generation_id` is missing.
         """
-        return wire if isinstance(wire, Guidance) else cls(**wire)
+        if isinstance(wire, Guidance):
+            return wire
+        return cls(**{**wire, "schedule": tuple(ScheduledChange(**entry) for entry in wire.get("schedule", ()))})
 
     def to_wire(self) -> dict[str, Any]:
         """A plain dict with the same content, for msgpack and JSON."""
@@ -83,6 +100,7 @@ class ResolvedGuidance:
         weights: one weight an objective, in the policy's order.
         strengths: per objective weight x beta, within what the operator allows; what the tilt is made of.
         pins: per objective the part of its strength that no KL budget lowers; 0 unless the operator has set a floor.
+        has_schedule: the request has one, so it is followed also where it tilts nothing yet.
     """
 
     weights: tuple[float, ...]
@@ -94,6 +112,7 @@ class ResolvedGuidance:
     strengths: tuple[float, ...]
     pins: tuple[float, ...]
     candidate_min_p: float = 0.0
+    has_schedule: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -107,5 +126,5 @@ class ResolvedGuidance:
 
     @property
     def needs_values(self) -> bool:
-        """True where a request is tilted, or wants to see the values of an untilted answer."""
-        return not self.is_plain or self.shows_tokens
+        """True where a request is tilted, or may be later, or wants to see the values of an untilted answer."""
+        return not self.is_plain or self.shows_tokens or self.has_schedule

@@ -12,10 +12,13 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal, get_args
 
+from valuemodels.contract.checks import is_finite_number, is_integer, one_of
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, Scoring, TraceDetail
+from valuemodels.contract.schedule import scheduled, states
 
 DEFAULT_BETA = 1.0
 DEFAULT_CANDIDATES = 40
@@ -97,7 +100,7 @@ class GuidancePolicy:
         for name, action in self.on_value_error.items():
             self._known(f"on_value_error.{name}", name)
             if action not in get_args(OnValueError):
-                raise GuidanceError(f"on_value_error.{name}", action, _one_of(get_args(OnValueError)))
+                raise GuidanceError(f"on_value_error.{name}", action, one_of(get_args(OnValueError)))
         if self.max_candidates < 1:
             raise GuidanceError("max_candidates", self.max_candidates, "an integer of at least 1")
         self._check_floors()
@@ -135,6 +138,12 @@ class GuidancePolicy:
         policy = self.of(guidance.key)
         policy.check_fields(guidance)
         policy._check_strengths(guidance)
+        for number, held in enumerate(islice(states(guidance), 1, None)):
+            try:
+                policy.check_fields(held)
+                policy._check_strengths(held)
+            except GuidanceError as error:
+                raise GuidanceError(f"schedule.{number}.{error.field}", error.value, error.allowed) from None
 
     def check_fields(self, guidance: Guidance, weights_field: str = "objective_weights") -> None:
         """As `check`, each field by itself: for what says only a part of what will hold.
@@ -146,27 +155,28 @@ class GuidancePolicy:
             where = f"{weights_field}.{name}"
             self._known(where, name)
             bounds = self.bounds_of(name)
-            if not _is_finite_number(weight) or weight not in bounds:
+            if not is_finite_number(weight) or weight not in bounds:
                 raise GuidanceError(where, weight, str(bounds))
-        if (beta := guidance.beta) is not None and not (_is_finite_number(beta) and beta in self.beta_bounds):
+        if (beta := guidance.beta) is not None and not (is_finite_number(beta) and beta in self.beta_bounds):
             raise GuidanceError("beta", beta, str(self.beta_bounds))
-        if (k := guidance.candidates) is not None and not (_is_integer(k) and 1 <= k <= self.max_candidates):
+        if (k := guidance.candidates) is not None and not (is_integer(k) and 1 <= k <= self.max_candidates):
             raise GuidanceError("candidates", k, f"an integer from 1 to {self.max_candidates}")
-        if (share := guidance.candidate_min_p) is not None and not (_is_finite_number(share) and 0 <= share < 1):
+        if (share := guidance.candidate_min_p) is not None and not (is_finite_number(share) and 0 <= share < 1):
             raise GuidanceError("candidate_min_p", share, "a number from 0 to below 1; 0 keeps all candidates")
-        if (budget := guidance.kl_budget) is not None and not (_is_finite_number(budget) and budget > 0):
+        if (budget := guidance.kl_budget) is not None and not (is_finite_number(budget) and budget > 0):
             raise GuidanceError("kl_budget", budget, "a number above 0 (nats a token), or null for none")
         if guidance.scoring is not None and guidance.scoring not in self.scorings:
-            raise GuidanceError("scoring", guidance.scoring, _one_of(self.scorings))
+            raise GuidanceError("scoring", guidance.scoring, one_of(self.scorings))
         if guidance.trace not in get_args(TraceDetail):
             raise GuidanceError("return_values", guidance.trace, 'false, true or "candidates"')
 
-    def resolve(self, guidance: Guidance | None) -> ResolvedGuidance:
+    def resolve(self, guidance: Guidance | None, token: int = 0) -> ResolvedGuidance:
         """Fill in the operator's defaults and clamp to what is allowed. None is a request without any guidance.
 
-        What has passed `check` is changed in one way only: a strength below an objective's floor is raised to it.
+        Of its schedule what is said up to a token holds. What has passed `check` is changed in one way only: a strength
+        below an objective's floor is raised to it.
         """
-        asked = guidance or Guidance(generation_id="")
+        asked = scheduled(guidance or Guidance(generation_id=""), token)
         policy = self.of(asked.key)
         weights = tuple(
             policy.bounds_of(n).clamp(float(asked.weights.get(n, policy.default_of(n)))) for n in self.objectives
@@ -185,6 +195,7 @@ class GuidancePolicy:
             trace=asked.trace,
             strengths=tuple(strengths),
             pins=tuple(map(policy.pin_of, self.objectives)),
+            has_schedule=guidance is not None and bool(guidance.schedule),
         )
 
     def _check_strengths(self, guidance: Guidance) -> None:
@@ -206,7 +217,7 @@ class GuidancePolicy:
         for name, floor in self.floors.items():
             self._known(f"floors.{name}", name)
             high = self.bounds.get(name, Bounds()).high
-            if not _is_finite_number(floor) or floor > high:
+            if not is_finite_number(floor) or floor > high:
                 raise GuidanceError(
                     f"floors.{name}", floor, f"a number of at most {high:g}, the objective's upper bound"
                 )
@@ -220,29 +231,15 @@ class GuidancePolicy:
                     f"default_weights.{name}", weight, f"{self.bounds_of(name)}: set one with the bounds"
                 )
         if self.default_scoring not in self.scorings:
-            raise GuidanceError("scoring", self.default_scoring, _one_of(self.scorings))
+            raise GuidanceError("scoring", self.default_scoring, one_of(self.scorings))
 
     def _known(self, where: str, name: str) -> None:
         if name not in self.objectives:
-            raise GuidanceError(where, name, _one_of(self.objectives))
+            raise GuidanceError(where, name, one_of(self.objectives))
 
 
 def _check_interval(where: str, bounds: Bounds, at_least: float = -sys.float_info.max) -> None:
     low, high = bounds.low, bounds.high
-    if not (_is_finite_number(low) and _is_finite_number(high) and at_least <= low <= high):
+    if not (is_finite_number(low) and is_finite_number(high) and at_least <= low <= high):
         least = "" if at_least < 0 else f" of at least {at_least:g}"
         raise GuidanceError(where, [low, high], f"two finite numbers{least}, low <= high")
-
-
-def _is_finite_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -sys.float_info.max <= value <= sys.float_info.max
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _one_of(names: tuple[str, ...]) -> str:
-    return "one of " + ", ".join(names) if names else "nothing: no objectives are loaded"

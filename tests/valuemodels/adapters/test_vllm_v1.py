@@ -16,7 +16,7 @@ from tests.conftest import TINY_VOCAB
 from valuemodels.adapters.requests import next_tokens
 from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
 from valuemodels.contract.changes import Change
-from valuemodels.contract.guidance import ChoiceName, Guidance
+from valuemodels.contract.guidance import ChoiceName, Guidance, ScheduledChange
 from valuemodels.contract.guide_config import GuideConfig
 
 
@@ -317,3 +317,22 @@ def test_reading_ahead_that_fails_ends_nothing(
     monkeypatch.setattr(processor.guide.scorers["exact"][0], "read", broken)
     batch.step()
     assert "could not read 1 prompts ahead" in caplog.text
+
+
+def test_a_schedule_follows_the_tokens_and_a_change_is_made_over_it(processor: ValueLogitsProcessor) -> None:
+    """By the step that samples token 2 its entry holds; what a person changes, the schedule says no more of."""
+    schedule = (
+        ScheduledChange(2, {"objective_weights": {"warmth": -1.0}}),
+        ScheduledChange(4, {"objective_weights": {"warmth": 0.5, "brevity": 0.5}}),
+    )
+    batch, output = Batch(processor), []  # type: ignore[var-annotated]
+    batch.update(add=[(0, "r", params(weights={"warmth": 1.0}, schedule=schedule), [3, 4], output)])
+    for token in range(6):
+        batch.step(token)
+        output.append(5)
+        if token == 2:
+            processor.guide.changed.take([Change("g", {"brevity": 2.0})])
+    (trace,) = processor.guide.traces.read({"g": {}})["g"].values()
+    assert [(at, weights) for at, weights, *_ in trace["settings"]] == [
+        (0, [1.0, 0.0]), (2, [-1.0, 0.0]), (3, [-1.0, 2.0]), (4, [0.5, 2.0]),
+    ]  # fmt: skip
