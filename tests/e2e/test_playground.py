@@ -1,7 +1,6 @@
 """The page in a real browser, as a person uses it. No test may end with an error in the console or a word to others."""
 
 import json
-import re
 import shutil
 import socket
 import subprocess
@@ -34,11 +33,16 @@ RENDER = """async (text) => {
     const { markdown } = await import("/playground/markdown.js");
     const box = document.createElement("div");
     box.append(markdown(text));
-    return box.innerHTML;
+    const all = [...box.querySelectorAll("*")];
+    return {
+        tags: all.map((each) => each.tagName),
+        attributes: all.flatMap((each) => each.getAttributeNames().map((name) => `${name}=${each.getAttribute(name)}`)),
+        text: box.textContent,
+    };
 }"""
 DANGEROUS = (
-    "# Hi\n<img src=x onerror=alert(1)><script>alert(2)</script>[a](javascript:alert(3)) [b](https://example.org) "
-    "<b onclick=alert(4)>c</b><style>*{display:none}</style>"
+    "# Hi\n![c](https://example.org/c.png) <img src=x onerror=alert(1)><script>alert(2)</script>"
+    "[a](javascript:alert(3)) [b](https://example.org) <b onclick=alert(4)>c</b><style>*{display:none}</style>"
 )
 PROMPT = "Tell me about your garden in spring."
 
@@ -233,8 +237,11 @@ def test_characters_branches_edits_and_stops(open_page: Callable[..., Page]) -> 
 def test_what_a_model_writes_is_never_markup_of_the_page(open_page: Callable[..., Page]) -> None:
     page = open_page()
     shown = page.evaluate(RENDER, DANGEROUS)
-    assert "<h1>Hi</h1>" in shown and 'href="https://example.org"' in shown
-    assert not re.search(r"<img|<script|<style|onerror|onclick|javascript:", shown), shown
+    assert set(shown["tags"]) == {"H1", "P", "A"}, shown
+    assert set(shown["attributes"]) == {
+        "href=https://example.org", "target=_blank", "rel=noopener noreferrer nofollow",
+    }  # fmt: skip
+    assert "<img src=x onerror=alert(1)>" in shown["text"]
 
 
 @contextmanager

@@ -178,7 +178,7 @@ function App() {
       ${state.problem && html`<div class="problem" role="alert"><b>${state.problem.message}</b>${state.problem.hint} <button type="button" onClick=${connect}>Try again</button></div>`}
       ${!state.server && !state.problem && html`<p role="status">Asking the server what it offers…</p>`}
       ${state.server && nodes.length === 0 && html`<${Welcome} />`}
-      <ol class="messages">${nodes.map((node) => {
+      <ol class="messages">${state.server && nodes.map((node) => {
         const Message = node.role === "assistant" && node.texts ? AssistantMessage : UserMessage;
         return html`<${Message} key=${`${owner.id}-${node.id}`} conversation=${owner} node=${node} actions=${all} disabled=${isWriting} />`;
       })}</ol>

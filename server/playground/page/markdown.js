@@ -11,6 +11,10 @@ const OPTIONS = {
   RETURN_DOM_FRAGMENT: true,
 };
 
+// HTML in a text is shown as the text that it is, and never parsed.
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+marked.use({ renderer: { html: ({ text }) => escaped(text), image: ({ raw }) => escaped(raw) } });
+
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A") {
     node.setAttribute("target", "_blank");
@@ -18,5 +22,5 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   }
 });
 
-/** A fragment with the text's headings, lists and emphasis; images, scripts and styles are left out. */
+/** A fragment with the text's headings, lists and emphasis; images are shown as what was written for them. */
 export const markdown = (text) => DOMPurify.sanitize(marked.parse(text, { async: false, breaks: true }), OPTIONS);
