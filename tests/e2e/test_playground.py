@@ -234,6 +234,24 @@ def test_characters_branches_edits_and_stops(open_page: Callable[..., Page]) -> 
     expect(column.get_by_text("Stopped.")).to_be_visible()
 
 
+def test_nine_answers_over_two_sliders_and_one_to_go_on_from(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Map").click()
+    page.get_by_role("button", name="Write nine answers").click()
+    cells = page.locator(".map .cell")
+    expect(cells).to_have_count(9)
+    expect(page.locator(".map .cell:enabled")).to_have_count(9, timeout=PATIENCE_MS)
+    written = [text.strip() for text in page.locator(".map .cell span").all_text_contents()]
+    assert all(written) and len(set(written)) > 4
+    cells.nth(2).click()
+    expect(slider(page, "positivity")).to_have_value("1")
+    expect(slider(page, "simplicity")).to_have_value("1")
+    expect(page.locator(".message.user")).to_contain_text("Tell me about your day.")
+    ask(page, "Go on.", tokens=20)
+    finished(page)
+    expect(page.locator(".message.assistant")).to_have_count(2)
+
+
 def test_what_a_model_writes_is_never_markup_of_the_page(open_page: Callable[..., Page]) -> None:
     page = open_page()
     shown = page.evaluate(RENDER, DANGEROUS)

@@ -20,6 +20,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
+from training.errors import RecipeError
 from training.fit.checkpoint import load_tensors, value_config, value_tensors
 from training.fit.dataset import Batch, BatchDataset, TrainingData, load_training_data
 from training.fit.held_out import EXPLAINED, held_out_metrics
@@ -44,6 +45,9 @@ def fit_values(run: Run) -> dict[str, Any]:
 
 def fit_to(run: Run, data: TrainingData, explained: str = EXPLAINED) -> dict[str, Any]:
     """The same, whatever the targets are; `explained` names the figures, see `held_out_metrics`."""
+    if run.recipe.fit.sharded and not torch.cuda.is_available():
+        # accelerate would take it for a fit whose processes each have the whole trunk, and say nothing.
+        raise RecipeError("fit.sharded: got true on a machine without GPUs, allowed there is false")
     torch.set_num_threads(threads())
     folder = run.stage(run.values_stage).folder
     set_seed(run.recipe.seed)

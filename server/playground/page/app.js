@@ -3,6 +3,7 @@
 import { describeServer, useKey } from "./api.js";
 import { add, messagesBefore, newConversation, path, titleOf, turn } from "./conversation.js";
 import { AssistantMessage, UserMessage } from "./messages.js";
+import { Map as SliderMap } from "./map.js";
 import { choose, Panel } from "./panel.js";
 import { Share } from "./share.js";
 import { changed, keep, onChange, restore, state } from "./store.js";
@@ -12,6 +13,7 @@ import { blankText, plainText, Writer } from "./writer.js";
 
 const PROMPTS = ["Tell me about your day.", "Describe a walk in the rain.", "Explain why the sky is blue.",
   "Write a letter to a friend who has moved away.", "What should I cook tonight?", "Review a film that does not exist."];
+const NEAR_END = 160; // pixels
 const writers = new Set();
 
 const conversation = () => state.conversations.find((each) => each.id === state.current);
@@ -70,6 +72,19 @@ const actions = {
     for (const writer of writers) if (writer.node === node) writer.stop();
   },
 };
+
+/** Go on from a cell of the map: its weights in the sliders, its text as the beginning of a conversation. */
+function goOnFrom(cell) {
+  const owner = begin();
+  const asked = add(owner, 0, { role: "user", content: cell.prompt });
+  add(owner, asked.id, {
+    role: "assistant", content: plainText(cell.text), texts: [cell.text], requests: [cell.request],
+    titles: [sentence(cell.weights)], baseColumn: -1,
+  });
+  Object.assign(state.settings, { objective_weights: cell.weights, profile: null, schedule: null });
+  keep();
+  changed();
+}
 
 async function connect() {
   useKey(state.key);
@@ -131,7 +146,7 @@ function Composer({ disabled }) {
   </form>`;
 }
 
-function Header({ onSettings }) {
+function Header({ onSettings, onMap }) {
   const others = state.conversations.filter((each) => each.nodes.length > 1);
   const pick = (event) => { state.current = event.target.value || null; keep(); changed(); };
   const shade = (event) => { state.shade = event.target.value; keep(); changed(); };
@@ -143,6 +158,7 @@ function Header({ onSettings }) {
     ${others.length > 0 && html`<label class="row"><span class="visually-hidden">Conversation</span><select value=${state.current ?? ""} onChange=${pick}>
       <option value="">new conversation</option>${others.map((each) => html`<option value=${each.id}>${titleOf(each)}</option>`)}</select></label>`}
     <button type="button" onClick=${() => { state.current = null; keep(); changed(); }}>New</button>
+    ${state.server?.objectives.length > 1 && html`<button type="button" onClick=${onMap}>Map</button>`}
     <button type="button" onClick=${onSettings}>Settings</button>
   </header>`;
 }
@@ -163,6 +179,12 @@ function Settings({ onClose }) {
     </form></dialog>`;
 }
 
+/** Keep the end of the text in sight, unless somebody has scrolled up to read. */
+function followEnd() {
+  const page = document.scrollingElement;
+  if (page.scrollHeight - page.scrollTop - page.clientHeight < NEAR_END) page.scrollTop = page.scrollHeight;
+}
+
 function App() {
   const [, redraw] = useReducer((count) => count + 1, 0);
   const [dialog, setDialog] = useState(null);
@@ -172,8 +194,9 @@ function App() {
   const close = () => setDialog(null);
   const all = { ...actions, share: (node, column) => setDialog({ text: node.texts[column], request: node.requests[column] }) };
   const nodes = owner ? path(owner) : [];
+  useEffect(() => { if (isWriting) followEnd(); });
   return html`<div class="page">
-    <${Header} onSettings=${() => setDialog("settings")} />
+    <${Header} onSettings=${() => setDialog("settings")} onMap=${() => setDialog("map")} />
     <main>
       ${state.problem && html`<div class="problem" role="alert"><b>${state.problem.message}</b>${state.problem.hint} <button type="button" onClick=${connect}>Try again</button></div>`}
       ${!state.server && !state.problem && html`<p role="status">Asking the server what it offers…</p>`}
@@ -186,6 +209,7 @@ function App() {
     </main>
     ${state.server && html`<aside><${Panel} onSteer=${steer} isWriting=${isWriting} /></aside>`}
     ${dialog === "settings" && html`<${Settings} onClose=${close} />`}
+    ${dialog === "map" && html`<${SliderMap} onChoose=${goOnFrom} onClose=${close} />`}
     ${dialog?.text && html`<${Share} ...${dialog} onClose=${close} />`}
   </div>`;
 }
