@@ -30,10 +30,8 @@ def test_the_version_is_stated_once() -> None:
 
 
 def test_it_needs_httpx_and_pydantic_alone_and_ships_its_types() -> None:
-    assert [need.partition(">")[0] for need in requires("mavis-client") or []] == [
-        "httpx",
-        "pydantic",
-    ]
+    needs = [need for need in requires("mavis-client") or [] if "extra ==" not in need]
+    assert [need.partition(">")[0] for need in needs] == ["httpx", "pydantic"]
     assert (PACKAGE / "py.typed").exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = ("server", "valuemodels", "training", "client/mavis_client")
+FOLDERS = ("server", "valuemodels", "training", "client/mavis_client", "client/mavis_chat")
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 40
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}

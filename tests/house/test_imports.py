@@ -17,13 +17,14 @@ import pytest
 from tests.house.distributions import normal, required_name
 
 ROOT = Path(__file__).parents[2]
-OURS = {"server", "valuemodels", "training", "client", "mavis_client", "tests"}
+OURS = {"server", "valuemodels", "training", "client", "mavis_client", "mavis_chat", "tests"}
 
 ARROWS = {
     "server": {"server", "valuemodels"},
     "valuemodels": {"valuemodels"},
     "training": {"training", "valuemodels"},
     "client/mavis_client": {"mavis_client"},
+    "client/mavis_chat": {"mavis_chat", "mavis_client"},
 }
 """Package folder -> the packages of ours that it may import."""
 

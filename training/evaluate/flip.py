@@ -1,6 +1,6 @@
 """`mavis flip`: what a slider that is flipped halfway does to each half of a text.
 
-    mavis flip [positivity] [--weight 1] [--values DIR] [--prompts FILE] [--out FILE.json]
+    mavis flip [--objective positivity] [--weight 1] [--values DIR] [--prompts FILE] [--out FILE.json]
 
 By a `schedule`, as a request's: the weight changes its sign at the middle token. Each half is scored by itself, against
 the same half of the base's own reply at the same seed. Runs in the process of the command, with the engine in it.
@@ -51,7 +51,7 @@ class FlipRow:
 
 @app.callback()
 def flip(
-    objective: Annotated[str, typer.Argument(help="Which slider.")] = "positivity",
+    objective: Annotated[str, typer.Option(help="Which slider.")] = "positivity",
     weight: Annotated[float, typer.Option(help="Its weight in the first half.")] = 1.0,
     values: ValuesOption = None,
     prompts: Annotated[

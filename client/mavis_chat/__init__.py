@@ -1,0 +1,1 @@
+"""A chat in the terminal whose sliders can be moved while an answer is being written."""
