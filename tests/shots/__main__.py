@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 SIZE: ViewportSize = {"width": 1180, "height": 720}
-FRAME_S = 0.35
+FRAME_S = 0.25
 GIF_WIDTH = 820
 PROMPT = "Tell me about your garden in spring."
 
@@ -35,7 +35,7 @@ def main() -> None:
         frames = _steered(page)
         page.get_by_role("button", name="Tokens").click()
         page.get_by_label("shade tokens by").select_option("positivity")
-        page.locator(".token").nth(12).hover()
+        page.locator(".token").nth(4).hover()
         page.locator(".candidates table").wait_for()
         page.wait_for_timeout(300)
         page.screenshot(path=options.out / "playground.png")
