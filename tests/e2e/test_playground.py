@@ -7,7 +7,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
@@ -344,12 +343,3 @@ def test_nothing_bars_people_who_see_or_move_less(
     serious = [v for v in found.response["violations"] if v["impact"] in ("serious", "critical")]
     assert serious == [], json.dumps([(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in serious], indent=1)
     own.close()
-
-
-def test_the_page_is_small(server: Server) -> None:
-    """All of its JavaScript, gzipped, is below 100 KB."""
-    import gzip
-
-    folder = Path(__file__).parents[2] / "server" / "playground" / "page"
-    size = sum(len(gzip.compress(path.read_bytes(), 9)) for path in folder.rglob("*.js"))
-    assert size <= 100_000
