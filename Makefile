@@ -65,7 +65,7 @@ compare-embedded: setup-dev ## What fast and exact scoring gain for the same KL;
 	@.venv/bin/mavis compare --samples 3 --at-least 0.95 --out docs/evaluation/embedded/compare.json $(ARGS)
 
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
-	@.venv/bin/mavis evaluate --out docs/evaluation/embedded/sliders.json $(ARGS)
+	@.venv/bin/mavis evaluate --out valuemodels/checkpoints/embedded/evaluation.json $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh

@@ -55,6 +55,11 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
         "profiles",
     ),
     (
+        "`GET /v1/evaluations`",
+        "What `mavis evaluate` has measured of the checkpoints that are served: `evaluation.json` in their folders.",
+        "evaluations",
+    ),
+    (
         "`PATCH /v1/generations/{id}`",
         "Changes a generation while it runs; `id` is the completion's. The answer comes once the workers have taken "
         "the change over. 403 with another API key, or token, than the generation was started with; 404 where the id "
@@ -80,6 +85,14 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "objectives": (offer_schema.ObjectiveList, offer_schema.Objective),
     "profiles": (offer_schema.ProfileList, offer_schema.ListedProfile),
+    "evaluations": (
+        offer_schema.EvaluationList,
+        offer_schema.CheckpointEvaluation,
+        offer_schema.MeasuredRow,
+        offer_schema.MeasuredSetting,
+        offer_schema.MeasuredObjective,
+        offer_schema.MeasuredFigure,
+    ),
     "change": (schema.GenerationChange, schema.GenerationChanged, schema.ChangedChoice),
     "state": (schema.GenerationState, schema.GenerationChoiceState),
     "ready": (schema.Readiness,),

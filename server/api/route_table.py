@@ -50,6 +50,7 @@ ROUTES: dict[tuple[str, str], Kind] = {
     ("GET", GENERATION_PATH): Kind.QUIET,
     ("GET", "/v1/objectives"): Kind.QUIET,
     ("GET", "/v1/profiles"): Kind.QUIET,
+    ("GET", "/v1/evaluations"): Kind.QUIET,
     ("GET", "/v1/models"): Kind.QUIET,
     ("GET", "/v1/responses/{response_id}"): Kind.QUIET,
     ("POST", "/v1/responses/{response_id}/cancel"): Kind.QUIET,

@@ -24,7 +24,7 @@ from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 
 from server.api.generation_routes import CHANGE_GENERATION, READ_GENERATION
 from server.api.headers import generation_headers
-from server.api.offer_schema import ObjectiveList, ProfileList
+from server.api.offer_schema import EvaluationList, ObjectiveList, ProfileList
 from server.api.route_table import CHAT_PATH, COMPLETIONS_PATH, INVOCATIONS_PATH
 from server.api.schema import GuidedChatCompletionResponse, GuidedCompletionResponse, Readiness
 from server.errors import BodyError
@@ -115,6 +115,12 @@ async def list_objectives(raw_request: Request) -> JSONResponse:
 async def list_profiles(raw_request: Request) -> JSONResponse:
     """The named sets of fields that `profile` may name."""
     return JSONResponse(service_of(raw_request).catalogue.listed_profiles(current_key.get()))
+
+
+@router.get("/v1/evaluations", responses={HTTPStatus.OK.value: {"model": EvaluationList}})
+async def list_evaluations(raw_request: Request) -> JSONResponse:
+    """What was measured of the checkpoints: which weights buy what, at what cost."""
+    return JSONResponse(service_of(raw_request).catalogue.evaluations())
 
 
 @router.get(

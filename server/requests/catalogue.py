@@ -13,6 +13,7 @@ from server.requests.profiles import Profile, ProfileSet
 from server.requests.schedule import read_schedule
 from server.requests.weights import no_giant
 from valuemodels.contract.errors import GuidanceError
+from valuemodels.contract.evaluation import read_evaluation
 from valuemodels.contract.guidance import Guidance, ResolvedGuidance, TraceDetail
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.offers import objective_owners, offered_scorings
@@ -68,7 +69,7 @@ class Catalogue:
             key_profiles: API key -> the profile of its requests that name none.
 
         Raises:
-            CheckpointError: two checkpoints entry the same objective.
+            CheckpointError: two checkpoints have the same objective, or an evaluation is none.
             GuidanceError: the operator's defaults, bounds or profiles do not fit.
         """
         owners = objective_owners(checkpoints)
@@ -79,6 +80,9 @@ class Catalogue:
             for objective in checkpoint.objectives
         }
         self.checkpoint = "+".join(checkpoint.id for checkpoint in checkpoints)
+        folders = zip(config.checkpoints, checkpoints, strict=False)
+        found = (read_evaluation(folder, checkpoint.id) for folder, checkpoint in folders)
+        self._evaluations = [evaluation for evaluation in found if evaluation is not None]
         self._plain_without_guidance = self.policy.resolve(None).is_plain
         self._aborts = "abort" in self.policy.on_value_error.values()
         self._profiles: dict[str, Profile] = {}
@@ -104,6 +108,13 @@ class Catalogue:
             "object": "list",
             "data": [self._listed(name, entry, policy) for name, entry in self.entries.items()],
             "profiles": self.profiles,
+        }
+
+    def evaluations(self) -> dict[str, Any]:
+        """The body of `GET /v1/evaluations`."""
+        return {
+            "object": "list",
+            "data": [{"object": "evaluation", **each.model_dump(mode="json")} for each in self._evaluations],
         }
 
     def _listed(self, name: str, entry: CatalogueEntry, policy: GuidancePolicy) -> dict[str, Any]:

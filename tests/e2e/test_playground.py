@@ -1,6 +1,7 @@
 """The page in a real browser, as a person uses it. No test may end with an error in the console or a word to others."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -249,6 +250,16 @@ def test_nine_answers_over_two_sliders_and_one_to_go_on_from(open_page: Callable
     ask(page, "Go on.", tokens=20)
     finished(page)
     expect(page.locator(".message.assistant")).to_have_count(2)
+
+
+def test_a_measured_point_sets_the_sliders(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Measured").click()
+    point = page.get_by_role("button", name=re.compile("^positivity .1.00: positivity .1.59"))
+    expect(page.locator(".front button")).to_have_count(10)
+    point.click()
+    expect(slider(page, "positivity")).to_have_value("1")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_what_a_model_writes_is_never_markup_of_the_page(open_page: Callable[..., Page]) -> None:

@@ -2,6 +2,7 @@
 
 import { describeServer, useKey } from "./api.js";
 import { add, messagesBefore, newConversation, path, titleOf, turn } from "./conversation.js";
+import { Front } from "./front.js";
 import { AssistantMessage, UserMessage } from "./messages.js";
 import { Map as SliderMap } from "./map.js";
 import { choose, Panel } from "./panel.js";
@@ -86,6 +87,15 @@ function goOnFrom(cell) {
   changed();
 }
 
+/** Set the sliders to weights that were measured; objectives that these do not name are at their default. */
+function takeOver(weights) {
+  const all = { ...startingSettings(state.server).objective_weights, ...weights };
+  Object.assign(state.settings, { objective_weights: all, beta: null, kl_budget: null, profile: null, schedule: null });
+  steer({ objective_weights: all, beta: null, kl_budget: null });
+  keep();
+  changed();
+}
+
 async function connect() {
   useKey(state.key);
   state.problem = null;
@@ -146,7 +156,7 @@ function Composer({ disabled }) {
   </form>`;
 }
 
-function Header({ onSettings, onMap }) {
+function Header({ onSettings, onMap, onFront }) {
   const others = state.conversations.filter((each) => each.nodes.length > 1);
   const pick = (event) => { state.current = event.target.value || null; keep(); changed(); };
   const shade = (event) => { state.shade = event.target.value; keep(); changed(); };
@@ -158,7 +168,7 @@ function Header({ onSettings, onMap }) {
     ${others.length > 0 && html`<label class="row"><span class="visually-hidden">Conversation</span><select value=${state.current ?? ""} onChange=${pick}>
       <option value="">new conversation</option>${others.map((each) => html`<option value=${each.id}>${titleOf(each)}</option>`)}</select></label>`}
     <button type="button" onClick=${() => { state.current = null; keep(); changed(); }}>New</button>
-    ${state.server?.objectives.length > 1 && html`<button type="button" onClick=${onMap}>Map</button>`}
+    ${state.server?.objectives.length > 1 && html`<button type="button" onClick=${onMap}>Map</button><button type="button" onClick=${onFront}>Measured</button>`}
     <button type="button" onClick=${onSettings}>Settings</button>
   </header>`;
 }
@@ -196,7 +206,7 @@ function App() {
   const nodes = owner ? path(owner) : [];
   useEffect(() => { if (isWriting) followEnd(); });
   return html`<div class="page">
-    <${Header} onSettings=${() => setDialog("settings")} onMap=${() => setDialog("map")} />
+    <${Header} onSettings=${() => setDialog("settings")} onMap=${() => setDialog("map")} onFront=${() => setDialog("front")} />
     <main>
       ${state.problem && html`<div class="problem" role="alert"><b>${state.problem.message}</b>${state.problem.hint} <button type="button" onClick=${connect}>Try again</button></div>`}
       ${!state.server && !state.problem && html`<p role="status">Asking the server what it offers…</p>`}
@@ -210,6 +220,7 @@ function App() {
     ${state.server && html`<aside><${Panel} onSteer=${steer} isWriting=${isWriting} /></aside>`}
     ${dialog === "settings" && html`<${Settings} onClose=${close} />`}
     ${dialog === "map" && html`<${SliderMap} onChoose=${goOnFrom} onClose=${close} />`}
+    ${dialog === "front" && html`<${Front} onChoose=${takeOver} onClose=${close} />`}
     ${dialog?.text && html`<${Share} ...${dialog} onClose=${close} />`}
   </div>`;
 }
