@@ -102,8 +102,11 @@ def ask(page: Page, prompt: str = PROMPT, *, tokens: int = 120) -> Locator:
     page.get_by_label("tokens, at most").fill(str(tokens))
     page.get_by_label("tokens, at most").press("Tab")
     page.get_by_text("Sampling", exact=True).click()
+    answers = page.locator(".message.assistant")
+    before = answers.count()
     page.get_by_label("Message", exact=True).fill(prompt)
     page.get_by_label("Message", exact=True).press("Enter")
+    expect(answers).to_have_count(before + 1)
     return page.locator(".message.assistant").last.locator(".column").first
 
 
@@ -112,6 +115,7 @@ def slider(page: Page, name: str) -> Locator:
 
 
 def finished(page: Page) -> None:
+    expect(page.locator('[aria-busy="true"]')).to_have_count(0, timeout=PATIENCE_MS)
     expect(page.get_by_role("button", name="Write again").last).to_be_visible(timeout=PATIENCE_MS)
 
 
@@ -193,6 +197,27 @@ def test_a_link_opens_to_the_same_text_in_a_fresh_browser(
     other.close()
     answer = subprocess.run(["bash", "-c", curl], capture_output=True, check=True, text=True).stdout
     assert json.loads(answer)["choices"][0]["message"]["content"] == written
+
+
+def test_a_link_to_a_later_answer_brings_the_conversation(
+    open_page: Callable[..., Page], browser: Browser, server: Server
+) -> None:
+    page = open_page()
+    ask(page, tokens=20)
+    finished(page)
+    column = ask(page, "And then?", tokens=20)
+    finished(page)
+    written = words_of(column)
+    column.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_text("Link copied.")).to_be_visible()
+    link = page.evaluate("navigator.clipboard.readText()")
+    other = browser.new_context()
+    opened = open_page(link.removeprefix(server.url + "/"), into=other)
+    expect(opened.locator(".message")).to_have_count(4)
+    finished(opened)
+    assert words_of(opened.locator(".column").last) == written
+    other.close()
 
 
 def test_columns_compare_the_base_with_the_tilt_at_one_seed(open_page: Callable[..., Page]) -> None:

@@ -10,7 +10,7 @@ import { Share } from "./share.js";
 import { changed, keep, onChange, restore, state } from "./store.js";
 import { compared, requestOf, sentence, startingSettings, traced, unpacked } from "./steering.js";
 import { html, render, useEffect, useReducer, useRef, useState } from "./vendor/preact.js";
-import { blankText, plainText, Writer } from "./writer.js";
+import { blankText, plainText, quotedText, Writer } from "./writer.js";
 
 const PROMPTS = ["Tell me about your day.", "Describe a walk in the rain.", "Explain why the sky is blue.",
   "Write a letter to a friend who has moved away.", "What should I cook tonight?", "Review a film that does not exist."];
@@ -111,6 +111,10 @@ async function connect() {
   changed();
 }
 
+const quoted = ({ content }) => ({
+  role: "assistant", content, texts: [quotedText(content)], requests: [null], titles: ["as it was"], baseColumn: -1,
+});
+
 /** A link's fragment is a request: it is asked for again, in a conversation of its own. */
 async function openLink() {
   const request = location.hash ? await unpacked(location.hash.slice(1)) : null;
@@ -118,7 +122,7 @@ async function openLink() {
   history.replaceState(null, "", location.pathname + location.search);
   const owner = begin();
   let parent = owner.nodes[0];
-  for (const message of request.messages) parent = add(owner, parent.id, message);
+  for (const message of request.messages) parent = add(owner, parent.id, message.role === "assistant" ? quoted(message) : message);
   const { messages, ...fields } = request;
   const plain = startingSettings(state.server);
   const weights = { ...plain.objective_weights, ...fields.objective_weights };
@@ -212,7 +216,7 @@ function App() {
       ${!state.server && !state.problem && html`<p role="status">Asking the server what it offers…</p>`}
       ${state.server && nodes.length === 0 && html`<${Welcome} />`}
       <ol class="messages">${state.server && nodes.map((node) => {
-        const Message = node.role === "assistant" && node.texts ? AssistantMessage : UserMessage;
+        const Message = node.role === "assistant" ? AssistantMessage : UserMessage;
         return html`<${Message} key=${`${owner.id}-${node.id}`} conversation=${owner} node=${node} actions=${all} disabled=${isWriting} />`;
       })}</ol>
       ${state.server && html`<${Composer} disabled=${isWriting} />`}

@@ -3,8 +3,11 @@
 // A node is `{id, parent, role, content, children, chosen}`; an assistant's has `texts`, one a column, and what it was
 // asked with, `request`. The root is node 0, which says nothing.
 
+// crypto.randomUUID is there on https and localhost alone; this is everywhere.
+const randomId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("");
+
 export const newConversation = () => ({
-  id: crypto.randomUUID(), started: Date.now(), nodes: [{ id: 0, parent: null, role: "root", children: [], chosen: 0 }],
+  id: randomId(), started: Date.now(), nodes: [{ id: 0, parent: null, role: "root", children: [], chosen: 0 }],
 });
 
 /** Add a branch under a node and choose it. */

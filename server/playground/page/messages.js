@@ -41,7 +41,7 @@ export function AssistantMessage({ conversation, node, actions, disabled }) {
   return html`<li class="message assistant" aria-busy=${isWriting}>
     <div class="columns">${node.texts.map((text, index) => html`
       <${Column} key=${index} text=${text} title=${node.titles[index]} base=${node.titles.length > 1 ? node.texts[node.baseColumn] : null}
-        onShare=${() => actions.share(node, index)} onRetry=${() => actions.regenerate(node)} />`)}</div>
+        onShare=${node.requests[index] && (() => actions.share(node, index))} onRetry=${() => actions.regenerate(node)} />`)}</div>
     <div class="tools">
       <${Branches} conversation=${conversation} node=${node} disabled=${disabled} onTurn=${(step) => actions.turn(node, step)} />
       ${isWriting
@@ -79,7 +79,7 @@ function Column({ text, title, base, onShare, onRetry }) {
       <button type="button" class="quiet" aria-pressed=${view === "tokens"} onClick=${() => setView(view === "tokens" ? "formatted" : "tokens")}>Tokens</button>
       <button type="button" class="quiet" aria-pressed=${charted} onClick=${() => setCharted(!charted)}>Chart</button>
       ${isOver && html`<button type="button" class="quiet" aria-pressed=${until !== null} onClick=${() => setUntil(until === null ? end : null)}>Replay</button>
-        <button type="button" class="quiet" onClick=${onShare}>Share</button>`}
+        ${onShare && html`<button type="button" class="quiet" onClick=${onShare}>Share</button>`}`}
     </div>`}
   </section>`;
 }

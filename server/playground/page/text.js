@@ -115,7 +115,7 @@ export function Ribbon({ text, bounds }) {
 /** The cost in one sentence. */
 export function Cost({ text, base }) {
   const count = text.tokens.length ? text.tokens.at(-1).at + 1 : 0;
-  if (!count) return null;
+  if (!count || !text.settings.length) return null;
   const kl = text.kl ?? text.tokens.flatMap((token) => token.traces ?? []).reduce((sum, trace) => sum + (trace.kl ?? 0), 0);
   const ratio = base?.speed && text.speed ? `, ${(text.speed / base.speed).toFixed(2)}× the base's speed` : "";
   const speed = text.speed ? `, ${text.speed.toFixed(0)} tokens/s` : "";

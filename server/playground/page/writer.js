@@ -11,6 +11,9 @@ export const blankText = () => ({
   speed: null,
 });
 
+/** A text that was written elsewhere: nothing is known but its words. */
+export const quotedText = (content) => ({ ...blankText(), status: "done", tokens: [{ text: content, ids: [], at: 0 }] });
+
 export const plainText = (text) => text.tokens.map((token) => token.text).join("");
 
 export class Writer {
