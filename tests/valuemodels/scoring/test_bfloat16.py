@@ -75,6 +75,10 @@ def rms(differences: list[Tensor]) -> float:
     return torch.cat(differences).square().mean().sqrt().item()
 
 
+def largest(differences: list[Tensor]) -> float:
+    return torch.cat(differences).abs().max().item()
+
+
 def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]]) -> None:
     uncached = load(base, torch.float32)
     for query, values in scored(base, chats, torch.float32):
@@ -83,7 +87,8 @@ def test_cached_values_are_the_uncached_ones(base: Path, chats: list[list[int]])
 
 
 def test_in_bfloat16_the_cache_adds_no_error_to_that_of_rounding(base: Path, chats: list[list[int]]) -> None:
-    """Where a processor multiplies bfloat16 natively, no value is further than 0.02 from what it is without the cache.
+    """Where a processor multiplies bfloat16 natively, no value is further than 0.02 from what it is without the cache, or
+    than rounding alone moves one: how much that is differs from processor to processor.
 
     Where it does not, bfloat16 is emulated (and served as float32): rounding alone moves single values by more. There
     the bound on one value is looser, and a prefix that is wrong by one token shows several times as much.
@@ -96,6 +101,6 @@ def test_in_bfloat16_the_cache_adds_no_error_to_that_of_rounding(base: Path, cha
         to_uncached.append(found - rounded)
         error.append(found - truth)
         error_uncached.append(rounded - truth)
-        assert to_uncached[-1].abs().max() <= worst, query.sequence_id
+    assert largest(to_uncached) <= max(worst, largest(error_uncached))
     assert rms(to_uncached) <= 0.01
     assert rms(error) <= 1.25 * rms(error_uncached)
