@@ -203,7 +203,7 @@ BAD = [
     ({"candidates": 65}, "candidates", "an integer from 1 to 64"),
     ({"kl_budget": 0}, "kl_budget", "above 0"),
     ({"scoring": "slow"}, "scoring", "one of exact, fast, hybrid"),
-    ({"profile": "kind"}, "profile", "there are none"),
+    ({"profile": "kind"}, "profile", "one of sunny"),
     ({"return_values": "all"}, "return_values", "candidates"),
     ({"objective_weight": {"positivity": 1}}, "objective_weight", "objective_weights"),
     ({"obj_weights": {"positivity": 1}}, "obj_weights", "objective_weights"),

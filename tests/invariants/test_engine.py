@@ -88,8 +88,13 @@ def test_a_prompt_in_chunks_gives_the_values_of_the_whole_prompt(engine: Any, un
         assert_trace_is_exact(uncached, r["prompt"], output, trace)
 
 
-def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine: Any, uncached: ValueModel) -> None:
-    """Catches caches that survive a preemption wrongly, and traces that lose or double tokens over it."""
+def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(
+    engine: Any, uncached: ValueModel, arithmetic: tuple[str, int]
+) -> None:
+    """Catches caches that survive a preemption wrongly, and traces that lose or double tokens over it.
+
+    What a request alone says is compared in float32 only: see `only_float32`.
+    """
     before = preemptions(engine)
     asked = [request(40, 40 + i, guided(), max_tokens=60) for i in range(8)]
     answers = generate(engine, asked)
@@ -97,7 +102,7 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(engine: A
     for r, (output,) in zip(asked, answers, strict=True):
         trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
         assert_trace_is_exact(uncached, r["prompt"], output, trace)
-        assert generate(engine, [r]) == [[output]]
+        assert arithmetic[0] != "float32" or generate(engine, [r]) == [[output]]
 
 
 def test_a_reused_slot_is_as_good_as_a_fresh_one(engine: Any) -> None:
