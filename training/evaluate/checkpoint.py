@@ -21,10 +21,11 @@ from training.rollouts.engine import Limits, RolloutEngine
 from training.rollouts.sampler import Sampler
 from training.runs.base import look_up_base
 from training.runs.progress import console
-from training.runs.run_dir import file_hash, folder_hash, write_json
+from training.runs.run_dir import folder_hash, write_json
+from valuemodels.contract.evaluation import EVALUATION_FILE
 from valuemodels.contract.guidance import Guidance, Scoring
 from valuemodels.contract.guide_config import GuideConfig
-from valuemodels.contract.value_config import CONFIG_FILE, TENSORS_FILE, ValueConfig, read_value_config
+from valuemodels.contract.value_config import ValueConfig, read_value_config
 from valuemodels.sources.embedded import EMBEDDED
 from valuemodels.sources.values import resolve_values
 
@@ -90,7 +91,7 @@ class EvaluatedCheckpoint:
         """What its replies depend on, for `inputs.json`."""
         return {
             "checkpoint": self.config.id,
-            "values_content": [file_hash(self.folder / name) for name in (CONFIG_FILE, TENSORS_FILE)],
+            "values_content": folder_hash(self.folder, without=(EVALUATION_FILE,)),
             "base_content": folder_hash(self.base),
         }
 

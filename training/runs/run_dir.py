@@ -11,7 +11,7 @@ Runs in any training process. Standard library only.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -150,12 +150,16 @@ def file_hash(path: Path) -> str:
         raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def folder_hash(folder: str | Path) -> str:
+def folder_hash(folder: str | Path, without: Collection[str] = ()) -> str:
     """A short hash of a model folder's content: names and bytes of its JSON and safetensors files.
 
     Read once a process for each state of the files.
+
+    Args:
+        without: names of files that do not count.
     """
-    return _hash_of(path for path in Path(folder).glob("*") if path.suffix in (".json", ".safetensors"))
+    paths = (path for path in Path(folder).glob("*") if path.suffix in (".json", ".safetensors"))
+    return _hash_of(path for path in paths if path.name not in without)
 
 
 def dataset_hash(folder: Path) -> str:
