@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from server.api import headers, offer_schema, schema
 from server.requests.catalogue import NULLABLE
 from server.requests.fields import GuidanceFields, ScheduleEntry
+from valuemodels.contract import evaluation
 
 INTRODUCTION = """# HTTP API
 
@@ -87,11 +88,11 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "profiles": (offer_schema.ProfileList, offer_schema.ListedProfile),
     "evaluations": (
         offer_schema.EvaluationList,
-        offer_schema.CheckpointEvaluation,
-        offer_schema.MeasuredRow,
-        offer_schema.MeasuredSetting,
-        offer_schema.MeasuredObjective,
-        offer_schema.MeasuredFigure,
+        evaluation.Evaluation,
+        evaluation.MeasuredRow,
+        evaluation.MeasuredSetting,
+        evaluation.MeasuredObjective,
+        evaluation.Interval,
     ),
     "change": (schema.GenerationChange, schema.GenerationChanged, schema.ChangedChoice),
     "state": (schema.GenerationState, schema.GenerationChoiceState),

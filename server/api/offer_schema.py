@@ -1,4 +1,4 @@
-"""What `GET /v1/objectives` and `GET /v1/profiles` answer, as pydantic models.
+"""What `GET /v1/objectives`, `/v1/profiles` and `/v1/evaluations` answer, as pydantic models.
 
 Runs in the HTTP process. No torch.
 """
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from server.api.schema import Answer, Numbers
 from server.requests.fields import ScheduleEntry
+from valuemodels.contract.evaluation import Evaluation
 from valuemodels.contract.guidance import Scoring
 
 
@@ -68,50 +69,8 @@ class ProfileList(Answer):
     data: Annotated[list[ListedProfile], Field(description="In the operator's order.")]
 
 
-class MeasuredFigure(Answer):
-    """A figure with its 95% interval over prompts."""
-
-    value: Annotated[float, Field(description="The mean.")]
-    low: Annotated[float, Field(description="Lower end.")]
-    high: Annotated[float, Field(description="Upper end.")]
-
-
-class MeasuredObjective(Answer):
-    """What weights did to one objective's reward."""
-
-    shift: Annotated[
-        MeasuredFigure, Field(description="From the base's own reward, in standard deviations of the base's reward.")
-    ]
-
-
-class MeasuredSetting(Answer):
-    """Weights that were tried."""
-
-    weights: Annotated[Numbers, Field(description="Objective -> weight; none is the base.")]
-
-
-class MeasuredRow(Answer):
-    """What came of them."""
-
-    setting: Annotated[MeasuredSetting, Field(description="The weights.")]
-    objectives: Annotated[dict[str, MeasuredObjective], Field(description="Objective -> what they did to it.")]
-    kl_nats: Annotated[MeasuredFigure, Field(description="KL from the base, in nats a reply.")]
-
-
-class CheckpointEvaluation(Answer):
-    """What `mavis evaluate` has measured of one checkpoint."""
-
-    object: Annotated[Literal["evaluation"], Field(description="Always this.")]
-    checkpoint: Annotated[str, Field(description="Its id.")]
-    prompts: Annotated[int, Field(description="How many held-out prompts.")]
-    samples: Annotated[int, Field(description="Replies to each, at every setting.")]
-    max_tokens: Annotated[int, Field(description="Of a reply.")]
-    scoring: Annotated[str, Field(description="How candidates were valued.")]
-    rows: Annotated[list[MeasuredRow], Field(description="One a setting of the weights.")]
-
-
 class EvaluationList(Answer):
     """All that was measured; empty where nothing was, or of other checkpoints than those that are served."""
 
     object: Annotated[Literal["list"], Field(description="Always this.")]
-    data: Annotated[list[CheckpointEvaluation], Field(description="In the order of the checkpoints.")]
+    data: Annotated[list[Evaluation], Field(description="In the order of the checkpoints.")]

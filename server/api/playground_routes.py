@@ -8,7 +8,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.playground.files import CONTENT_POLICY, FILES, FOLDER, HOME_PATHS, INDEX, PageFile
+from server.playground.files import CONTENT_POLICY, FILES, HOME_PATHS, INDEX, PageFile
 
 router = APIRouter()
 _HEADERS = {
@@ -32,6 +32,5 @@ def _answer(raw_request: Request, file: PageFile) -> Response:
     return Response(file.content, media_type=file.media_type, headers=headers)
 
 
-assert FOLDER.is_dir(), FOLDER
 for _path in (*HOME_PATHS, *FILES):
     router.add_api_route(_path, page_file, methods=["GET", "HEAD"], include_in_schema=False)

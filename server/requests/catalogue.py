@@ -112,10 +112,7 @@ class Catalogue:
 
     def evaluations(self) -> dict[str, Any]:
         """The body of `GET /v1/evaluations`."""
-        return {
-            "object": "list",
-            "data": [{"object": "evaluation", **each.model_dump(mode="json")} for each in self._evaluations],
-        }
+        return {"object": "list", "data": [each.model_dump(mode="json") for each in self._evaluations]}
 
     def _listed(self, name: str, entry: CatalogueEntry, policy: GuidancePolicy) -> dict[str, Any]:
         bounds = policy.bounds_of(name)

@@ -70,7 +70,7 @@ class GuidanceFields(BaseModel):
     )
     profile: Annotated[str | None, SkipValidation] = Field(
         default=None,
-        description="A named set of these fields from the operator (`GET /v1/objectives`); the request's own fields "
+        description="A named set of these fields from the operator (`GET /v1/profiles`); the request's own fields "
         "win, weights one by one.",
     )
     schedule: Annotated[list[ScheduleEntry] | None, SkipValidation] = Field(

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -197,6 +198,11 @@ def test_a_link_opens_to_the_same_text_in_a_fresh_browser(
     other.close()
     answer = subprocess.run(["bash", "-c", curl], capture_output=True, check=True, text=True).stdout
     assert json.loads(answer)["choices"][0]["message"]["content"] == written
+    for name in ("openai", "SDK"):
+        page.get_by_role("button", name=name, exact=True).click()
+        code = page.get_by_label("Code", exact=True).text_content() or ""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+        assert done.stdout.removesuffix("\n") == written, done.stderr[-2000:]
 
 
 def test_a_link_to_a_later_answer_brings_the_conversation(

@@ -7,7 +7,7 @@ the same half of the base's own reply at the same seed. Runs in the process of t
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,23 +110,21 @@ def _measured(
     rows: list[FlipRow] = []
     with progress("flip", (1 + len(courses)) * len(sampler.prompts) * samples) as advance:
         base = sampler.replies(Condition("base", None, samples), advance)
-        of_base = _rewards_of_halves(checkpoint, sampler, base, objective)
+        rewards_of = _reward_of_halves(checkpoint, sampler, objective)
+        of_base = rewards_of(base)
         for number, (name, guidance) in enumerate(courses.items()):
             replies = sampler.replies(Condition(f"course_{number}", guidance, samples), advance)
-            shifts = [
-                (own - plain) / std
-                for own, plain in zip(_rewards_of_halves(checkpoint, sampler, replies, objective), of_base, strict=True)
-            ]
+            shifts = [(own - plain) / std for own, plain in zip(rewards_of(replies), of_base, strict=True)]
             kl_nats = np.reshape([reply.kl_nats for reply in replies], shifts[0].shape)
             first, second = map(mean_estimate, shifts)
             rows.append(FlipRow(name, first, second, mean_estimate(kl_nats)))
     return rows
 
 
-def _rewards_of_halves(
-    checkpoint: EvaluatedCheckpoint, sampler: Sampler, replies: Sequence[Rollout], objective: str
-) -> Halves:
-    """[prompts, samples] rewards of the first halves, and of the second ones; a half that is empty has the base's mean.
+def _reward_of_halves(
+    checkpoint: EvaluatedCheckpoint, sampler: Sampler, objective: str
+) -> Callable[[Sequence[Rollout]], Halves]:
+    """What gives the rewards of replies' halves, [prompts, samples] each; a half that is empty has the base's mean.
 
     A half is judged as a text of its own, so the reward must make sense of one that begins in the middle.
     """
@@ -136,14 +134,15 @@ def _rewards_of_halves(
     reward = load_reward(checkpoint.rewards[objective])
     prompts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
     mean = next(each.mean for each in checkpoint.config.objectives if each.name == objective)
-    found = []
-    for half in (0, 1):
+
+    def of(replies: Sequence[Rollout], half: int) -> NDArray[np.float64]:
         ids = [halves_of(reply.output_token_ids, sampler.limits.max_tokens // 2)[half] for reply in replies]
         texts = [tokenizer.decode(own, skip_special_tokens=True) for own in ids]
         scores = reward([prompts[reply.prompt_id] for reply in replies], texts)
         kept = [score if text.strip() else mean for score, text in zip(scores, texts, strict=True)]
-        found.append(np.reshape(np.asarray(kept, dtype=float), (len(sampler.prompts), -1)))
-    return found[0], found[1]
+        return np.reshape(np.asarray(kept, dtype=float), (len(sampler.prompts), -1))
+
+    return lambda replies: (of(replies, 0), of(replies, 1))
 
 
 def _about(checkpoint: EvaluatedCheckpoint, sampler: Sampler, samples: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ It is for people, and for the page that shows them what weights buy. Nothing is 
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from valuemodels.contract.errors import CheckpointError
 
@@ -21,40 +21,40 @@ class _Known(BaseModel):
 class Interval(_Known):
     """A figure with its 95% interval over prompts."""
 
-    value: float
-    low: float
-    high: float
+    value: float = Field(description="The mean.")
+    low: float = Field(description="Lower end.")
+    high: float = Field(description="Upper end.")
 
 
-class Figures(_Known):
-    """One objective's measured reward: `shift` from the base's own, in its standard deviations."""
+class MeasuredObjective(_Known):
+    """What weights did to one objective's reward."""
 
-    shift: Interval
-
-
-class Setting(_Known):
-    """Weights that were tried; none is the base."""
-
-    weights: dict[str, float]
+    shift: Interval = Field(description="From the base's own reward, in standard deviations of the base's reward.")
 
 
-class Row(_Known):
-    """What came of them; `kl_nats` a reply."""
+class MeasuredSetting(_Known):
+    """Weights that were tried."""
 
-    setting: Setting
-    objectives: dict[str, Figures]
-    kl_nats: Interval
+    weights: dict[str, float] = Field(description="Objective -> weight; none is the base.")
+
+
+class MeasuredRow(_Known):
+    """What came of them."""
+
+    setting: MeasuredSetting = Field(description="The weights.")
+    objectives: dict[str, MeasuredObjective] = Field(description="Objective -> what they did to it.")
+    kl_nats: Interval = Field(description="KL from the base, in nats a reply.")
 
 
 class Evaluation(_Known):
-    """The whole report: of which checkpoint, on how many prompts, with how many replies to each."""
+    """What `mavis evaluate` has measured of one checkpoint."""
 
-    checkpoint: str
-    prompts: int
-    samples: int
-    max_tokens: int
-    scoring: str
-    rows: tuple[Row, ...]
+    checkpoint: str = Field(description="Its id.")
+    prompts: int = Field(description="How many held-out prompts.")
+    samples: int = Field(description="Replies to each, at every setting.")
+    max_tokens: int = Field(description="Of a reply.")
+    scoring: str = Field(description="How candidates were valued.")
+    rows: tuple[MeasuredRow, ...] = Field(description="One a setting of the weights.")
 
 
 def read_evaluation(folder: str | Path, checkpoint: str) -> Evaluation | None:

@@ -7,7 +7,7 @@ import { AssistantMessage, UserMessage } from "./messages.js";
 import { Map as SliderMap } from "./map.js";
 import { choose, Panel } from "./panel.js";
 import { Share } from "./share.js";
-import { changed, keep, onChange, restore, state } from "./store.js";
+import { changed, forgetAll, keep, onChange, restore, state } from "./store.js";
 import { compared, requestOf, sentence, startingSettings, traced, unpacked } from "./steering.js";
 import { html, render, useEffect, useReducer, useRef, useState } from "./vendor/preact.js";
 import { blankText, plainText, quotedText, Writer } from "./writer.js";
@@ -83,15 +83,6 @@ function goOnFrom(cell) {
     titles: [sentence(cell.weights)], baseColumn: -1,
   });
   Object.assign(state.settings, { objective_weights: cell.weights, profile: null, schedule: null });
-  keep();
-  changed();
-}
-
-/** Set the sliders to weights that were measured; objectives that these do not name are at their default. */
-function takeOver(weights) {
-  const all = { ...startingSettings(state.server).objective_weights, ...weights };
-  Object.assign(state.settings, { objective_weights: all, beta: null, kl_budget: null, profile: null, schedule: null });
-  steer({ objective_weights: all, beta: null, kl_budget: null });
   keep();
   changed();
 }
@@ -181,7 +172,7 @@ function Settings({ onClose }) {
   const dialog = useRef(null);
   useEffect(() => dialog.current.showModal(), []);
   const done = (event) => { state.key = event.target.elements.key.value.trim(); keep(); connect(); };
-  const forget = () => { localStorage.clear(); Object.assign(state, { conversations: [], current: null, key: "" }); changed(); };
+  const forget = () => { forgetAll(); Object.assign(state, { conversations: [], current: null, key: "" }); changed(); };
   return html`<dialog ref=${dialog} aria-labelledby="settings-title" onClose=${onClose}>
     <h2 id="settings-title">Settings</h2>
     <form method="dialog" onSubmit=${done}>
@@ -224,7 +215,7 @@ function App() {
     ${state.server && html`<aside><${Panel} onSteer=${steer} isWriting=${isWriting} /></aside>`}
     ${dialog === "settings" && html`<${Settings} onClose=${close} />`}
     ${dialog === "map" && html`<${SliderMap} onChoose=${goOnFrom} onClose=${close} />`}
-    ${dialog === "front" && html`<${Front} onChoose=${takeOver} onClose=${close} />`}
+    ${dialog === "front" && html`<${Front} onChoose=${(weights) => choose({ objective_weights: weights }, steer)} onClose=${close} />`}
     ${dialog?.text && html`<${Share} ...${dialog} onClose=${close} />`}
   </div>`;
 }

@@ -27,24 +27,16 @@ export function Panel({ onSteer, isWriting }) {
       ${isWriting && html`<p class="live" role="status">Live: what you move changes what comes next.</p>`}
       ${first.map(slider)}
       ${more.length > 0 && html`<details><summary>${more.length} more</summary>${more.map(slider)}</details>`}
-      <button type="button" class="quiet" onClick=${() => reset(onSteer)}>Reset sliders</button>
+      <button type="button" class="quiet" onClick=${() => choose({}, onSteer)}>Reset sliders</button>
       <${Strength} set=${set} />
       <${Comparison} set=${set} />
       <details class="advanced"><summary>Sampling</summary><${Sampling} set=${set} /></details>
     </section>`;
 }
 
-function reset(onSteer) {
-  const weights = Object.fromEntries(state.server.objectives.map((each) => [each.id, each.default]));
-  Object.assign(state.settings, { objective_weights: weights, beta: null, kl_budget: null, schedule: null, profile: null });
-  onSteer({ objective_weights: weights, beta: null, kl_budget: null });
-  keep();
-  changed();
-}
-
-/** Take a profile's weights over into the sliders. */
+/** Set the sliders to a profile's fields, or to weights alone; what these do not name goes back to its default. */
 export function choose(profile, onSteer) {
-  state.settings = { ...applied(state.server, state.settings, profile), profile: profile.id };
+  state.settings = { ...applied(state.server, state.settings, profile), profile: profile.id ?? null };
   const { objective_weights, beta, kl_budget } = state.settings;
   onSteer({ objective_weights, beta, kl_budget });
   keep();

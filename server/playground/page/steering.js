@@ -1,17 +1,19 @@
 // What the sliders say, as request fields; and what a text was asked with, as code and as a link. Pure functions.
 
 export const DEFAULTS = { beta: null, kl_budget: null, temperature: 0.8, max_tokens: 256, scoring: null, seed: null, schedule: null, profile: null, compare: "none" };
-export const STEERABLE = ["objective_weights", "beta", "kl_budget"];
 
 /** What the page begins with: the operator's own weights. */
 export const startingSettings = (server) => ({
   ...DEFAULTS, objective_weights: Object.fromEntries(server.objectives.map((each) => [each.id, each.default])),
 });
 
+/** What a request says of guidance, and a profile stands for. */
+const GUIDING = ["objective_weights", "beta", "kl_budget", "scoring", "candidates", "candidate_min_p", "schedule"];
+
 /** The request of one column. `settings` may have a `schedule`. */
 export function requestOf(server, messages, settings) {
-  const { objective_weights, beta, kl_budget, scoring, temperature, max_tokens, seed, schedule } = settings;
-  const given = { objective_weights, beta, kl_budget, scoring, schedule };
+  const { temperature, max_tokens, seed } = settings;
+  const given = Object.fromEntries(GUIDING.map((name) => [name, settings[name]]));
   const kept = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined));
   return { model: server.model, messages, temperature, max_tokens, seed, ...kept };
 }
@@ -34,9 +36,9 @@ export function compared(server, settings) {
 
 /** Settings with a profile's fields in place of their own. */
 export function applied(server, settings, profile) {
-  const { id, object, description, title, objective_weights = {}, ...fields } = profile;
+  const own = Object.fromEntries(GUIDING.map((name) => [name, profile[name] ?? null]));
   const plain = startingSettings(server).objective_weights;
-  return { ...settings, beta: null, kl_budget: null, schedule: null, ...fields, objective_weights: { ...plain, ...objective_weights } };
+  return { ...settings, ...own, objective_weights: { ...plain, ...profile.objective_weights } };
 }
 
 /** What has to be asked for to have a text written again token for token: its request with what held for which token. */
@@ -73,6 +75,7 @@ export async function unpacked(fragment) {
 
 // Code --------------------------------------------------------------------------------------------------------------
 
+const KEY_IN_PYTHON = 'os.environ["MAVIS_API_KEY"]';
 const OPENAI = ["model", "messages", "temperature", "max_tokens", "seed"];
 
 function python(value) {
@@ -91,15 +94,17 @@ export function asCurl(origin, request, needsKey) {
 }
 
 /** The same with the openai package. */
-export function asOpenAi(origin, request) {
+export function asOpenAi(origin, request, needsKey) {
   const own = Object.fromEntries(Object.entries(request).filter(([name]) => !OPENAI.includes(name)));
   const lines = OPENAI.filter((name) => request[name] !== undefined).map((name) => `    ${name}=${python(request[name])},`);
-  return `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="none")\nanswer = client.chat.completions.create(\n${lines.join("\n")}\n    extra_body=${python(own)},\n)\nprint(answer.choices[0].message.content)\n`;
+  const [imported, key] = needsKey ? ["import os\n\n", KEY_IN_PYTHON] : ["", '"none"'];
+  return `${imported}from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key=${key})\nanswer = client.chat.completions.create(\n${lines.join("\n")}\n    extra_body=${python(own)},\n)\nprint(answer.choices[0].message.content)\n`;
 }
 
 /** The same with this server's own package. */
-export function asSdk(origin, request) {
+export function asSdk(origin, request, needsKey) {
   const { model, messages, ...rest } = request;
   const lines = Object.entries(rest).map(([name, value]) => `        ${name}=${python(value)},`);
-  return `from mavis_client import MavisClient\n\nwith MavisClient("${origin}") as client:\n    answer = client.chat(\n        ${python(messages)},\n${lines.join("\n")}\n    )\n    print(answer.text)\n`;
+  const [imported, key] = needsKey ? ["import os\n\n", `, api_key=${KEY_IN_PYTHON}`] : ["", ""];
+  return `${imported}from mavis_client import MavisClient\n\nwith MavisClient("${origin}"${key}) as client:\n    answer = client.chat(\n        ${python(messages)},\n${lines.join("\n")}\n    )\n    print(answer.text)\n`;
 }

@@ -54,6 +54,13 @@ export function keep() {
 
 addEventListener("pagehide", () => waiting && write());
 
+/** Leave nothing for the next visit. */
+export function forgetAll() {
+  clearTimeout(waiting);
+  waiting = null;
+  localStorage.removeItem(KEPT);
+}
+
 /** The oldest conversations go where there is no room, tokens' candidates always. */
 function write() {
   clearTimeout(waiting);

@@ -28,7 +28,6 @@ const shadeStyle = (shade) => {
 /** The tokens one by one; arrow keys and the mouse go from one to the next, and what it was chosen from is shown. */
 export function Tokens({ text, until = Infinity, label }) {
   const [at, setAt] = useState(null);
-  const box = useRef(null);
   const shown = text.tokens.filter((token) => token.at < until);
   const move = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -39,7 +38,7 @@ export function Tokens({ text, until = Infinity, label }) {
   };
   const settingAt = (token) => text.settings.findLast((setting) => setting.from_token <= token.at);
   return html`
-    <div class="tokens" ref=${box} tabindex="0" role="group" aria-label=${`${label}, token by token; arrow keys move`}
+    <div class="tokens" tabindex="0" role="group" aria-label=${`${label}, token by token; arrow keys move`}
       onKeyDown=${move} onMouseLeave=${() => setAt(null)} onBlur=${() => setAt(null)}>
       ${shown.map((token, index) => html`<span key=${index} class=${index === at ? "token here" : "token"}
         style=${shadeStyle(shadeOf(token, state.shade))} onMouseEnter=${() => setAt(index)}>${token.text}</span>`)}

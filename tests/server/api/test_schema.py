@@ -13,6 +13,7 @@ from server.api import offer_schema, schema
 from server.api.document import document, documented_models
 from server.requests.fields import GuidanceFields, ScheduleEntry
 from tests.server.kit import FakeEngine, events, eventually, make_app
+from valuemodels.contract import evaluation
 
 PAGE = Path(__file__).parents[3] / "docs" / "http-api.md"
 MINE = {"X-Generation-Token": "my-own-generation-token", "X-Request-Id": "mine"}
@@ -35,12 +36,16 @@ def test_the_page_is_up_to_date() -> None:
 def test_every_field_says_what_it_means() -> None:
     models: set[type[BaseModel]] = {
         model
-        for module in (schema, offer_schema)
+        for module in (schema, offer_schema, evaluation)
         for model in vars(module).values()
         if isinstance(model, type) and issubclass(model, BaseModel)
     }
-    homes = (schema.__name__, offer_schema.__name__)
-    ours = {model for model in models if model.__module__ in homes and model is not schema.Answer}
+    homes = (schema.__name__, offer_schema.__name__, evaluation.__name__)
+    ours = {
+        model
+        for model in models
+        if model.__module__ in homes and model not in (schema.Answer, evaluation.Interval.__base__)
+    }
     everything: list[type[BaseModel]] = [*ours, GuidanceFields]
     for model in everything:
         assert model.__doc__, model
