@@ -49,9 +49,10 @@ check: setup-dev ## Format, lint and types
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 
-bench: setup-dev ## Speed without weights and with: in the engine, over HTTP, a step beside its limit; about an hour
+bench: setup-dev ## Speed without weights and with: in the engine, over HTTP, read and changed meanwhile, a step beside its limit; over an hour
 	@.venv/bin/mavis bench --out $(BENCH)/engine.json $(ARGS)
 	@.venv/bin/mavis bench http --out $(BENCH)/http.json
+	@.venv/bin/mavis bench live --out $(BENCH)/live.json
 	@.venv/bin/mavis bench step --out $(BENCH)/step.json
 	@.venv/bin/mavis bench report $(BENCH)
 

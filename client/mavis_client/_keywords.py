@@ -68,7 +68,7 @@ class GuidanceKeywords(TypedDict, total=False):
         scoring: which scorer, where the checkpoint offers several.
         profile: a named set of these fields from the server's configuration; the request's own fields win.
         schedule: what changes along the text: mappings with `from_token` and one or more of `objective_weights`, `beta`
-            and `kl_budget`, by rising token.
+            and `kl_budget`, by rising token; with a `choice`, for that one alone.
         return_values: True for a trace of every token in the answer, "candidates" for the candidates' values, too.
     """
 

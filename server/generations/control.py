@@ -6,7 +6,6 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from server.audit import Audit
@@ -127,7 +126,8 @@ class GenerationControl:
 
     def _check_what_will_hold(self, generation: Generation, change: Change, names: Sequence[ChoiceName]) -> None:
         """Refuse a change that is allowed by itself, and not with what it leaves as it is."""
-        pairs = product(names if change.choice is None else [change.choice], states(generation.guidance))
+        named = names if change.choice is None else [change.choice]
+        pairs = ((name, held) for name in named for held in states(generation.guidance, name))
         for asked in (change.over(generation.overrides.over(held, name)) for name, held in pairs):
             try:
                 self._catalogue.policy.check(asked)

@@ -77,7 +77,8 @@ class Generation:
 
     def asked(self, index: int) -> Guidance:
         """What is asked for the next token of the choice at this index: by the request, its schedule, and changes."""
-        return self.overrides.over(scheduled(self.guidance, self.choice(index).returned), self.choice_name(index))
+        name = self.choice_name(index)
+        return self.overrides.over(scheduled(self.guidance, self.choice(index).returned, name), name)
 
     def choice(self, index: int) -> Choice:
         """The choice at this index of the response."""

@@ -116,13 +116,13 @@ class GenerationService:
             FieldError: naming the field, its value and what is allowed.
         """
         refuse_unknown(request.model_extra or {}, request.vllm_xargs)
-        prompts, n = _prompt_count(request), request.n or 1
+        prompts, n = _prompt_count(request), max(request.n or 1, 1)  # what is below 1 is vLLM's to refuse
         self.admission.check_size(n, prompts)
         header = headers.get(REQUEST_ID_HEADER)
         fields = request.guidance_fields()
         self.admission.check_weights(fields.get("objective_weights"))
         name = id_prefix + (request.request_id if header is None else header)
-        checked = self.catalogue.check(fields, name, current_key.get())
+        checked = self.catalogue.check(fields, name, current_key.get()).of_choices(n, prompts)
         self.admission.check_trace(checked.resolved, max_tokens_of(request), n * prompts)
         has_token = TOKEN_HEADER in headers
         has_embeds = bool(getattr(request, "prompt_embeds", None))
@@ -139,7 +139,7 @@ class GenerationService:
     def _open(self, request: Any, headers: Mapping[str, str], checked: CheckedRequest) -> Generation:
         generation = Generation(
             checked,
-            max(request.n or 1, 1),  # what is below 1 is vLLM's to refuse
+            checked.guidance.n,
             self._ownership.claim(headers),
             expected_prompts=_prompt_count(request),
             echoes_only=bool(getattr(request, "prompt", None)) and bool(request.echo) and request.max_tokens == 0,

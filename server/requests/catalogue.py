@@ -10,7 +10,7 @@ from typing import Any, get_args
 from server.errors import FieldError
 from server.requests.keys import ApiKey
 from server.requests.profiles import Profile, ProfileSet
-from server.requests.schedule import read_schedule
+from server.requests.schedule import check_choices, read_schedule
 from server.requests.weights import no_giant
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.evaluation import read_evaluation
@@ -51,6 +51,15 @@ class CheckedRequest:
     def tilts(self) -> bool:
         """Whether anything of it is tilted, if nobody changes it."""
         return self.resolved.has_schedule or not self.resolved.is_plain
+
+    def of_choices(self, n: int, prompts: int) -> "CheckedRequest":
+        """The same, of a request with so many choices of each of its prompts.
+
+        Raises:
+            FieldError: its schedule is about a choice beyond them.
+        """
+        check_choices(self.guidance.schedule, n * prompts)
+        return replace(self, guidance=replace(self.guidance, n=n))
 
 
 class Catalogue:
@@ -186,7 +195,8 @@ class Catalogue:
     def _take_profiles(self, profiles: ProfileSet) -> None:
         for name, profile in profiles.by_name.items():
             try:
-                self.check(profile.fields, "profile")
+                # What holds for whoever names it can be about no choice but the one that all have.
+                self.check(profile.fields, "profile").of_choices(0, 0)
             except FieldError as error:
                 if profiles.are_shipped:
                     continue

@@ -23,7 +23,8 @@ class ScheduleEntry(BaseModel):
     """What changes at a token; one or more of the fields beside `from_token`."""
 
     from_token: int = Field(
-        description="Index of the first token that it holds for; each entry's above the one before."
+        description="Index of the first token that it holds for; none below the one before, equal ones for different "
+        "choices."
     )
     objective_weights: dict[str, float | None] | None = Field(
         default=None,
@@ -31,6 +32,9 @@ class ScheduleEntry(BaseModel):
     )
     beta: float | None = Field(default=None, description="Strength from there on; null is the operator's default.")
     kl_budget: float | None = Field(default=None, description="Nats a token from there on; null is none.")
+    choice: int | None = Field(
+        default=None, description="Index of the one choice of the answer that it is for; all of them if left out."
+    )
 
 
 class GuidanceFields(BaseModel):

@@ -177,6 +177,25 @@ def test_the_sdk_steers_while_it_iterates(server: Server) -> None:
             client.generation(stream.generation.id, TOKEN).get()
 
 
+def test_a_grid_of_weights_is_one_request(http: httpx.Client) -> None:
+    """Prompts of one request are choices with the same seed; each begins with its own weights, and tells of them."""
+    grid = [-1.0, 0.0, 1.0]
+    schedule = [
+        {"from_token": 0, "objective_weights": {"positivity": weight}, "choice": n} for n, weight in enumerate(grid)
+    ]
+    body = {"prompt": ["The sea"] * 3, "max_tokens": 16, "ignore_eos": True, "seed": 1, "schedule": schedule}
+    whole = http.post("/v1/completions", json=body).json()["choices"]
+    assert [choice["mavis"]["objective_weights"]["positivity"] for choice in whole] == grid
+    streamed = [choice for chunk in events(http, "/v1/completions", body) for choice in chunk["choices"]]
+    for n, weight in enumerate(grid):
+        told = [entry for c in streamed if c["index"] == n for entry in c.get("mavis", {}).get("steering", [])]
+        # What the request began with is told of only where it did not hold from the first token.
+        expected = [] if not weight else [(0, weight)]
+        assert [(entry["from_token"], entry["objective_weights"]["positivity"]) for entry in told] == expected
+    refused = http.post("/v1/completions", json={**body, "prompt": "The sea"})
+    assert error_of(refused)["param"] == "schedule.1.choice"
+
+
 @pytest.mark.slow
 def test_sixteen_streams_changed_five_times_a_second_lose_and_cross_nothing(server: Server) -> None:
     """Every trace shows exactly the changes of its own stream, from exactly the tokens that the answers named."""

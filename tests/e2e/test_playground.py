@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -268,12 +268,15 @@ def test_characters_branches_edits_and_stops(open_page: Callable[..., Page]) -> 
 def test_nine_answers_over_two_sliders_and_one_to_go_on_from(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.get_by_role("button", name="Map").click()
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request.post_data_json) if "completions" in request.url else None)
     page.get_by_role("button", name="Write nine answers").click()
     cells = page.locator(".map .cell")
     expect(cells).to_have_count(9)
     expect(page.locator(".map .cell:enabled")).to_have_count(9, timeout=PATIENCE_MS)
     written = [text.strip() for text in page.locator(".map .cell span").all_text_contents()]
     assert all(written) and len(set(written)) > 4
+    assert [len(request["schedule"]) for request in asked] == [9], "one request, so that they are one batch"
     cells.nth(2).click()
     expect(slider(page, "positivity")).to_have_value("1")
     expect(slider(page, "simplicity")).to_have_value("1")

@@ -48,6 +48,26 @@ def test_a_plain_beginning_is_plain_vllms(engine: Any) -> None:
 
 
 @only_float32
+def test_every_choice_follows_its_own_entries(engine: Any) -> None:
+    """Catches choices that are followed alike, or by another's entries: each is as a request of its own is."""
+    entries = (
+        ScheduledChange(0, {"objective_weights": AFTER}, choice=1),
+        ScheduledChange(6, {"objective_weights": AFTER}, choice=0),
+        ScheduledChange(12, {"beta": 0.5}),
+    )
+    guidance = guided(weights=BEFORE, schedule=entries, n=3)
+    [answers] = generate(engine, [request(12, 72, guidance, n=3, temperature=1.0, seed=5)])
+    traces = read_traces(engine, guidance.generation_id)[guidance.generation_id]
+    for index, answer in enumerate(answers):
+        own = tuple(ScheduledChange(e.from_token, e.said) for e in entries if e.choice in (None, index))
+        alone = guided(weights=BEFORE, schedule=own)
+        # vLLM gives the choices of a request seeds that follow each other.
+        assert generate(engine, [request(12, 72, alone, temperature=1.0, seed=5 + index)]) == [[answer]]
+        settings = read_traces(engine, alone.generation_id)[alone.generation_id]["0:0"]["settings"]
+        assert traces[f"0:{index}"]["settings"] == settings
+
+
+@only_float32
 def test_a_schedule_goes_on_after_a_preemption(engine: Any) -> None:
     """Catches entries that are counted in steps, not in tokens, and a request that begins its schedule again."""
     entries = tuple(at(token, **(AFTER if token % 20 else BEFORE)) for token in range(0, 60, 10))

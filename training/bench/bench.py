@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from training.bench.http import bench_http
+from training.bench.live import bench_live
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.report import bench_report
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, sides_of
@@ -30,6 +31,7 @@ from training.statistics.bootstrap import Estimate, ratio_estimate
 
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
 app.command("http")(bench_http)
+app.command("live")(bench_live)
 app.command("step")(bench_step)
 app.command("report")(bench_report)
 

@@ -4,11 +4,12 @@ Runs in the command's process. Must not import torch or vllm.
 """
 
 import asyncio
+import contextlib
 import gc
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import httpx
@@ -26,13 +27,14 @@ class Arrival:
 
     Attributes:
         at_s: when it is sent, from the load's start.
-        body: of the request.
+        body, headers: of the request.
         is_watched: its times and tokens count; else it is only there to disturb the others, by one token.
     """
 
     at_s: float
     body: Mapping[str, object]
     is_watched: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class LoadTiming:
     @property
     def tokens_per_s(self) -> float:
         return self.tokens / self.seconds
+
+
+Beside = Callable[[httpx.AsyncClient, Sequence[Sequence[float]]], Awaitable[None]]
+"""What else is done while the streams of a load run, and ended with them: it gets a client, and of every stream the
+times so far, that of its request first."""
+
+
+async def _nothing(http: httpx.AsyncClient, streams: Sequence[Sequence[float]]) -> None:
+    """Nothing else is done."""
 
 
 def at_once(rows: int) -> list[float]:
@@ -85,7 +96,7 @@ class Load:
     long_prompt: int = 0
 
 
-def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTiming:
+def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int, beside: Beside = _nothing) -> LoadTiming:
     """Send the requests, each as a stream of exactly `max_tokens` tokens, and wait for all of them.
 
     Raises:
@@ -95,30 +106,43 @@ def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTimi
     gc.collect()
     gc.disable()
     try:
-        return asyncio.run(_run(url, arrivals, max_tokens))
+        return asyncio.run(_run(url, arrivals, max_tokens, beside))
     finally:
         gc.enable()
 
 
-async def _run(url: str, arrivals: Sequence[Arrival], max_tokens: int) -> LoadTiming:
+async def _run(url: str, arrivals: Sequence[Arrival], max_tokens: int, beside: Beside) -> LoadTiming:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits) as http:
         started = time.perf_counter()
-        every = await asyncio.gather(*(_stream(http, arrival, max_tokens, started) for arrival in arrivals))
+        every: list[list[float]] = [[] for _ in arrivals]
+        other = asyncio.ensure_future(beside(http, every))
+        each = zip(arrivals, every, strict=True)
+        await asyncio.gather(*(_stream(http, arrival, max_tokens, started, times) for arrival, times in each))
         seconds = time.perf_counter() - started
+        await _end(other)
     streams = [times for times, arrival in zip(every, arrivals, strict=True) if arrival.is_watched]
     gaps = tuple(later - earlier for times in streams for earlier, later in pairwise(times[1:]))
     first = tuple(times[1] - times[0] for times in streams)
     return LoadTiming(seconds, max_tokens * len(streams), first, gaps)
 
 
-async def _stream(http: httpx.AsyncClient, arrival: Arrival, max_tokens: int, started: float) -> list[float]:
-    """When the request was sent, then when each of its chunks came."""
+async def _end(task: asyncio.Future[None]) -> None:
+    """End what was done beside the streams. Raises what it has raised."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _stream(
+    http: httpx.AsyncClient, arrival: Arrival, max_tokens: int, started: float, times: list[float]
+) -> None:
+    """Note when the request was sent, then when each of its chunks came."""
     await asyncio.sleep(started + arrival.at_s - time.perf_counter())
     tokens = max_tokens if arrival.is_watched else 1
     body = {**arrival.body, "max_tokens": tokens, "ignore_eos": True, "stream": True}
-    times = [time.perf_counter()]
-    async with http.stream("POST", PATH, json=body) as answer:
+    times.append(time.perf_counter())
+    async with http.stream("POST", PATH, json=body, headers=dict(arrival.headers)) as answer:
         if answer.status_code != httpx.codes.OK:
             reason = (await answer.aread()).decode(errors="replace")
             raise MeasurementError(f"the server answered {answer.status_code}: {reason[:300]}")
@@ -129,5 +153,5 @@ async def _stream(http: httpx.AsyncClient, arrival: Arrival, max_tokens: int, st
                 if '"error"' in line:
                     raise MeasurementError(f"a stream broke: {line[:300]}")
             if line.endswith(_DONE):
-                return times
+                return
     raise MeasurementError(f"a stream ended after {len(times) - 1} chunks without saying that it was done")

@@ -2,8 +2,9 @@
 
     mavis bench report docs/evaluation/embedded
 
-Reads what `mavis bench`, `mavis bench http` and `mavis bench step` have written into a folder (engine.json, http.json,
-step.json; what is missing is left out) and writes speed.md and speed.png beside it. Must not import torch or vllm.
+Reads what `mavis bench`, `mavis bench http`, `mavis bench live` and `mavis bench step` have written into a folder
+(engine.json, http.json, live.json, step.json; what is missing is left out) and writes speed.md and speed.png beside it.
+Must not import torch or vllm.
 """
 
 import json
@@ -18,13 +19,13 @@ from training.errors import MeasurementError
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console
 
-ENGINE, HTTP, STEP = "engine.json", "http.json", "step.json"
+ENGINE, HTTP, LIVE, STEP = "engine.json", "http.json", "live.json", "step.json"
 TABLES, PLOT = "speed.md", "speed.png"
 Figures = Mapping[str, Any]
 
 
 def bench_report(
-    folder: Annotated[Path, typer.Argument(help="Where engine.json, http.json and step.json lie.")],
+    folder: Annotated[Path, typer.Argument(help="Where engine.json, http.json, live.json and step.json lie.")],
 ) -> None:
     """Write speed.md and speed.png from the figures in a folder."""
     with errors_in_one_sentence():
@@ -76,6 +77,33 @@ def http_tables(figures: Figures) -> str:
     )
 
 
+def live_tables(figures: Figures) -> str:
+    """What reading and changing costs, and the latencies of changes."""
+    sides = [
+        [each["side"], f"{each['tokens_per_s']:.1f}", shown(each["ratio"]), shown(each["cpu_ratio"])]
+        for each in figures["figures"]
+    ]
+    changes = [
+        [
+            name,
+            f"{c['changes']:.0f}",
+            *(f"{c[key]:.0f}" for key in ("p50_ms", "p95_ms", "max_ms")),
+            f"{c['within_two']:.1%}",
+        ]
+        for name, c in figures["changes"].items()
+    ]
+    guided_ms, noted_ms = figures["figures"][0]["step_ms"], figures["recording_ms"]
+    header = ["streams", "changes", "answered after, ms", "p95", "longest", "hold at most 2 tokens later"]
+    return "\n".join(
+        [
+            f"## Read and changed while they are written: {figures['streams']} streams\n",
+            table(["side", "tok/s", "ratio", "a second of processor time, ratio"], sides),
+            f"Noting a step for totals takes {noted_ms:.2f} ms of {guided_ms:.1f} ms: {noted_ms / guided_ms:.2%}.\n",
+            table(header, changes),
+        ]
+    )
+
+
 def step_tables(figures: Figures) -> str:
     """Steps of exact scoring beside their matrix products."""
     header = ["rows", "candidates", "context", "objectives", "step, ms", "matrix products alone, ms", "ratio"]
@@ -91,18 +119,25 @@ def shown(ratio: Mapping[str, float] | None) -> str:
     return "" if ratio is None else f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-WRITERS: Mapping[str, Callable[[Figures], str]] = {ENGINE: engine_tables, HTTP: http_tables, STEP: step_tables}
+WRITERS: Mapping[str, Callable[[Figures], str]] = {
+    ENGINE: engine_tables,
+    HTTP: http_tables,
+    LIVE: live_tables,
+    STEP: step_tables,
+}
 
 
 def plot(found: Mapping[str, Figures], path: Path) -> None:
-    """One panel a file: speed by batch in the engine and over HTTP, and a step beside its limit."""
+    """Panels: speed by batch in the engine and over HTTP, and a step beside its limit."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(5.5 * len(found), 4.8), squeeze=False, layout="constrained")
-    for (name, figures), axis in zip(found.items(), axes[0], strict=True):
+    drawn = {name: figures for name, figures in found.items() if name != LIVE}
+    panels = max(1, len(drawn))
+    figure, axes = pyplot.subplots(1, panels, figsize=(5.5 * panels, 4.8), squeeze=False, layout="constrained")
+    for (name, figures), axis in zip(drawn.items(), axes[0], strict=False):
         if name == STEP:
             _plot_steps(axis, figures)
         else:

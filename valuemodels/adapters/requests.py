@@ -57,10 +57,10 @@ class RunningRequest:
     ) -> None:
         token = len(self.output)
         if overrides is None:
-            self.guidance = policy.resolve(asked, token)
+            self.guidance = policy.resolve(asked, token, choice)
         else:
-            self.guidance = policy.resolve(overrides.over(scheduled(asked, token), choice))
-        later = next_entry(asked, token)
+            self.guidance = policy.resolve(overrides.over(scheduled(asked, token, choice), choice))
+        later = next_entry(asked, token, choice)
         self.until = math.inf if later is None else later
 
 

@@ -38,10 +38,12 @@ class ScheduledChange:
     Attributes:
         said: what changes from that token on, by the names that clients use: `objective_weights`, `beta`, `kl_budget`.
             None is the operator's default.
+        choice: the one choice that it is for, by its index in the response; None is all of them.
     """
 
     from_token: int
     said: Mapping[str, Any]
+    choice: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Guidance:
         prompt_index: which prompt of the call this is.
         key: name of the API key that the request came with, where that key has rules of its own.
         schedule: what changes along the text, by rising token; see `valuemodels.contract.schedule`.
+        n: choices of each prompt.
     """
 
     generation_id: str
@@ -75,6 +78,11 @@ class Guidance:
     key: str | None = None
     candidate_min_p: float | None = None
     schedule: tuple[ScheduledChange, ...] = ()
+    n: int = 1
+
+    def index_of(self, choice: ChoiceName) -> int:
+        """The place of a choice in the response."""
+        return choice.prompt * self.n + choice.child
 
     @classmethod
     def from_wire(cls, wire: "Guidance | Mapping[str, Any]") -> "Guidance":

@@ -12,13 +12,12 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Literal, get_args
 
 from valuemodels.contract.checks import is_finite_number, is_integer, one_of
 from valuemodels.contract.errors import GuidanceError
-from valuemodels.contract.guidance import Guidance, ResolvedGuidance, Scoring, TraceDetail
-from valuemodels.contract.schedule import scheduled, states
+from valuemodels.contract.guidance import ChoiceName, Guidance, ResolvedGuidance, Scoring, TraceDetail
+from valuemodels.contract.schedule import numbered_states, scheduled
 
 DEFAULT_BETA = 1.0
 DEFAULT_CANDIDATES = 40
@@ -138,7 +137,7 @@ class GuidancePolicy:
         policy = self.of(guidance.key)
         policy.check_fields(guidance)
         policy._check_strengths(guidance)
-        for number, held in enumerate(islice(states(guidance), 1, None)):
+        for number, held in numbered_states(guidance):
             try:
                 policy.check_fields(held)
                 policy._check_strengths(held)
@@ -170,13 +169,13 @@ class GuidancePolicy:
         if guidance.trace not in get_args(TraceDetail):
             raise GuidanceError("return_values", guidance.trace, 'false, true or "candidates"')
 
-    def resolve(self, guidance: Guidance | None, token: int = 0) -> ResolvedGuidance:
+    def resolve(self, guidance: Guidance | None, token: int = 0, choice: ChoiceName | None = None) -> ResolvedGuidance:
         """Fill in the operator's defaults and clamp to what is allowed. None is a request without any guidance.
 
-        Of its schedule what is said up to a token holds. What has passed `check` is changed in one way only: a strength
-        below an objective's floor is raised to it.
+        Of its schedule what is said up to a token holds, of the choice or else of all of them. What has passed `check`
+        is changed in one way only: a strength below an objective's floor is raised to it.
         """
-        asked = scheduled(guidance or Guidance(generation_id=""), token)
+        asked = scheduled(guidance or Guidance(generation_id=""), token, choice)
         policy = self.of(asked.key)
         weights = tuple(
             policy.bounds_of(n).clamp(float(asked.weights.get(n, policy.default_of(n)))) for n in self.objectives

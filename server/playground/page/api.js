@@ -78,6 +78,12 @@ export async function tokenText(model, id) {
   return texts.get(id);
 }
 
+/** A conversation as the model reads it, up to where its answer begins. */
+export async function promptTokens(model, messages) {
+  const answer = await call("/tokenize", { method: "POST", ...json({ model, messages, add_generation_prompt: true }) });
+  return (await answer.json()).tokens;
+}
+
 /** Change a running generation. Resolves to the first token that the change holds for. */
 export async function change(id, token, fields) {
   const request = { method: "PATCH", ...json(fields) };
@@ -86,10 +92,10 @@ export async function change(id, token, fields) {
 }
 
 /** The events of a streamed answer, parsed, one by one. */
-export async function* stream(body, signal, token) {
+export async function* stream(body, signal, token, path = "/v1/chat/completions") {
   const request = { method: "POST", signal, ...json({ ...body, stream: true }) };
   request.headers["X-Generation-Token"] = token;
-  const answer = await call("/v1/chat/completions", request);
+  const answer = await call(path, request);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let ended = false;

@@ -68,11 +68,14 @@ export class Writer {
 
   take(event) {
     this.id ??= event.id;
+    if (event.choices?.[0]) this.takeChoice(event.choices[0]);
+    this.send();
+  }
+
+  takeChoice(choice) {
     if (this.text.status === "waiting") this.text.status = "writing";
-    const choice = event.choices?.[0];
-    if (!choice) return;
     const mavis = choice.mavis ?? {};
-    const piece = choice.delta?.content ?? "";
+    const piece = choice.delta?.content ?? choice.text ?? "";
     const traces = mavis.tokens ?? [];
     const ids = choice.token_ids ?? [];
     if (piece || ids.length) this.text.tokens.push({ text: piece, ids, at: this.count });
@@ -83,7 +86,6 @@ export class Writer {
       this.text.values = mavis.values;
     }
     if (choice.finish_reason) this.text.finish = choice.finish_reason;
-    this.send();
   }
 
   /** Traces come in the order of tokens, at times later than their text. */
@@ -124,6 +126,25 @@ export class Writer {
 
   stop() {
     this.abort.abort();
+  }
+}
+
+/** Write the texts of several writers by one request for completions, a choice each; `ask` makes it. Never throws. */
+export async function writeTogether(ask, writers, signal) {
+  try {
+    for await (const event of stream(await ask(), signal, randomToken(), "/v1/completions")) {
+      for (const choice of event.choices ?? []) {
+        const writer = writers[choice.index];
+        writer.takeChoice(choice);
+        if (choice.finish_reason) writer.text.status = "done";
+        writer.onUpdate();
+      }
+    }
+  } catch (error) {
+    for (const writer of writers.filter((each) => each.text.status !== "done")) {
+      writer.end(error);
+      writer.onUpdate();
+    }
   }
 }
 

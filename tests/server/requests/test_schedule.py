@@ -9,7 +9,8 @@ import pytest
 from server.errors import FieldError
 from server.requests.schedule import MAX_ENTRIES
 from tests.server.kit import catalogue
-from valuemodels.contract.guidance import ScheduledChange
+from valuemodels.contract.errors import GuidanceError
+from valuemodels.contract.guidance import ChoiceName, ScheduledChange
 
 
 def test_a_schedule_travels_with_the_guidance() -> None:
@@ -55,6 +56,27 @@ def test_a_profile_may_have_a_schedule_which_the_requests_own_replaces() -> None
     assert made.check({"profile": "turn", "schedule": []}, "x").guidance.schedule == ()
 
 
+def test_every_choice_may_have_its_own_weights() -> None:
+    schedule = [{"from_token": 0, "objective_weights": {"positivity": w}, "choice": n} for n, w in enumerate((1, -1))]
+    checked = catalogue().check({"schedule": [*schedule, {"from_token": 4, "beta": 2}]}, "x").of_choices(1, 2)
+    policy, names = catalogue().policy, [ChoiceName(0, 0), ChoiceName(1, 0)]
+    assert [policy.resolve(checked.guidance, 3, name).weights for name in names] == [(1.0, 0.0), (-1.0, 0.0)]
+    assert [policy.resolve(checked.guidance, 4, name).beta for name in names] == [2.0, 2.0]
+
+
+def test_an_entry_for_a_choice_that_will_not_be_is_refused() -> None:
+    checked = catalogue().check({"schedule": [{**ENTRY, "choice": 4}]}, "x")
+    assert checked.of_choices(5, 1).guidance.n == 5
+    with pytest.raises(FieldError) as refused:
+        checked.of_choices(2, 2)
+    assert refused.value.param == "schedule.0.choice" and "from 0 to 3" in refused.value.allowed
+
+
+def test_a_profile_is_for_all_choices() -> None:
+    with pytest.raises(GuidanceError, match=r"profiles\.turn\.schedule\.0\.choice.*leaving the field out"):
+        catalogue(profiles={"turn": {"schedule": [{**ENTRY, "choice": 0}]}})
+
+
 ENTRY = {"from_token": 1, "beta": 1}
 
 
@@ -63,14 +85,29 @@ ENTRY = {"from_token": 1, "beta": 1}
     [
         ({"from_token": 1}, "schedule", "a list of objects"),
         (["later"], "schedule.0", "an object with from_token"),
-        ([ENTRY, {"from_token": 1, "beta": 2}], "schedule.1.from_token", "above 1, which the entry before it has"),
+        ([ENTRY, {"from_token": 1, "beta": 2}], "schedule.1.from_token", "above 1, which an entry before it has"),
+        ([ENTRY, {"from_token": 0, "beta": 2, "choice": 1}], "schedule.1.from_token", "at least 1"),
+        ([{**ENTRY, "choice": 1}] * 2, "schedule.1.from_token", "for the same choice"),
+        ([{**ENTRY, "choice": 1}, ENTRY], "schedule.1.from_token", "for the same choice"),
+        ([ENTRY, {**ENTRY, "choice": 1}], "schedule.1.from_token", "for the same choice"),
+        ([{**ENTRY, "choice": -1}], "schedule.0.choice", "an integer from 0"),
+        ([{**ENTRY, "choice": True}], "schedule.0.choice", "an integer from 0"),
+        (
+            [*({**ENTRY, "choice": n} for n in range(500)), *({"from_token": 2 + n, "beta": 1} for n in range(2))],
+            "schedule",
+            "at most 1000",
+        ),
         ([{"beta": 1}], "schedule.0.from_token", "an integer from 0"),
         ([{"from_token": -1, "beta": 1}], "schedule.0.from_token", "an integer from 0"),
         ([{"from_token": True, "beta": 1}], "schedule.0.from_token", "an integer from 0"),
         ([{"from_token": 2**40, "beta": 1}], "schedule.0.from_token", "an integer from 0"),
         ([{"from_token": 1}], "schedule.0", "one or more of objective_weights, beta, kl_budget"),
         ([{**ENTRY, "weights": {}}], "schedule.0.weights", 'did you mean "objective_weights"'),
-        ([{**ENTRY, "scoring": "fast"}], "schedule.0.scoring", "from_token, objective_weights, beta, kl_budget"),
+        (
+            [{**ENTRY, "scoring": "fast"}],
+            "schedule.0.scoring",
+            "from_token, objective_weights, beta, kl_budget, choice",
+        ),
         ([{**ENTRY, "objective_weights": 3}], "schedule.0.objective_weights", "from objective to number or null"),
         ([{**ENTRY, "objective_weights": {"humour": 1}}], "schedule.0.objective_weights.humour", "positivity"),
         ([{**ENTRY, "objective_weights": {"simplicity": 2}}], "schedule.0.objective_weights.simplicity", "-1 to 1"),

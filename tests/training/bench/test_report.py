@@ -36,7 +36,14 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
     http = {"servers": {"mavis": {"start_s": 9.6, "memory_gib": 2.345}}, "figures": loads}
     shape = {"rows": 8, "candidates": 40, "context": 100, "objectives": 2}
     step = {"steps": [{"shape": shape, "step": 12.0, "matmuls": 10.0, "over_limit": 1.2}]}
-    for name, figures in (("engine", engine), ("http", http), ("step", step)):
+    change = {"changes": 320, "p50_ms": 20.4, "p95_ms": 61, "max_ms": 99, "within_two": 0.998}
+    live = {
+        "streams": 16,
+        "recording_ms": 0.05,
+        "changes": {"changed, 32 streams": change},
+        "figures": [{"side": "guided", "tokens_per_s": 250, "step_ms": 50.0, "ratio": RATIO, "cpu_ratio": RATIO}],
+    }
+    for name, figures in (("engine", engine), ("http", http), ("live", live), ("step", step)):
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -48,6 +55,9 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
         "| Poisson, 2 requests/s | fast | 12.3 |  |  | 10 | 20 | 5 | 1234 | 2000 |",
         "| mavis | 10 | 2.35 |",
         "| 8 | 40 | 100 | 2 | 12.0 | 10.0 | 1.20 |",
+        "| guided | 250.0 | 0.98 (0.95 to 1.01) | 0.98 (0.95 to 1.01) |",
+        "Noting a step for totals takes 0.05 ms of 50.0 ms: 0.10%.",
+        "| changed, 32 streams | 320 | 20 | 61 | 99 | 99.8% |",
     ):
         assert line in text.splitlines(), line
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
@@ -55,7 +65,7 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_left_out_and_nothing_at_all_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])
-    assert result.exit_code == 2 and "engine.json, http.json, step.json" in " ".join(result.output.split())
+    assert result.exit_code == 2 and "engine.json, http.json, live.json, step.json" in " ".join(result.output.split())
     (tmp_path / "engine.json").write_text(json.dumps({"comparisons": [comparison("fast / no weights", 1)]}))
     assert CliRunner().invoke(bench.app, ["report", str(tmp_path)]).exit_code == 0
     assert "Over HTTP" not in (tmp_path / "speed.md").read_text()

@@ -1,0 +1,136 @@
+"""`mavis bench live` around a server that streams, is read, and takes changes as ours does."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from typer.testing import CliRunner
+
+from training.bench import bench, live, servers
+from training.bench.beside import Changes
+
+GAP_S = 0.02
+PLAN = ["--streams", "2", "--many", "3", "--rounds", "2", "--max-tokens", "30"]
+
+
+class Generations(BaseHTTPRequestHandler):
+    """Streams numbers at a steady pace; a change holds `lag` tokens after those that were sent when it came."""
+
+    sent: ClassVar[dict[str, int]] = {}
+    seen: ClassVar[Counter[str]] = Counter()
+    lag: ClassVar[int] = 1
+    refusal: ClassVar[int] = 0
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = f"cmpl-{self.headers['X-Request-Id']}"
+        assert self.headers["X-Generation-Token"] and body["objective_weights"]
+        Generations.seen[f"{len(body['objective_weights'])} weights, {body.get('return_values')}"] += 1
+        self.send_response(200)
+        self.end_headers()
+        for n in range(body["max_tokens"]):
+            time.sleep(GAP_S)
+            Generations.sent[name] = n + 1
+            self.wfile.write(b'data: {"choices": [{"text": "%d"}]}\n\n' % n)
+            self.wfile.flush()
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def do_GET(self) -> None:
+        self._answer("read", {})
+
+    def do_PATCH(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert all(-1 <= weight <= 1 for weight in body["objective_weights"].values())
+        self._answer("change", {"effective_from_token": Generations.sent.get(self.path.split("/")[-1], 0) + self.lag})
+
+    def _answer(self, what: str, body: dict[str, Any]) -> None:
+        Generations.seen[what] += 1
+        self.send_response(self.refusal or (200 if self.path.split("/")[-1] in Generations.sent else 404))
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+class FakeServer:
+    """Takes a processor second for every second."""
+
+    model = "m"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def cpu_s(self) -> float:
+        return time.perf_counter()
+
+
+@pytest.fixture(autouse=True)
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(Generations, "sent", {})
+    monkeypatch.setattr(Generations, "seen", Counter())
+    monkeypatch.setattr(live, "_recording_ms", lambda rows, objectives: 0.25)
+    monkeypatch.setattr(servers, "_QUIET_EVERY_S", 0.001)
+    monkeypatch.setattr(servers, "_QUIET_TIMEOUT_S", 0.002)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Generations)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+
+    @contextmanager
+    def started(command: Sequence[str], max_rows: int, max_tokens: int) -> Iterator[FakeServer]:
+        assert max_rows == 3 and max_tokens > 30
+        yield FakeServer(f"http://127.0.0.1:{http.server_port}")
+
+    monkeypatch.setattr(live, "serving", started)
+    yield
+    http.shutdown()
+
+
+@pytest.fixture
+def where(tiny_probed_checkpoint: Path, tiny_base: str, prompt_file: Path) -> list[str]:
+    return ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, "--prompts", str(prompt_file)]
+
+
+def test_every_side_is_timed_beside_guided_streams(where: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "live.json"
+    result = CliRunner().invoke(bench.app, ["live", *where, *PLAN, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    sides = {each["side"]: each for each in report["figures"]}
+    assert list(sides) == [side.name for side in live.SIDES]
+    assert sides["guided"]["ratio"]["value"] == 1.0
+    assert all(0.3 < each[kind]["value"] < 3 for each in sides.values() for kind in ("ratio", "cpu_ratio"))
+    assert report["recording_ms"] == 0.25 and "0.250 ms" in result.output
+    assert set(report["changes"]) == {"changed 5 times a second, 2 streams", "changed once a second, 3 streams"}
+    for figures in report["changes"].values():
+        assert figures["p50_ms"] <= figures["p95_ms"] <= figures["max_ms"] and figures["within_two"] > 0.8
+    assert Generations.seen["read"] > 4
+    kinds = {kind.split(", ")[1]: number for kind, number in Generations.seen.items() if "weights" in kind}
+    # Two streams in a warm-up and two rounds of every side, and three in two rounds that only change.
+    assert kinds == {"None": 3 * 6 + 6, "True": 6, "candidates": 6}
+
+
+def test_a_change_that_holds_late_is_counted_as_late() -> None:
+    figures = Changes([0.01, 0.02, 0.03, 0.04], [0, 2, 3, 9]).figures()
+    assert figures["within_two"] == 0.5 and figures["changes"] == 4 and figures["max_ms"] == pytest.approx(40)
+
+
+@pytest.mark.parametrize(("sides", "says"), [(3, "reading a stream"), (4, "a change")])
+def test_an_answer_that_should_not_be_ends_the_measurement(
+    where: list[str], monkeypatch: pytest.MonkeyPatch, sides: int, says: str
+) -> None:
+    monkeypatch.setattr(Generations, "refusal", 500)
+    monkeypatch.setattr(live, "SIDES", (live.GUIDED, live.SIDES[sides]))
+    result = CliRunner().invoke(bench.app, ["live", *where, *PLAN])
+    assert result.exit_code == 2 and says in result.output and "500" in result.output
+
+
+def test_noting_a_step_takes_little_and_more_for_more_rows() -> None:
+    from training.bench.recording import recording_ms
+
+    assert 0 < recording_ms(2, 1) < 50
