@@ -1,4 +1,4 @@
-"""Three things that the embedded base seldom does, as rewards: each counts up to a cap, so that more of it never pays."""
+"""Three things that the embedded base seldom does, as rewards: each counts up to a cap; more pays nothing."""
 
 import re
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import httpx
@@ -196,39 +197,55 @@ def test_a_grid_of_weights_is_one_request(http: httpx.Client) -> None:
     assert error_of(refused)["param"] == "schedule.1.choice"
 
 
+CHANGES, STREAMS, STREAM_TOKENS = 10_000, 16, 192
+Timeline = list[tuple[int, float]]
+
+
+async def change_all_the_time(client: AsyncMavisClient, weights: Iterator[int]) -> tuple[Timeline, Timeline, int]:
+    """One stream that is changed as fast as answers come, to weights that nobody else has.
+
+    Returns:
+        (first token, weight) as the answers named them and as the text tells it, and how many changes there were.
+    """
+
+    def fresh() -> float:
+        return next(weights) / 2**20
+
+    first, changes = fresh(), 0
+    told = {0: first}
+    options: dict[str, Any] = {"max_tokens": STREAM_TOKENS, "extra_body": {"ignore_eos": True}}
+    async with client.chat_stream("Tell me a story.", objective_weights={"positivity": first}, **options) as stream:
+        await anext(stream)
+        reading = asyncio.create_task(stream.completion())
+        while not reading.done():
+            weight = fresh()
+            try:
+                effective = await stream.set_weights({"positivity": weight})
+            except (ConflictError, NotFoundError):
+                break  # it has just ended
+            told[effective.effective_from_token] = weight
+            changes += 1
+        block = (await reading).choices[0].mavis
+    assert block is not None
+    found = [(entry.from_token, entry.objective_weights["positivity"]) for entry in block.steering]
+    return [(at, weight) for at, weight in sorted(told.items()) if at < STREAM_TOKENS], found, changes
+
+
 @pytest.mark.slow
-def test_sixteen_streams_changed_five_times_a_second_lose_and_cross_nothing(server: Server) -> None:
+def test_ten_thousand_changes_lose_and_cross_nothing(server: Server) -> None:
     """Every trace shows exactly the changes of its own stream, from exactly the tokens that the answers named."""
 
-    async def one(client: AsyncMavisClient, number: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-        told: dict[int, float] = {0: number / 64}
-        options: dict[str, Any] = {"max_tokens": 64, "seed": number, "ignore_eos": True}
-        stream = client.chat_stream("Tell me a story.", objective_weights={"positivity": number / 64}, **options)
-        async with stream:
-            await anext(stream)
-            reading = asyncio.create_task(stream.completion())
-            change = 0
-            while not reading.done():
-                change += 1
-                weight = number / 64 + change / 4096  # nobody else's
-                try:
-                    effective = await stream.set_weights({"positivity": weight})
-                except (ConflictError, NotFoundError):
-                    break  # it has just ended
-                told[effective.effective_from_token] = weight
-                await asyncio.sleep(0.2)
-            block = (await reading).choices[0].mavis
-        assert block is not None
-        found = [(entry.from_token, entry.objective_weights["positivity"]) for entry in block.steering]
-        return [(at, weight) for at, weight in sorted(told.items()) if at < 64], found
-
-    async def all_of_them() -> list[tuple[list[tuple[int, float]], list[tuple[int, float]]]]:
+    async def all_of_them() -> int:
+        weights, total = count(1), 0
         async with AsyncMavisClient(server.url) as client:
-            return await asyncio.gather(*(one(client, number) for number in range(1, 17)))
+            while total < CHANGES:
+                streams = await asyncio.gather(*(change_all_the_time(client, weights) for _ in range(STREAMS)))
+                for told, found, changes in streams:
+                    assert found == told
+                    total += changes
+        return total
 
-    for told, found in asyncio.run(all_of_them()):
-        assert len(told) > 5
-        assert found == told
+    assert asyncio.run(all_of_them()) >= CHANGES
 
 
 def test_a_stream_of_plain_tokens_names_its_token_and_nothing_else(http: httpx.Client) -> None:
