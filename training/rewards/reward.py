@@ -34,6 +34,10 @@ class Reward(Protocol):
 REWARDS: Mapping[str, str] = {
     "positivity": "training.rewards.words:Positivity",
     "simplicity": "training.rewards.words:Simplicity",
+    "conciseness": "training.rewards.form:Conciseness",
+    "curiosity": "training.rewards.form:Curiosity",
+    "helpfulness": "training.rewards.meaning:Helpfulness",
+    "harmlessness": "training.rewards.harm:Harmlessness",
     "classifier": "training.rewards.classifier:Classifier",
     "endpoint": "training.rewards.endpoint:Endpoint",
     "judge": "training.rewards.judge:Judge",

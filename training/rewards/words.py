@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import fsum
 
-_SENTENCE_END = re.compile("[.!?\u2026]+(?=[\\s\"'\u201d\u2019)\\]*_]|$)|\n+")
+_SENTENCE_END = re.compile("([.!?\u2026]+(?=[\\s\"'\u201d\u2019)\\]*_]|$)|\n+)")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _LONGEST_LOOP = 8  # words of a phrase whose immediate repetition is noticed
 
@@ -39,7 +39,7 @@ class Positivity:
         return [self._score(reply) for reply in replies]
 
     def _score(self, reply: str) -> float:
-        sentences = {" ".join(_without_loops(_words(part))) for part in _SENTENCE_END.split(reply)} - {""}
+        sentences = {" ".join(_without_loops(words_of(part))) for part, _ in sentences_of(reply)} - {""}
         if not sentences:
             return 0.0
         # fsum: exact, so that the order of the sentences (a set's) cannot show in the last digit.
@@ -79,12 +79,19 @@ class Simplicity:
         return [self._score(reply) for reply in replies]
 
     def _score(self, reply: str) -> float:
-        words = _content_words(reply)
+        words = content_words(reply)
         total = fsum(self._zipf(word) for word in words) + self.PRIOR_WORDS * self.PRIOR
         return total / (len(words) + self.PRIOR_WORDS)
 
 
-def _words(text: str) -> list[str]:
+def sentences_of(text: str) -> list[tuple[str, str]]:
+    """The sentences of a text, each with the marks or line breaks that end it; "" for one that breaks off."""
+    pieces = _SENTENCE_END.split(text)
+    pairs = zip(pieces[::2], [*pieces[1::2], ""], strict=True)
+    return [(sentence, end) for sentence, end in pairs if sentence.strip()]
+
+
+def words_of(text: str) -> list[str]:
     """Lower-case words in order: letters of any script, joined by inner apostrophes and hyphens."""
     return _WORD.findall(text.lower().replace("\u2019", "'"))
 
@@ -101,9 +108,9 @@ def _without_loops(words: Iterable[str]) -> list[str]:
     return kept
 
 
-def _content_words(text: str) -> set[str]:
+def content_words(text: str) -> set[str]:
     """Distinct words that carry content: compounds taken apart, clitics ('s, n't, 'll) and function words left out."""
-    stems = {part.partition("'")[0] for word in _words(text) for part in word.split("-") if not part.endswith("n't")}
+    stems = {part.partition("'")[0] for word in words_of(text) for part in word.split("-") if not part.endswith("n't")}
     return {stem for stem in stems if len(stem) > 1 and stem not in _FUNCTION_WORDS}
 
 

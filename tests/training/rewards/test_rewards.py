@@ -52,7 +52,10 @@ def test_every_shipped_reward_loads_and_scores(reward_id: str) -> None:
 
 
 def test_an_unknown_reward_is_refused_with_the_list_of_those_that_exist() -> None:
-    allowed = "classifier, combined, endpoint, judge, positivity, simplicity, module:Class and module:function"
+    allowed = (
+        "classifier, combined, conciseness, curiosity, endpoint, harmlessness, helpfulness, judge, positivity, "
+        "simplicity, module:Class and module:function"
+    )
     with pytest.raises(RewardError, match=f"reward 'humour' is unknown; allowed: {allowed}"):
         load_reward("humour")
 
