@@ -1,13 +1,22 @@
-"""The part of a training recipe that says where its prompts come from, where they are no file of JSON lines.
+"""The part of a training recipe that says where its prompts come from.
 
 Runs in any training process. Must not import torch or vllm.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from training.fast_recipe import Count, Strict
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+def find_prompts(name: str | Path) -> Path:
+    """Where prompts lie: a file that ships, by its name alone, or else the path that the name is."""
+    shipped = PROMPTS / name
+    return shipped if shipped.is_file() else Path(name)
 
 
 class DatasetRecipe(Strict):

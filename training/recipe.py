@@ -12,14 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from training.fast_recipe import Count, FastRecipe, NotNegative, Positive, Share, Strict
-from training.prompts_recipe import DatasetRecipe
+from training.prompts_recipe import DatasetRecipe, find_prompts
 from training.rounds_recipe import JudgeRecipe, RoundsRecipe
 from valuemodels.contract.guide_config import DType
 from valuemodels.contract.policy import DEFAULT_CANDIDATES
 from valuemodels.contract.value_config import OBJECTIVE_NAME, AdapterConfig, BackboneConfig, HeadConfig
 from valuemodels.sources.embedded import EMBEDDED
-
-PROMPTS = Path(__file__).parent / "prompts"
 
 TRUNK = BackboneConfig(
     kind="base",
@@ -239,5 +237,4 @@ class Recipe(Strict):
     def prompts_path(self) -> Path:
         """Where the prompts lie: a file, or a dataset's folder or name on the hub."""
         name = self.prompts.dataset if isinstance(self.prompts, DatasetRecipe) else self.prompts
-        shipped = PROMPTS / name
-        return shipped if shipped.is_file() else Path(name)
+        return find_prompts(name)

@@ -26,7 +26,7 @@ class JudgeRecipe(Strict):
     """How a round is judged, by replies to the same held-out prompts in every round.
 
     Attributes:
-        prompts: a file of JSON lines; None: the recipe's own test prompts.
+        prompts: a file in `training/prompts/`, or a path; None: the recipe's own test prompts.
         limit: how many of them at most; samples: replies to each, in every setting.
     """
 

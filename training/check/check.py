@@ -13,7 +13,7 @@ from training.errors import PromptError, RecipeError
 from training.prompts.chat import ChatPrompt, chat_prompts
 from training.prompts.datasets import load_prompts
 from training.prompts.files import read_prompts_file, split
-from training.prompts_recipe import DatasetRecipe
+from training.prompts_recipe import DatasetRecipe, find_prompts
 from training.recipe import Recipe
 from training.rewards.reward import check_reward
 from valuemodels.contract.errors import MavisError
@@ -144,5 +144,5 @@ def _reward(identifier: str) -> tuple[Path, str]:
 
 
 def _judged_by(recipe: Recipe) -> tuple[int, str]:
-    count = len(read_prompts_file(str(recipe.judging.prompts))[: recipe.judging.limit])
+    count = len(read_prompts_file(find_prompts(str(recipe.judging.prompts)))[: recipe.judging.limit])
     return count, f"{count} prompts"

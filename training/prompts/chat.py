@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from training.prompts.files import Prompt, read_prompts_file, split
+from training.prompts_recipe import find_prompts
 from training.recipe import Fractions
 from training.runs.run_dir import replacing
 
@@ -53,7 +54,7 @@ def prompts_to_test(tokenizer: Any, path: Path | str, limit: int | None = None) 
     Raises:
         PromptError: the file cannot be used.
     """
-    chosen = read_prompts_file(path)[:limit]
+    chosen = read_prompts_file(find_prompts(path))[:limit]
     return [ChatPrompt(each.id, "test", each.text, render_chat(tokenizer, each.text)) for each in chosen]
 
 

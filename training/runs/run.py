@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from training.errors import RunDirError
-from training.prompts_recipe import DatasetRecipe
+from training.prompts_recipe import DatasetRecipe, find_prompts
 from training.recipe import Recipe
 from training.runs.fitted import FittedValues
 from training.runs.inputs import pick, reward_inputs
@@ -89,7 +89,7 @@ class Run:
     def judge_inputs(self) -> dict[str, Any]:
         """What a round's judgement depends on beside its values."""
         judge = self.recipe.judging
-        file = {} if judge.prompts is None else {"file": file_hash(Path(judge.prompts))}
+        file = {} if judge.prompts is None else {"file": file_hash(find_prompts(judge.prompts))}
         return {**judge.model_dump(mode="json"), **file, "zeta": self.recipe.fit.zeta}
 
     def prompt_inputs(self) -> dict[str, Any]:
