@@ -107,10 +107,10 @@ def distinct_share(texts: Sequence[str], size: int) -> float:
     return len(set(runs)) / len(runs) if runs else 0.0
 
 
-def monotone_failures(rows: Sequence[SliderRow]) -> list[str]:
+def monotone_failures(rows: Sequence[SliderRow], names: Sequence[str]) -> list[str]:
     """Where an objective's mean reward does not rise from one weight to the next, in words."""
     failures = []
-    for name in rows[0].objectives:
+    for name in names:
         steps = sorted(
             (row.setting.weights.get(name, 0.0), row.objectives[name].reward.value)
             for row in rows

@@ -9,10 +9,11 @@ with `--run-dir`, what an earlier run has sampled there is not sampled again.
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import pstdev
 from typing import Annotated, Any
 
 import typer
@@ -29,12 +30,18 @@ from training.evaluate.checkpoint import (
     write_report,
 )
 from training.evaluate.gaming import best_replies, print_best
+from training.evaluate.slider_summary import NATS, SliderSummary, slider_summaries
 from training.evaluate.slider_table import SliderRow, SliderSetting, monotone_failures, slider_row, slider_settings
+from training.rewards.reward import refuse_constant
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.scored import Scored, scored_replies
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
 from valuemodels.contract.guidance import Guidance, Scoring
+
+AlsoOption = Annotated[
+    list[str] | None, typer.Option(help="Another reward to score replies by, which nothing learned; again for more.")
+]
 
 app = typer.Typer(invoke_without_command=True, help="Measure what each slider does.")
 
@@ -67,6 +74,7 @@ def evaluate(
     scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
     best: Annotated[int, typer.Option(min=0, help="Show so many of the replies that each reward likes best.")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 1,
+    also: AlsoOption = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Keep the replies here, and go on from what is there already.")
     ] = None,
@@ -78,29 +86,30 @@ def evaluate(
         plan = Plan(slider_settings(checkpoint.config.names, _numbers(weights)), samples, checkpoint.scoring(scoring))
         sampler = sampler_on(checkpoint, folder, checkpoint.prompts(prompts, limit), max_tokens, seed)
         started = time.monotonic()
-        scored = measure(plan, checkpoint, sampler)
-        base_std = {objective.name: objective.std for objective in checkpoint.config.objectives}
+        scored = measure(plan, {**checkpoint.rewards, **{reward: reward for reward in also or []}}, sampler)
+        own_std = {objective.name: objective.std for objective in checkpoint.config.objectives}
+        base_std = own_std | {reward: _spread(reward, scored[0]) for reward in also or []}
         pairs = zip(plan.settings, scored, strict=True)
         rows = [slider_row(setting, of_setting, scored[0], base_std) for setting, of_setting in pairs]
-        print_rows(rows, plan, sampler)
+        print_rows(rows, checkpoint.config.names, plan, sampler)
+        summaries = slider_summaries(plan.settings, scored, own_std)
+        print_summaries(summaries, also or [])
         texts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
         liked = best_replies(plan.settings, scored, texts, checkpoint.config.names, best)
         print_best(liked)
         report = _report(rows, plan, checkpoint, sampler, time.monotonic() - started)
-        write_report(out, {**report, "best_replies": [asdict(each) for each in liked]})
+        found = {"sliders": map(asdict, summaries), "best_replies": map(asdict, liked)}
+        write_report(out, {**report, "base_std": base_std, **{name: list(each) for name, each in found.items()}})
 
 
-def measure(plan: Plan, checkpoint: EvaluatedCheckpoint, sampler: Sampler) -> list[Scored]:
-    """Sample and score every setting; the first is the base."""
+def measure(plan: Plan, rewards: Mapping[str, str], sampler: Sampler) -> list[Scored]:
+    """Sample every setting, and score it by all rewards; the first is the base."""
     with progress("evaluate", len(plan.settings) * len(sampler.prompts) * plan.samples) as advance:
-        return [
-            scored_replies(sampler, checkpoint.rewards, _condition(setting, plan), advance) for setting in plan.settings
-        ]
+        return [scored_replies(sampler, rewards, _condition(setting, plan), advance) for setting in plan.settings]
 
 
-def print_rows(rows: Sequence[SliderRow], plan: Plan, sampler: Sampler) -> None:
+def print_rows(rows: Sequence[SliderRow], names: Sequence[str], plan: Plan, sampler: Sampler) -> None:
     """Print a line for each setting, and where a slider does not move its reward the right way."""
-    names = list(rows[0].objectives)
     columns = [column for name in names for column in (name, "in base std")]
     table = Table("weights", *columns, "KL, nats", "distinct-2", "tokens")
     for row in rows:
@@ -111,8 +120,25 @@ def print_rows(rows: Sequence[SliderRow], plan: Plan, sampler: Sampler) -> None:
     console.print(table)
     size = f"{len(sampler.prompts)} prompts x {plan.samples} samples"
     console.print(f"{size}, at most {sampler.limits.max_tokens} tokens, T = 1")
-    for failure in monotone_failures(rows):
+    for failure in monotone_failures(rows, names):
         console.print(f"[yellow]not monotone:[/yellow] {failure}")
+
+
+def print_summaries(summaries: Sequence[SliderSummary], also: Sequence[str]) -> None:
+    """Print a line for each slider."""
+    table = Table("slider", "follows its weight", f"gain at {NATS:g} nats", *(f"by {reward}" for reward in also))
+    for each in summaries:
+        others = (str(each.follows[reward]) for reward in also)
+        table.add_row(each.objective, str(each.follows[each.objective]), str(each.gain or "-"), *others)
+    console.print(table)
+    console.print("rank correlation of weight and mean reward; gains in standard deviations of the base's reward")
+
+
+def _spread(reward: str, base: Scored) -> float:
+    """Standard deviation of what a reward makes of the base's replies."""
+    scores = base.rewards[reward].ravel().tolist()
+    refuse_constant(reward, scores)
+    return pstdev(scores)
 
 
 @contextmanager
@@ -151,8 +177,7 @@ def _report(
         "temperature": sampler.limits.temperature,
         "seed": sampler.seed,
         "scoring": plan.scoring,
-        "base_std": {objective.name: objective.std for objective in config.objectives},
         "rows": [asdict(row) for row in rows],
-        "not_monotone": monotone_failures(rows),
+        "not_monotone": monotone_failures(rows, config.names),
         "seconds": round(seconds),
     }

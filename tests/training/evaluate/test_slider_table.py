@@ -83,8 +83,8 @@ def test_row_counts_nats_and_tokens_a_reply() -> None:
 def test_reward_that_falls_from_one_weight_to_the_next_is_named() -> None:
     base = np.zeros((2, 2))
     rows = [_row({}, base, base), _row({"a": 1.0}, base + 2, base), _row({"a": 0.5}, base + 3, base)]
-    assert monotone_failures(rows[:2]) == []
-    assert monotone_failures(rows) == ["a falls from 3.000 at +0.5 to 2.000 at +1"]
+    assert monotone_failures(rows[:2], ["a"]) == []
+    assert monotone_failures(rows, ["a"]) == ["a falls from 3.000 at +0.5 to 2.000 at +1"]
 
 
 @pytest.mark.parametrize(

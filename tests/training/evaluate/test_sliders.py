@@ -67,6 +67,21 @@ def test_table_and_json_have_every_setting(call: Callable[..., Result], tmp_path
     assert not any("positivity" in failure for failure in report["not_monotone"])
 
 
+def test_every_slider_has_a_line_and_other_rewards_a_say(call: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "table.json"
+    result = call("--out", str(out), "--also", "helpfulness", "--also", "curiosity")
+    assert result.exit_code == 2 and "reward 'curiosity' scored all 15 replies 0.0" in result.output.replace("\n", " ")
+    result = call("--out", str(out), "--also", "helpfulness")
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    warm, plain = report["sliders"]
+    assert warm["objective"] == "positivity" and plain["objective"] == "simplicity"
+    assert set(warm["follows"]) == {"positivity", "simplicity", "helpfulness"}
+    assert warm["follows"]["positivity"]["low"] > 0.9, "the fake engine's words get warmer from weight to weight"
+    assert warm["gain"]["low"] > 0.6 and plain["gain"]["value"] == 0
+    assert "helpfulness" in report["base_std"] and "helpfulness" in report["rows"][3]["objectives"]
+
+
 def test_settings_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
     assert call("--weights", "-1,0,1").exit_code == 0
     seeds: dict[tuple[str, int], set[int]] = {}
