@@ -1,12 +1,16 @@
-"""Everything that goes to the workers and comes back, in one exchange at a time.
+"""Everything that goes to the workers and comes back, in few exchanges.
 
 `collective_rpc` stops the engine's loop while the ranks answer. So changes, reads and drops of all generations are
-gathered into one call: at most one every `interval_s`, and never two at once. The first after a pause goes at once, and
+gathered into one call: at most one every `interval_s`, and not two at once. The first after a pause goes at once, and
 so does what a finished answer waits for, taking along whatever is there.
 
+Somebody has a hand on a slider and waits for a change. The engine answers between two steps, so an exchange takes a
+step or more, and what waited for it to end would take two. So changes go `change_interval_s` after the exchange before
+them began, also while that one is under way: two at most.
+
 In an exchange the workers first take over changes, then tell traces, then forget. What was posted earlier is never sent
-later, so that a change cannot reach a worker after its generation was dropped; and a drop is sent again until it has
-been delivered, so that no later generation of that id inherits anything.
+later, and the engine takes calls in their order, so that a change cannot reach a worker after its generation was
+dropped; and a drop is sent again until it has been delivered, so that no later generation of that id inherits anything.
 
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
@@ -14,6 +18,7 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +33,7 @@ logger = logging.getLogger("mavis.workers")
 
 Traces = Mapping[ChoiceName, Mapping[str, Any]]
 NextTokens = Mapping[ChoiceName, int]
+MOST_UNDER_WAY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +73,26 @@ class Mailbox:
         engine: EngineRpc,
         on_stats: Callable[[Mapping[str, Any]], None] = lambda stats: None,
         interval_s: float = 0.05,
+        change_interval_s: float = 0.02,
         liveness_s: float = LIVENESS_S,
         retry_s: float = 1.0,
     ) -> None:
-        """Args: `on_stats` gets the workers' counters of every exchange; `liveness_s` is how often an exchange under
-        way checks that the engine still lives; `retry_s` is the pause after one that failed.
+        """Args: `on_stats` gets the workers' counters of every exchange; `interval_s` from the end of one exchange to
+        the next, `change_interval_s` from its beginning to one with changes; `liveness_s` is how often an exchange
+        under way checks that the engine still lives; `retry_s` is the pause after one that failed.
         """
         self._engine = engine
         self._on_stats = on_stats
         self._interval_s = interval_s
+        self._change_interval_s = change_interval_s
         self._liveness_s = liveness_s
         self._retry_s = retry_s
         self._next: _Batch | None = None
         self._drops: dict[str, Callable[[], None]] = {}
-        self._due = 0.0
-        self._urgent = asyncio.Event()
+        self._due = self._change_due = 0.0
+        self._is_urgent = False
+        self._woken = asyncio.Event()
+        self._under_way: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     def ping(self) -> asyncio.Future[Exchange]:
@@ -105,8 +116,7 @@ class Mailbox:
         """
         batch = self._batch()
         batch.reads.setdefault(generation_id, {}).update(wanted)
-        if is_urgent:
-            self._urgent.set()
+        self._is_urgent = self._is_urgent or is_urgent
         return batch.answered
 
     def drop(
@@ -123,12 +133,12 @@ class Mailbox:
         """
         batch = self._batch()
         self._drops[generation_id] = on_delivered
-        if is_urgent:
-            self._urgent.set()
+        self._is_urgent = self._is_urgent or is_urgent
         return batch.answered
 
     def _batch(self) -> _Batch:
         loop = asyncio.get_running_loop()
+        self._woken.set()
         if self._next is None:
             self._next = _Batch(loop.create_future())
             self._next.answered.add_done_callback(_mark_as_seen)
@@ -138,24 +148,59 @@ class Mailbox:
 
     async def _run(self) -> None:
         """Live as long as there is something to do."""
-        while self._next is not None:
-            await self._until_due()
-            batch, self._next = self._next, None
-            self._urgent.clear()
-            is_done = await self._exchange(batch)
-            self._due = asyncio.get_running_loop().time() + (self._interval_s if is_done else self._retry_s)
-            if self._drops and not is_done:
-                self._batch()
+        try:
+            while self._next is not None or self._under_way:
+                if (wait_s := self._wait_s()) > 0:
+                    self._woken.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._woken.wait(), None if math.isinf(wait_s) else wait_s)
+                elif self._next is not None:
+                    self._send(self._next)
+        finally:
+            for exchange in self._under_way:
+                exchange.cancel()
 
-    async def _until_due(self) -> None:
-        wait_s = self._due - asyncio.get_running_loop().time()
-        if wait_s > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), wait_s)
+    def _wait_s(self) -> float:
+        """How long until the next exchange may begin, if nothing happens meanwhile."""
+        if self._next is None:
+            return math.inf
+        now = asyncio.get_running_loop().time()
+        due = math.inf
+        if not self._under_way:
+            due = now if self._is_urgent else self._due
+        if self._next.changes and len(self._under_way) < MOST_UNDER_WAY:
+            due = min(due, self._change_due)
+        return due - now
 
-    async def _exchange(self, batch: _Batch) -> bool:
-        """Whether it came about."""
-        drops = sorted(self._drops)
+    def _send(self, batch: _Batch) -> None:
+        loop = asyncio.get_running_loop()
+        self._next, self._is_urgent = None, False
+        self._change_due = loop.time() + self._change_interval_s
+        exchange = loop.create_task(self._exchange(batch), name="mavis exchange")
+        self._under_way.add(exchange)
+        exchange.add_done_callback(self._ended)
+
+    def _ended(self, exchange: asyncio.Task[None]) -> None:
+        self._under_way.discard(exchange)
+        self._woken.set()
+
+    async def _exchange(self, batch: _Batch) -> None:
+        drops = dict(self._drops)
+        is_done = await self._carry_out(batch, sorted(drops))
+        now = asyncio.get_running_loop().time()
+        self._due = now + (self._interval_s if is_done else self._retry_s)
+        if is_done:
+            for generation_id, on_delivered in drops.items():
+                # Unless another exchange has delivered it, and a later generation of that id has ended since.
+                if self._drops.get(generation_id) is on_delivered:
+                    self._drops.pop(generation_id)()
+            return
+        self._change_due = self._due
+        if self._drops:
+            self._batch()
+
+    async def _carry_out(self, batch: _Batch, drops: list[str]) -> bool:
+        """Whether it came about, or never will."""
         try:
             batch.answered.set_result(await self._call(batch, drops))
         except asyncio.CancelledError:
@@ -165,10 +210,7 @@ class Mailbox:
             reason = error.reason if isinstance(error, EngineLostError) else repr(error)
             logger.warning("an exchange with the workers failed: %s", reason)
             batch.answered.set_exception(EngineLostError(reason))
-            if not self._engine.errored:
-                return False
-        for generation_id in drops:
-            self._drops.pop(generation_id)()
+            return self._engine.errored
         return True
 
     async def _call(self, batch: _Batch, drops: list[str]) -> Exchange:

@@ -16,8 +16,8 @@ from valuemodels.contract.trace_wire import TokenRange
 FIRST = ChoiceName(0, 0)
 
 
-def mailbox_to(engine: FakeEngine, interval_s: float = 0.03) -> Mailbox:
-    return Mailbox(engine, interval_s=interval_s, liveness_s=0.02, retry_s=0.02)
+def mailbox_to(engine: FakeEngine, interval_s: float = 0.03, change_interval_s: float = 0.02) -> Mailbox:
+    return Mailbox(engine, interval_s=interval_s, change_interval_s=change_interval_s, liveness_s=0.02, retry_s=0.02)
 
 
 def weight(generation_id: str, to: float) -> Change:
@@ -54,10 +54,22 @@ async def test_exchanges_are_an_interval_apart_and_the_first_goes_at_once() -> N
     engine = FakeEngine()
     mailbox = mailbox_to(engine, interval_s=0.2)
     started = time.monotonic()
-    await mailbox.change(weight("g", 0.0))
+    await mailbox.read("g", {FIRST: TokenRange(0, [0])})
     assert time.monotonic() - started < 0.15
-    await mailbox.change(weight("g", 1.0))
+    await mailbox.read("g", {FIRST: TokenRange(0, [0])})
     assert time.monotonic() - started >= 0.2
+
+
+async def test_a_change_waits_for_its_own_interval_alone_and_takes_the_rest_along() -> None:
+    engine = FakeEngine()
+    mailbox = mailbox_to(engine, interval_s=30, change_interval_s=0.1)
+    await mailbox.read("early", {FIRST: TokenRange(0, [0])})
+    started = time.monotonic()
+    mailbox.read("polled", {FIRST: TokenRange(0, [0])})
+    await mailbox.change(weight("g", 0.0))
+    await mailbox.change(weight("g", 1.0))
+    assert 0.15 <= time.monotonic() - started < 10
+    assert [len(changes) for changes, _, _ in engine.exchanges] == [0, 1, 1] and "polled" in engine.exchanges[1][1]
 
 
 async def test_what_is_posted_all_the_time_goes_once_an_interval() -> None:
@@ -112,28 +124,77 @@ async def test_a_change_is_never_sent_after_the_drop_of_its_generation() -> None
     assert len(engine.changed) == 0
 
 
-async def test_there_is_never_more_than_one_exchange_under_way() -> None:
-    engine = FakeEngine()
-    under_way, most = 0, 0
-    call = engine.collective_rpc
+class Held(FakeEngine):
+    """Answers when it is told to, in order.
 
-    async def counted(method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        answer = await call(method, args=args)
-        under_way -= 1
-        return answer
+    Attributes:
+        most: how many calls were under way at once.
+    """
 
-    engine.collective_rpc = counted  # type: ignore[method-assign]
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: list[asyncio.Event] = []
+        self.most = 0
+
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
+        gate = asyncio.Event()
+        self.gates.append(gate)
+        self.most = max(self.most, sum(not each.is_set() for each in self.gates))
+        await gate.wait()
+        return await super().collective_rpc(method, args=args)
+
+
+async def test_reads_and_drops_wait_for_the_exchange_under_way() -> None:
+    engine = Held()
     mailbox = mailbox_to(engine, interval_s=0)
-    waiting = []
-    for _ in range(10):
-        waiting.append(mailbox.read("g", {FIRST: TokenRange(0, [0])}, is_urgent=True))
-        waiting.append(mailbox.change(weight("g", 1.0)))
-        await asyncio.sleep(0.002)
+    waiting = [mailbox.read("g", {FIRST: TokenRange(0, [0])}, is_urgent=True)]
+    await eventually(lambda: len(engine.gates) == 1)
+    waiting += [mailbox.read("g", {FIRST: TokenRange(0, [0])}, is_urgent=True), mailbox.drop("g", lambda: None)]
+    await asyncio.sleep(0.05)
+    assert len(engine.gates) == 1
+    engine.gates[0].set()
+    await eventually(lambda: len(engine.gates) == 2)
+    engine.gates[1].set()
     await asyncio.gather(*waiting)
-    assert most == 1
+    assert engine.most == 1
+
+
+async def test_a_change_overtakes_the_wait_for_an_answer_and_two_at_most_are_under_way() -> None:
+    engine = Held()
+    mailbox = mailbox_to(engine, interval_s=0, change_interval_s=0)
+    waiting = [mailbox.read("g", {FIRST: TokenRange(0, [0])})]
+    await eventually(lambda: len(engine.gates) == 1)
+    waiting.append(mailbox.change(weight("g", 1.0)))
+    await eventually(lambda: len(engine.gates) == 2)
+    waiting.append(mailbox.change(weight("g", 2.0)))
+    await asyncio.sleep(0.05)
+    assert len(engine.gates) == 2
+    engine.gates[0].set()
+    await eventually(lambda: len(engine.gates) == 3)
+    for gate in engine.gates:
+        gate.set()
+    await asyncio.gather(*waiting)
+    assert engine.most == 2
+    sent = [change["objective_weights"]["positivity"] for changes, _, _ in engine.exchanges for change in changes]
+    assert sent == [1.0, 2.0]
+
+
+async def test_a_drop_that_two_exchanges_carry_is_delivered_once_and_never_taken_for_a_later_one() -> None:
+    """Between the two answers the id may be free, taken again, and dropped again, which neither of them has carried."""
+    engine, delivered = Held(), list[str]()
+    mailbox = mailbox_to(engine, interval_s=0, change_interval_s=0)
+    mailbox.drop("g", lambda: delivered.append("first"))
+    await eventually(lambda: len(engine.gates) == 1)
+    mailbox.change(weight("other", 1.0))
+    await eventually(lambda: len(engine.gates) == 2)
+    engine.gates[0].set()
+    await eventually(lambda: delivered == ["first"])
+    mailbox.drop("g", lambda: delivered.append("second"))
+    engine.gates[1].set()
+    await eventually(lambda: len(engine.gates) == 3)
+    assert delivered == ["first"]
+    engine.gates[2].set()
+    await eventually(lambda: delivered == ["first", "second"])
 
 
 async def test_a_dead_engine_fails_those_who_wait() -> None:
@@ -203,6 +264,7 @@ async def test_the_end_of_the_server_fails_those_who_wait() -> None:
     answered = mailbox.read("g", {FIRST: TokenRange(0, [0])})
     await eventually(lambda: bool(engine.calls))
     (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "mavis mailbox"]
+    assert len(engine.calls) == 1
     task.cancel()
     with pytest.raises(EngineLostError) as failed:
         await answered
