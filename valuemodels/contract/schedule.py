@@ -7,6 +7,7 @@ schedule says no more.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import itemgetter
 
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName, Guidance, ScheduledChange
@@ -39,12 +40,15 @@ def states(asked: Guidance, choice: ChoiceName | None = None) -> Iterator[Guidan
 
 def numbered_states(asked: Guidance) -> Iterator[tuple[int, Guidance]]:
     """All that a schedule will make of a request, for any choice: the number of an entry, and what holds from it on."""
-    for choice in {entry.choice: None for entry in asked.schedule} | {None: None}:
+    by_choice: dict[int | None, list[tuple[int, ScheduledChange]]] = {None: []}
+    for number, entry in enumerate(asked.schedule):
+        by_choice.setdefault(entry.choice, []).append((number, entry))
+    shared = by_choice[None]
+    for choice, own in by_choice.items():
         held = replace(asked, schedule=())
-        for number, entry in enumerate(asked.schedule):
-            if entry.choice in (None, choice):
-                held = change_of(entry).over(held)
-                yield number, held
+        for number, entry in shared if choice is None else sorted([*shared, *own], key=itemgetter(0)):
+            held = change_of(entry).over(held)
+            yield number, held
 
 
 def change_of(entry: ScheduledChange) -> Change:
