@@ -1,5 +1,6 @@
 """The documents: nothing of ours is left out of them, and what they point at is there."""
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -103,3 +104,12 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     named = set(re.findall(r"`([\w./-]+\.(?:py|sh|yaml|toml|json|safetensors))`", page.read_text(encoding="utf-8")))
     missing = {name for name in named - NOT_FILES if not any(f"/{path}".endswith(f"/{name}") for path in files())}
     assert missing == set()
+
+
+def test_the_table_of_turns_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "evaluation" / "embedded" / "flip.json").read_text(encoding="utf-8"))
+    page = text("docs/steer.md")
+    for row in measured["rows"]:
+        halves = [row["first"], row["second"]]
+        told = " | ".join(f"{half['value']:+.2f} [{half['low']:+.2f}, {half['high']:+.2f}]" for half in halves)
+        assert f"| {row['course']} | {told} | {row['kl_nats']['value']:.1f} |" in page
