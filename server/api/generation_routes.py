@@ -9,7 +9,6 @@ its tokens are valued, also where a later change sets all weights to 0.
 Runs in the HTTP process. No torch.
 """
 
-import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -62,8 +61,7 @@ async def change_generation(generation_id: str, raw_request: Request) -> JSONRes
 )
 async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> JSONResponse:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
-    described = await _control(raw_request).describe(generation_id, _caller(raw_request), from_token)
-    return await asyncio.to_thread(JSONResponse, described)
+    return await _control(raw_request).describe(generation_id, _caller(raw_request), JSONResponse, from_token)
 
 
 async def _bounded_body(raw_request: Request) -> bytes:

@@ -1,4 +1,7 @@
-"""The headers of our routes, declared for `/openapi.json`; they are read and checked with the request's fields."""
+"""The headers of our routes, declared for `/openapi.json`; they are read and checked with the request's fields.
+
+Coroutines, though nothing is awaited: FastAPI would call functions in a thread, and every request would wait for it.
+"""
 
 from typing import Annotated
 
@@ -29,9 +32,9 @@ OwnersToken = Annotated[
 ]
 
 
-def generation_headers(request_id: RequestId = None, generation_token: ChosenToken = None) -> None:
+async def generation_headers(request_id: RequestId = None, generation_token: ChosenToken = None) -> None:
     """Declares the headers of the generating routes; they are read and checked with the request's fields."""
 
 
-def owner_headers(generation_token: OwnersToken = None) -> None:
+async def owner_headers(generation_token: OwnersToken = None) -> None:
     """Declares the header by which a generation's owner is known."""

@@ -6,7 +6,6 @@
 Runs in the HTTP process. Does not import torch itself.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
@@ -28,6 +27,7 @@ from server.api.offer_schema import EvaluationList, ObjectiveList, ProfileList
 from server.api.route_table import CHAT_PATH, COMPLETIONS_PATH, INVOCATIONS_PATH
 from server.api.schema import GuidedChatCompletionResponse, GuidedCompletionResponse, Readiness
 from server.errors import BodyError
+from server.generations.apart import worked_out
 from server.generations.ownership import TOKEN_HEADER
 from server.generations.service import GenerationService
 from server.requests.keys import current_key
@@ -160,7 +160,7 @@ async def _answer(generate: Generate, request: Any, raw_request: Request, id_pre
         if isinstance(result, BaseModel):
             body = result.model_dump()
             await service.complete(generation, body)
-            return await asyncio.to_thread(_json, body, raw_request)
+            return await worked_out(generation.weight, lambda: _json(body, raw_request))
         events = _kept_alive(service.stream(generation).rewrite(result), raw_request)
         return _ClosingStream(events, life.pop_all())
 

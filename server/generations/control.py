@@ -3,13 +3,13 @@
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from server.audit import Audit
 from server.errors import EndedError, FieldError, RequestError, UnknownIdError
+from server.generations.apart import worked_out
 from server.generations.change_sender import ChangeSender
 from server.generations.generation import Generation
 from server.generations.mavis_block import MavisBlock
@@ -32,6 +32,7 @@ MAX_TOLD_TOKENS = 16_384
 """Tokens that one answer tells of one by one."""
 CANDIDATES_COST = 12
 """How many of them a token with its candidates counts as."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,13 @@ class GenerationControl:
         self._note(generation_id, caller, change, None, effective_from_token=answer["effective_from_token"])
         return answer
 
-    async def describe(self, generation_id: str, caller: Caller, from_token: int = 0) -> dict[str, Any]:
+    async def describe(
+        self, generation_id: str, caller: Caller, write: Callable[[dict[str, Any]], T], from_token: int = 0
+    ) -> T:
         """What holds in a generation now, and its traces so far.
 
         Args:
+            write: makes an answer of it, apart from the event loop where there is much.
             from_token: of each choice, the first token that is told of one by one.
 
         Raises:
@@ -105,12 +109,13 @@ class GenerationControl:
         cost = CANDIDATES_COST if generation.guidance.trace == "candidates" else 1
         share = max(1, MAX_TOLD_TOKENS // cost // generation.size)
         tokens = range(from_token, from_token + share)
-        # Apart from the event loop: other clients' tokens pass meanwhile.
-        choices = await asyncio.to_thread(
-            lambda: [self._described(generation, index, tokens) for index in range(generation.size)]
-        )
         status = "running" if generation.phase is Phase.RUNNING else "finished"
-        return {"id": generation.id, "object": "generation", "status": status, "choices": choices}
+
+        def described() -> T:
+            choices = [self._described(generation, index, tokens) for index in range(generation.size)]
+            return write({"id": generation.id, "object": "generation", "status": status, "choices": choices})
+
+        return await worked_out(generation.weight, described)
 
     def _described(self, generation: Generation, index: int, tokens: range) -> dict[str, Any]:
         choice = generation.choice(index)

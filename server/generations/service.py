@@ -3,13 +3,13 @@
 Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from server.audit import Audit
 from server.errors import FieldError
+from server.generations.apart import worked_out
 from server.generations.change_sender import ChangeSender
 from server.generations.choice import Choice
 from server.generations.control import GenerationControl
@@ -98,9 +98,10 @@ class GenerationService:
         for choice in choices:
             choice.advance(Phase.TOLD)
         await self.reader.read(generation)
-        # Apart from the event loop, where much may have to be written: other clients' tokens pass meanwhile.
         resolved = generation.resolved
-        blocks = await asyncio.to_thread(lambda: [self._block.whole(choice, resolved) for choice in choices])
+        blocks = await worked_out(
+            generation.weight, lambda: [self._block.whole(choice, resolved) for choice in choices]
+        )
         for wire, choice, block in zip(body["choices"], choices, blocks, strict=True):
             wire["mavis"] = block
             self._observe(generation, choice)
