@@ -196,7 +196,7 @@ class Catalogue:
         for name, profile in profiles.by_name.items():
             try:
                 # What holds for whoever names it can be about no choice but the one that all have.
-                self.check(profile.fields, "profile").of_choices(0, 0)
+                check_choices(self.check(profile.fields, "profile").guidance.schedule, 0)
             except FieldError as error:
                 if profiles.are_shipped:
                     continue

@@ -222,8 +222,7 @@ class Mailbox:
             drops,
             liveness_s=self._liveness_s,
         )
-        if wire["stats"]:
-            self._on_stats(wire["stats"])
+        self._on_stats(wire["stats"])
         return Exchange(_by_choice(wire["traces"]), frozenset(wire["failed"]), _by_choice(wire["next_tokens"]))
 
 

@@ -21,7 +21,6 @@ def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **
     (answer,) = engine.collective_rpc(
         "mavis_exchange", args=([Change(generation_id, weights, choice=choice).to_wire()], {}, [])
     )
-    assert answer["stats"] == {}, "a change alone counts nothing: somebody waits for it"
     next_tokens: dict[str, Any] = answer["next_tokens"]
     return next_tokens
 

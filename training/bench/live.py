@@ -48,12 +48,10 @@ class LiveFigures:
 
     Attributes:
         ratio: its tokens a second over those of `GUIDED`; cpu_ratio: its tokens a second of processor time over theirs.
-        step_ms: of a token of every stream.
     """
 
     side: str
     tokens_per_s: float
-    step_ms: float
     ratio: Estimate
     cpu_ratio: Estimate
 
@@ -153,21 +151,21 @@ def bench_live(
             bench.changes.clear()
             timed = bench.rounds(SIDES, streams, max_tokens, rounds)
             bench.rounds([LiveSide("changed once a second", changes_per_s=1.0)], many, max_tokens, rounds)
-        found = [_figures(side, streams, timed) for side in SIDES]
+        found = [_figures(side, timed) for side in SIDES]
         recorded = _recording_ms(streams, len(names))
         changes = {name: some.figures() for name, some in bench.changes.items() if some.latencies_s}
-        _print(found, recorded, changes)
+        _print(found, streams, recorded, changes)
         sizes = {"streams": streams, "max_tokens": max_tokens, "rounds": rounds}
         report = {"figures": [asdict(each) for each in found], "recording_ms": recorded, "changes": changes}
         write_report(out, {**sizes, **report})
 
 
-def _figures(side: LiveSide, streams: int, timed: Mapping[str, Sequence[Timed]]) -> LiveFigures:
+def _figures(side: LiveSide, timed: Mapping[str, Sequence[Timed]]) -> LiveFigures:
     ours, reference = timed[side.name], timed[GUIDED.name]
     speeds, others = ([each.load.tokens_per_s for each in some] for some in (ours, reference))
     thrift, other_thrift = ([each.tokens_per_cpu_s for each in some] for some in (ours, reference))
     ratios = ratio_estimate(speeds, others), ratio_estimate(thrift, other_thrift)
-    return LiveFigures(side.name, fmean(speeds), 1000 * streams / fmean(speeds), *ratios)
+    return LiveFigures(side.name, fmean(speeds), *ratios)
 
 
 def _recording_ms(rows: int, objectives: int) -> float:
@@ -178,13 +176,15 @@ def _recording_ms(rows: int, objectives: int) -> float:
         return pool.submit(recording_ms, rows, objectives).result()
 
 
-def _print(found: Sequence[LiveFigures], recorded: float, changes: Mapping[str, Mapping[str, float]]) -> None:
+def _print(
+    found: Sequence[LiveFigures], streams: int, recorded: float, changes: Mapping[str, Mapping[str, float]]
+) -> None:
     table = Table("side", "tok/s", "ratio", "a second of processor time, ratio")
     for each in found:
         table.add_row(each.side, f"{each.tokens_per_s:.1f}", str(each.ratio), str(each.cpu_ratio))
     console.print(table)
-    share = 100 * recorded / found[0].step_ms
-    console.print(f"noting a step for totals: {recorded:.3f} ms of {found[0].step_ms:.1f} ms, {share:.2f}%")
+    step_ms = 1000 * streams / found[0].tokens_per_s
+    console.print(f"noting a step for totals: {recorded:.3f} ms of {step_ms:.1f} ms, {recorded / step_ms:.2%}")
     for name, figures in changes.items():
         console.print(
             f"{name}: {figures['changes']:.0f} changes, answered within {figures['p50_ms']:.0f} ms (median), "

@@ -118,9 +118,11 @@ async def _run(url: str, arrivals: Sequence[Arrival], max_tokens: int, beside: B
         every: list[list[float]] = [[] for _ in arrivals]
         other = asyncio.ensure_future(beside(http, every))
         each = zip(arrivals, every, strict=True)
-        await asyncio.gather(*(_stream(http, arrival, max_tokens, started, times) for arrival, times in each))
-        seconds = time.perf_counter() - started
-        await _end(other)
+        try:
+            await asyncio.gather(*(_stream(http, arrival, max_tokens, started, times) for arrival, times in each))
+            seconds = time.perf_counter() - started
+        finally:
+            await _end(other)
     streams = [times for times, arrival in zip(every, arrivals, strict=True) if arrival.is_watched]
     gaps = tuple(later - earlier for times in streams for earlier, later in pairwise(times[1:]))
     first = tuple(times[1] - times[0] for times in streams)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import pstdev
 from typing import Annotated, Any
 
 import typer
@@ -86,14 +85,15 @@ def evaluate(
         plan = Plan(slider_settings(checkpoint.config.names, _numbers(weights)), samples, checkpoint.scoring(scoring))
         sampler = sampler_on(checkpoint, folder, checkpoint.prompts(prompts, limit), max_tokens, seed)
         started = time.monotonic()
-        scored = measure(plan, {**checkpoint.rewards, **{reward: reward for reward in also or []}}, sampler)
+        others = _others(also or [], checkpoint)
+        scored = measure(plan, checkpoint.rewards, others, sampler)
         own_std = {objective.name: objective.std for objective in checkpoint.config.objectives}
-        base_std = own_std | {reward: _spread(reward, scored[0]) for reward in also or []}
+        base_std = own_std | {reward: float(scored[0].rewards[reward].std()) for reward in others}
         pairs = zip(plan.settings, scored, strict=True)
         rows = [slider_row(setting, of_setting, scored[0], base_std) for setting, of_setting in pairs]
         print_rows(rows, checkpoint.config.names, plan, sampler)
         summaries = slider_summaries(plan.settings, scored, own_std)
-        print_summaries(summaries, also or [])
+        print_summaries(summaries, others)
         texts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
         liked = best_replies(plan.settings, scored, texts, checkpoint.config.names, best)
         print_best(liked)
@@ -102,10 +102,19 @@ def evaluate(
         write_report(out, {**report, "base_std": base_std, **{name: list(each) for name, each in found.items()}})
 
 
-def measure(plan: Plan, rewards: Mapping[str, str], sampler: Sampler) -> list[Scored]:
-    """Sample every setting, and score it by all rewards; the first is the base."""
+def measure(plan: Plan, rewards: Mapping[str, str], others: Sequence[str], sampler: Sampler) -> list[Scored]:
+    """Sample every setting, and score it by all rewards; the first is the base.
+
+    Raises:
+        RewardError: one of the others cannot be had, or tells none of the base's replies apart.
+    """
+    every = {**rewards, **{reward: reward for reward in others}}
+    base, *tilted = plan.settings
     with progress("evaluate", len(plan.settings) * len(sampler.prompts) * plan.samples) as advance:
-        return [scored_replies(sampler, rewards, _condition(setting, plan), advance) for setting in plan.settings]
+        scored = [scored_replies(sampler, every, _condition(base, plan), advance)]
+        for reward in others:  # now, and not when all is sampled
+            refuse_constant(reward, scored[0].rewards[reward].ravel().tolist())
+        return scored + [scored_replies(sampler, every, _condition(setting, plan), advance) for setting in tilted]
 
 
 def print_rows(rows: Sequence[SliderRow], names: Sequence[str], plan: Plan, sampler: Sampler) -> None:
@@ -134,11 +143,11 @@ def print_summaries(summaries: Sequence[SliderSummary], also: Sequence[str]) -> 
     console.print("rank correlation of weight and mean reward; gains in standard deviations of the base's reward")
 
 
-def _spread(reward: str, base: Scored) -> float:
-    """Standard deviation of what a reward makes of the base's replies."""
-    scores = base.rewards[reward].ravel().tolist()
-    refuse_constant(reward, scores)
-    return pstdev(scores)
+def _others(also: Sequence[str], checkpoint: EvaluatedCheckpoint) -> list[str]:
+    for reward in also:
+        if reward in checkpoint.rewards:
+            raise RecipeError(f"also: got {reward!r}, allowed is a reward that is none of the checkpoint's objectives")
+    return list(dict.fromkeys(also))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from math import log
 
-from training.rewards.words import content_words, sentences_of, words_of
+from training.rewards.words import content_words, reads_words, sentences_of, words_of
 
 _ENDS = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]*_]*\s*$")
 
@@ -23,6 +23,7 @@ class Conciseness:
     """
 
     FEWEST, MOST = 8, 64
+    depends_on = staticmethod(reads_words)
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
         """One score a reply, from 0 to 1."""
@@ -46,6 +47,7 @@ class Curiosity:
     """
 
     MOST, LEAST_WORDS = 3, 3
+    depends_on = staticmethod(reads_words)
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
         """One score a reply, from 0 to MOST."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.rewards.words import words_of
+from training.rewards.words import reads_words, words_of
 
 
 class Harmlessness:
@@ -25,6 +25,7 @@ class Harmlessness:
     """
 
     LOWEST, HIGHEST, NOTHING = -6.0, 2.0, -4.5
+    depends_on = staticmethod(reads_words)
 
     def __init__(self) -> None:
         from profanity_check import predict_prob

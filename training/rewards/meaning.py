@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.rewards.words import content_words, words_of
+from training.rewards.words import content_words, reads_words, words_of
 
 _STEM = 5  # letters that a word has in common with its other forms, as a rule
 
@@ -30,6 +30,7 @@ class Helpfulness:
     """
 
     PRIOR_WORDS = 8
+    depends_on = staticmethod(reads_words)
 
     def __init__(self) -> None:
         import wordllama

@@ -1,4 +1,4 @@
-"""The rewards that ship, both of the words in a reply: `positivity` and `simplicity`.
+"""Rewards of the words in a reply, `positivity` and `simplicity`; and how texts are taken apart, for others.
 
 A reward is what a value model learns to predict, and guidance pushes replies to where it is high, sound or not. These
 are therefore shaped so that the cheap ways to raise a score (repeating, inventing, saying nothing) do not work.
@@ -8,9 +8,11 @@ reward are imported when one is made.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import fsum
+from pathlib import Path
+from typing import Any
 
 _SENTENCE_END = re.compile("([.!?\u2026]+(?=[\\s\"'\u201d\u2019)\\]*_]|$)|\n+)")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
@@ -82,6 +84,11 @@ class Simplicity:
         words = content_words(reply)
         total = fsum(self._zipf(word) for word in words) + self.PRIOR_WORDS * self.PRIOR
         return total / (len(words) + self.PRIOR_WORDS)
+
+
+def reads_words(parameters: Mapping[str, Any]) -> list[Path]:
+    """`depends_on` of rewards elsewhere that take texts apart as this file does."""
+    return [Path(__file__)]
 
 
 def sentences_of(text: str) -> list[tuple[str, str]]:

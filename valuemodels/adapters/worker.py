@@ -67,7 +67,7 @@ class ValueWorkerExtension:
             {"traces": generation id -> choice -> columns (see `SequenceTrace.read`), "failed": ids of generations whose
             traces could not be read,
             "next_tokens": changed generation's id -> choice -> index of the next token to be sampled, for what this
-            worker holds, "stats": counters; none where there were changes alone, which somebody waits for}
+            worker holds, "stats": counters}
         """
         processor = self._mavis_processor()
         if processor is None:
@@ -78,8 +78,7 @@ class ValueWorkerExtension:
         traces, failed = self._mavis_read(guide, read)
         guide.traces.drop(drop)
         guide.changed.drop(drop)
-        stats = {} if changes and not (read or drop) else guide.stats()
-        return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": stats}
+        return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": guide.stats()}
 
     @staticmethod
     def _mavis_read(

@@ -275,16 +275,3 @@ async def test_the_workers_counters_are_handed_on() -> None:
     engine, seen = FakeEngine(), list[Any]()
     await Mailbox(engine, on_stats=seen.append).read("g", {FIRST: TokenRange(0, [0])})
     assert seen == [{"value_fallback_rows": 0}]
-
-
-async def test_an_exchange_without_counters_tells_of_none() -> None:
-    """The workers count nothing where somebody waits for a change."""
-    engine, seen = FakeEngine(), list[Any]()
-    call = engine.collective_rpc
-
-    async def silent(method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
-        return [answer and {**answer, "stats": {}} for answer in await call(method, args=args)]
-
-    engine.collective_rpc = silent  # type: ignore[method-assign]
-    await Mailbox(engine, on_stats=seen.append).change(weight("g", 1.0))
-    assert seen == []

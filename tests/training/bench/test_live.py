@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,7 +131,21 @@ def test_an_answer_that_should_not_be_ends_the_measurement(
     assert result.exit_code == 2 and says in result.output and "500" in result.output
 
 
-def test_noting_a_step_takes_little_and_more_for_more_rows() -> None:
+def test_noting_is_a_mean_over_steps_that_are_settled_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that every look moves by a second: 512 steps and one reading, the warm-up not counted."""
     from training.bench.recording import recording_ms
+    from valuemodels.guide.traces import TraceStore
 
-    assert 0 < recording_ms(2, 1) < 50
+    clock, told = count(), dict[str, Any]()
+
+    class Spied(TraceStore):
+        def read(self, wanted: Any) -> dict[str, dict[str, Any]]:
+            told.update(super().read(wanted))
+            return told
+
+    monkeypatch.setattr("training.bench.recording.TraceStore", Spied)
+    monkeypatch.setattr("training.bench.recording.time.perf_counter", lambda: next(clock))
+    assert recording_ms(3, 2) == pytest.approx(1000 * 513 / 512)
+    assert set(told) == {"0", "1", "2"}
+    for trace in (choices["0:0"] for choices in told.values()):
+        assert len(trace["kl"]) == 64 + 512 and all(len(each) == 2 for each in trace["advantages"])

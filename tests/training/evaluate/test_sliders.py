@@ -71,6 +71,7 @@ def test_every_slider_has_a_line_and_other_rewards_a_say(call: Callable[..., Res
     out = tmp_path / "table.json"
     result = call("--out", str(out), "--also", "helpfulness", "--also", "curiosity")
     assert result.exit_code == 2 and "reward 'curiosity' scored all 15 replies 0.0" in result.output.replace("\n", " ")
+    assert len(WarmEngine.asked) == 15, "it is refused before anything but the base is sampled"
     result = call("--out", str(out), "--also", "helpfulness")
     assert result.exit_code == 0, result.output
     report = json.loads(out.read_text())
@@ -120,6 +121,7 @@ def test_what_was_sampled_before_is_not_sampled_again(call: Callable[..., Result
     [
         (("--weights", "1,x"), "weights: got '1,x', allowed is numbers"),
         (("--weights", "nan"), "weights: got 'nan', allowed is numbers"),
+        (("--also", "simplicity"), "also: got 'simplicity', allowed is a reward that is none of the checkpoint's"),
         (("--prompts", "no-such-file"), "prompt file no-such-file does not exist"),
     ],
 )

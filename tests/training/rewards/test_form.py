@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.rewards.reward import load_reward
+from training.rewards.reward import load_reward, reward_files, reward_source
 
 conciseness = load_reward("conciseness")
 curiosity = load_reward("curiosity")
@@ -52,6 +52,12 @@ def test_a_sentence_may_end_in_many_ways(end: str) -> None:
 )
 def test_questions_are_counted_once_each_and_up_to_a_cap(reply: str, score: float) -> None:
     assert rate(reply)[1] == score
+
+
+@pytest.mark.parametrize("name", ["conciseness", "curiosity", "helpfulness", "harmlessness"])
+def test_a_run_depends_on_how_texts_are_taken_apart(name: str) -> None:
+    """That code is in another file than the reward's own: a run that was made with another must not go on."""
+    assert reward_source(name).name != "words.py" and reward_files(name) == [reward_source("positivity")]
 
 
 @settings(deadline=None)
