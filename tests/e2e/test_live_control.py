@@ -22,6 +22,8 @@ TOKEN = "a-token-for-end-to-end-tests"
 MINE = {"X-Generation-Token": TOKEN}
 UP, DOWN = {"positivity": 1.0}, {"positivity": -1.0}
 LONG = {"messages": MESSAGES, "max_tokens": 48, "ignore_eos": True, "seed": 5}
+UNSEEN = {"max_tokens": 192}
+"""For answers that come whole: nobody sees how far they are, and a change has to find them under way."""
 
 
 class Running(threading.Thread):
@@ -108,7 +110,7 @@ def test_an_answer_that_is_not_streamed_can_be_steered(
     server: Server, http: httpx.Client, weights: dict[str, float]
 ) -> None:
     name = f"whole-{weights['positivity']}"
-    with running(server, name, objective_weights=weights, return_values=False) as whole:
+    with running(server, name, objective_weights=weights, return_values=False, **UNSEEN) as whole:
         time.sleep(0.3)  # let it begin: changes before the first token leave no trace of each other
         first = patch(http, name, {"objective_weights": DOWN})
         second = patch(http, name, {"objective_weights": {"positivity": None}})
@@ -122,7 +124,7 @@ def test_an_answer_that_is_not_streamed_can_be_steered(
 def test_a_change_to_the_same_weights_changes_no_token(server: Server, http: httpx.Client) -> None:
     texts = []
     for name, change in (("untouched", None), ("touched", {"objective_weights": UP, "beta": 1.0, "kl_budget": None})):
-        with running(server, name, objective_weights=UP) as whole:
+        with running(server, name, objective_weights=UP, **UNSEEN) as whole:
             if change is not None:
                 assert patch(http, name, change).status_code == 200
         (chunk,) = whole.chunks
@@ -132,7 +134,7 @@ def test_a_change_to_the_same_weights_changes_no_token(server: Server, http: htt
 
 
 def test_one_choice_is_steered_and_its_neighbour_is_not(server: Server, http: httpx.Client) -> None:
-    with running(server, "neighbours", n=2, objective_weights=UP) as whole:
+    with running(server, "neighbours", n=2, objective_weights=UP, **UNSEEN) as whole:
         answer = patch(http, "neighbours", {"objective_weights": DOWN, "choice": 1}).json()
     assert [choice["index"] for choice in answer["choices"]] == [1]
     assert whole.steering(0) == []

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.fit.dataset import Batch, BatchDataset, Example, TrainingData
 from training.fit.targets import explained_variance
 from training.prompts.chat import SplitName
-from valuemodels.models.trunk import ValueModel
 
 POSITIONS = (0, 16, 32, 48)
 EXPLAINED = "explained_variance"
@@ -21,11 +20,12 @@ HELD_OUT: tuple[SplitName, ...] = ("validation", "test")
 
 
 def held_out_metrics(
-    model: ValueModel, data: TrainingData, batch_tokens: int, explained: str = EXPLAINED
+    model: nn.Module, data: TrainingData, batch_tokens: int, explained: str = EXPLAINED
 ) -> dict[str, dict[str, float]]:
     """Figures for each objective, on the validation and the test split.
 
     Args:
+        model: takes token ids and mask, as a value model does.
         explained: what the share of the targets' variance that the values explain is called.
 
     Returns:
@@ -65,7 +65,7 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model: ValueModel, examples: Sequence[Example], batch_tokens: int) -> Predictions:
+def predict(model: nn.Module, examples: Sequence[Example], batch_tokens: int) -> Predictions:
     """Values and targets of every position that carries a loss."""
     model.eval()
     dataset = BatchDataset(examples, batch_tokens)
@@ -73,7 +73,7 @@ def predict(model: ValueModel, examples: Sequence[Example], batch_tokens: int) -
     return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _predict_batch(model: ValueModel, batch: Batch) -> tuple[Tensor, ...]:
+def _predict_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
     device = next(model.parameters()).device
     values = model(batch["input_ids"].to(device), batch["attention_mask"].to(device)).cpu()
     teaches = batch["loss_mask"]

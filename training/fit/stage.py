@@ -45,8 +45,7 @@ def fit_values(run: Run) -> dict[str, Any]:
 
 def fit_to(run: Run, data: TrainingData, explained: str = EXPLAINED) -> dict[str, Any]:
     """The same, whatever the targets are; `explained` names the figures, see `held_out_metrics`."""
-    if run.recipe.fit.sharded and not torch.cuda.is_available():
-        # accelerate would take it for a fit whose processes each have the whole trunk, and say nothing.
+    if run.recipe.fit.sharded and not can_shard():
         raise RecipeError("fit.sharded: got true on a machine without GPUs, allowed there is false")
     torch.set_num_threads(threads())
     folder = run.stage(run.values_stage).folder
@@ -55,12 +54,17 @@ def fit_to(run: Run, data: TrainingData, explained: str = EXPLAINED) -> dict[str
     if run.iteration:
         load_tensors(model, read_tensors(run.at(run.iteration - 1).best.fitted().folder))
     with curves(run, run.values_stage) as writer:
-        train_values(model, data, fit_recipe(run), run.recipe.seed, folder / _TRAINER_FOLDER, writer)
-    metrics = held_out_metrics(model, data, run.recipe.fit.batch_tokens, explained)
+        trained = train_values(model, data, fit_recipe(run), run.recipe.seed, folder / _TRAINER_FOLDER, writer)
+    metrics = held_out_metrics(trained, data, run.recipe.fit.batch_tokens, explained)
     tensors = {name: whole(tensor) for name, tensor in value_tensors(model).items()}
     if is_first():
         save_checkpoint(folder / VALUES_FOLDER, value_config(run, metrics=metrics), tensors)
     return {"replies": len(data.examples["train"]), "metrics": metrics}
+
+
+def can_shard() -> bool:
+    """Whether accelerate shards here: elsewhere each process would have the whole trunk, and nothing would say so."""
+    return torch.cuda.is_available()
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -93,19 +97,23 @@ def train_values(
     seed: int,
     folder: Path,
     writer: SummaryWriter | None = None,
-) -> None:
+) -> nn.Module:
     """Train in place; afterwards `model` holds the weights with the best validation loss.
 
     Args:
         folder: where the Trainer keeps its checkpoints; one that is there already is gone on from.
         writer: of its curves.
+
+    Returns:
+        `model` as it can be called now: where it is spread over processes, through what gathers its parts alone.
     """
+    trainee = _Trainee(model)
     train = BatchDataset(data.examples["train"], recipe.batch_tokens, seed)
     validation = BatchDataset(data.examples["validation"], recipe.batch_tokens)
     steps = math.ceil(len(train) / world_size())
     with progress("fit", recipe.epochs * steps) as advance:
         trainer = _ValueTrainer(
-            model=_Trainee(model),
+            model=trainee,
             args=_arguments(recipe, seed, folder, steps),
             train_dataset=train,
             eval_dataset=validation,
@@ -114,7 +122,7 @@ def train_values(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
-    model.eval()
+    return trainee.eval()
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from training.prompts.chat import read_prompt_set
 from training.prompts.stage import PROMPTS_FILE
@@ -33,7 +33,7 @@ def score_rollouts(run: Run) -> dict[str, Any]:
     work = RewardShards(run)
     carry_out_shards(work, run.workers)
     rollouts, found = work.rollouts, work.scores()
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, list[Any]] = {
         "prompt_id": [rollout.prompt_id for rollout in rollouts],
         "sample": [rollout.sample for rollout in rollouts],
         **found,
@@ -44,7 +44,7 @@ def score_rollouts(run: Run) -> dict[str, Any]:
         trained_on = [r for r, rollout in zip(scores, rollouts, strict=True) if rollout.split == "train"]
         base[name] = {"mean": fmean(trained_on), "std": stdev(trained_on)}
     with replacing(run.stage("rewards").folder / REWARDS_FILE) as partial:
-        pq.write_table(pa.table(columns), partial)
+        Dataset.from_dict(columns).to_parquet(partial)
     return {"replies": len(rollouts), "base": base}
 
 

@@ -1,4 +1,7 @@
-"""Rollouts on disk: parquet shards, each written whole or not at all.
+"""Rollouts on disk: Parquet shards, each written whole or not at all.
+
+They are written through `datasets`, so that their features are in the file and `load_dataset` finds them; they are read
+by pyarrow, since `datasets` would copy every shard into its cache first.
 
 Runs in any training process. Must not import torch or vllm.
 """
@@ -8,30 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset, Features, List, Value
 
 from training.prompts.chat import ChatPrompt, SplitName
 from training.rollouts.engine import Reply
 from training.runs.run_dir import replacing
 
-_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("split", pa.string()),
-        ("sample", pa.int32()),
-        ("prompt_token_ids", pa.list_(pa.int32())),
-        ("output_token_ids", pa.list_(pa.int32())),
-        ("text", pa.string()),
-        ("finish_reason", pa.string()),
-        ("kl_nats", pa.float32()),
-        ("log_ratios", pa.list_(pa.float32())),
-        ("nodes", pa.list_(pa.int32())),
-        ("ends", pa.list_(pa.int32())),
-    ]
+_FEATURES = Features(
+    {
+        "prompt_id": Value("string"),
+        "split": Value("string"),
+        "sample": Value("int32"),
+        "prompt_token_ids": List(Value("int32")),
+        "output_token_ids": List(Value("int32")),
+        "text": Value("string"),
+        "finish_reason": Value("string"),
+        "kl_nats": Value("float32"),
+        "log_ratios": List(Value("float32")),
+        "nodes": List(Value("int32")),
+        "ends": List(Value("int32")),
+    }
 )
 
-_LISTS = [field.name for field in _SCHEMA if pa.types.is_list(field.type)]
+_LISTS = [name for name, feature in _FEATURES.items() if isinstance(feature, List)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def write_shard(path: Path, prompts: Sequence[ChatPrompt], replies: Sequence[Rep
         for reply in replies
     ]
     with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
+        Dataset.from_list(rows, features=_FEATURES).to_parquet(partial)
 
 
 def read_rollouts(folder: Path) -> list[Rollout]:
@@ -95,7 +98,7 @@ def read_rollouts(folder: Path) -> list[Rollout]:
 
 def read_shard(path: Path) -> Iterator[Rollout]:
     """The rollouts of one shard, in their order."""
-    rows: list[dict[str, Any]] = pq.read_table(path, schema=_SCHEMA).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_FEATURES)).to_pylist()
     for row in rows:
         for key in _LISTS:
             row[key] = tuple(row[key])

@@ -38,3 +38,4 @@ def test_the_datasets_library_opens_a_folder_of_shards(folder: Path, tmp_path: P
     assert rows["text"][:] == ["five six", "eight"]
     assert rows[0]["output_token_ids"] == [5, 6, 7] and rows[0]["log_ratios"] == pytest.approx([0.1, 0.2, 0.3])
     assert set(rows.column_names) >= {"prompt_id", "split", "sample", "finish_reason", "kl_nats", "nodes", "ends"}
+    assert rows.features["output_token_ids"].feature.dtype == "int32" and rows.features["kl_nats"].dtype == "float32"
