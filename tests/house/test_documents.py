@@ -15,7 +15,8 @@ from server import cli
 from server.start.settings import PREFIX, Settings
 from training import cli as train
 from training.bench import bench
-from training.evaluate import fast_vs_exact, sliders
+from training.evaluate import fast_vs_exact
+from training.front import command as front
 from training.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("client/
 COMMANDS: dict[str, tuple[typer.Typer, str]] = {
     "serve": (cli.app, "docs/serve.md"),
     "train": (train.app, "docs/train.md"),
-    "evaluate": (sliders.app, "docs/train.md"),
+    "evaluate": (front.app, "docs/train.md"),
     "compare": (fast_vs_exact.app, "docs/train.md"),
     "bench": (bench.app, "docs/serve.md"),
 }

@@ -46,7 +46,20 @@ ROOMS = {
         ),
     ),
     "training": (
-        *("cli", "bench", "pairs", "evaluate", "check", "opening", "report", "rounds", "stages", "judge", "fast"),
+        *(
+            "cli",
+            "bench",
+            "pairs",
+            "front",
+            "evaluate",
+            "check",
+            "opening",
+            "report",
+            "rounds",
+            "stages",
+            "judge",
+            "fast",
+        ),
         *(
             "distill",
             "head",

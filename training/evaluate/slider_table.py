@@ -79,6 +79,14 @@ def settings_at(objectives: Sequence[str], weights: Sequence[float], joint: floa
     return [*alone, *together]
 
 
+def slider_rows(
+    settings: Sequence[SliderSetting], scored: Sequence[Scored], base_std: Mapping[str, float]
+) -> list[SliderRow]:
+    """Measure every setting; the base comes first."""
+    pairs = zip(settings, scored, strict=True)
+    return [slider_row(setting, of_setting, scored[0], base_std) for setting, of_setting in pairs]
+
+
 def slider_row(setting: SliderSetting, scored: Scored, base: Scored, base_std: Mapping[str, float]) -> SliderRow:
     """Measure one setting.
 

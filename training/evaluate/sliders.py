@@ -30,7 +30,7 @@ from training.evaluate.checkpoint import (
 )
 from training.evaluate.gaming import best_replies, print_best
 from training.evaluate.slider_summary import NATS, SliderSummary, slider_summaries
-from training.evaluate.slider_table import SliderRow, SliderSetting, monotone_failures, slider_row, slider_settings
+from training.evaluate.slider_table import SliderRow, SliderSetting, monotone_failures, slider_rows, slider_settings
 from training.rewards.reward import refuse_constant
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.scored import Scored, scored_replies
@@ -61,6 +61,7 @@ class Plan:
 
 @app.callback()
 def evaluate(
+    context: typer.Context,
     values: ValuesOption = None,
     out: OutOption = None,
     prompts: Annotated[
@@ -80,6 +81,8 @@ def evaluate(
     base_folder: BaseFolderOption = None,
 ) -> None:
     """Sample at every setting of the sliders, score the replies, print a table and write JSON."""
+    if context.invoked_subcommand is not None:
+        return
     with errors_in_one_sentence(), _kept_or_temporary(run_dir) as folder:
         checkpoint = find_checkpoint(values, base_folder)
         plan = Plan(slider_settings(checkpoint.config.names, _numbers(weights)), samples, checkpoint.scoring(scoring))
@@ -89,13 +92,11 @@ def evaluate(
         scored = measure(plan, checkpoint.rewards, others, sampler)
         own_std = {objective.name: objective.std for objective in checkpoint.config.objectives}
         base_std = own_std | {reward: float(scored[0].rewards[reward].std()) for reward in others}
-        pairs = zip(plan.settings, scored, strict=True)
-        rows = [slider_row(setting, of_setting, scored[0], base_std) for setting, of_setting in pairs]
+        rows = slider_rows(plan.settings, scored, base_std)
         print_rows(rows, checkpoint.config.names, plan, sampler)
         summaries = slider_summaries(plan.settings, scored, own_std)
         print_summaries(summaries, others)
-        texts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
-        liked = best_replies(plan.settings, scored, texts, checkpoint.config.names, best)
+        liked = best_replies(plan.settings, scored, sampler.texts, checkpoint.config.names, best)
         print_best(liked)
         report = _report(rows, plan, checkpoint, sampler, time.monotonic() - started)
         found = {"sliders": map(asdict, summaries), "best_replies": map(asdict, liked)}

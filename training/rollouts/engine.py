@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from training.recipe import EngineRecipe
 from training.rollouts.requests import Request
 from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
@@ -18,6 +20,8 @@ from valuemodels.contract.trace_wire import TokenRange
 from valuemodels.sources.cpu import base_dtype
 
 _TRACE_BATCH = 1024
+MOST_READ = 64
+"""Likeliest tokens that `Limits.read_top` may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,9 @@ class Reply:
             reply, which has 0 everywhere.
         nodes, ends: of a rollout tree's leaf, the nodes from the root's child down to itself, by their numbers in the
             prompt's tree, and how many tokens the reply has at the end of each.
+        base_logprob: the base's log-probability of the reply, over the whole vocabulary at T = 1; cut_nats: what it
+            costs to sample it from the likeliest tokens alone, the sum of -log(their probability). 0 where
+            `Limits.read_top` does not ask for them.
     """
 
     prompt_id: str
@@ -44,15 +51,23 @@ class Reply:
     log_ratios: tuple[float, ...] = ()
     nodes: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+    base_logprob: float = 0.0
+    cut_nats: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a reply ends. `ignore_eos` makes every reply exactly `max_tokens` long, for timing."""
+    """When a reply ends, and what else is noted of it.
+
+    Attributes:
+        ignore_eos: makes every reply exactly `max_tokens` long, for timing.
+        read_top: at most `MOST_READ`: note the reply's `base_logprob`, and its `cut_nats` at so many likeliest tokens.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     ignore_eos: bool = field(default=False)
+    read_top: int | None = None
 
 
 class RolloutEngine:
@@ -71,6 +86,7 @@ class RolloutEngine:
             block_size=recipe.block_size,
             max_num_seqs=recipe.max_num_seqs,
             max_model_len=recipe.max_model_len,
+            max_logprobs=MOST_READ,
             enforce_eager=True,
             # A chunk's row would pass for a position of the reply, and on a CPU vLLM 0.32 dies of a seeded request
             # whose prompt comes in chunks. Without chunks vLLM's own token budget of a step is at least max_model_len.
@@ -86,6 +102,26 @@ class RolloutEngine:
         for start in range(0, len(requests), _TRACE_BATCH):
             replies += self._sample_batch(requests[start : start + _TRACE_BATCH], limits)
         return replies
+
+    def base_logprobs(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        """The base's log-probability of every reply, as `Reply.base_logprob` has it, whoever sampled it.
+
+        Args:
+            texts: token ids of a prompt, and of a reply to it.
+        """
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": [*prompt, *reply]} for prompt, reply in texts],
+            SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False),
+            use_tqdm=False,
+        )
+        found = []
+        for (prompt, reply), output in zip(texts, outputs, strict=True):
+            logprobs = output.prompt_logprobs
+            of_reply = (logprobs.start_indices[at] for at in range(len(prompt), len(prompt) + len(reply)))
+            found.append(sum(logprobs.logprobs[start] for start in of_reply))
+        return found
 
     def record(self, folder: Path | None) -> None:
         """Write every position that is scored from now on into a folder; None: finish and stop."""
@@ -127,6 +163,7 @@ class RolloutEngine:
 
 def _reply(request: Request, output: Any, traces: Mapping[str, Mapping[str, Any]]) -> Reply:
     trace = None if request.guidance is None else traces.get(request.guidance.generation_id)
+    base_logprob, cut_nats = (0.0, 0.0) if output.logprobs is None else _base_reading(output.logprobs)
     return Reply(
         prompt_id=request.prompt_id,
         prompt_token_ids=request.prompt_token_ids,
@@ -136,13 +173,28 @@ def _reply(request: Request, output: Any, traces: Mapping[str, Mapping[str, Any]
         finish_reason=output.finish_reason or "length",
         kl_nats=0.0 if trace is None else sum(trace["kl"]),
         log_ratios=() if trace is None else tuple(trace["log_ratios"]),
+        base_logprob=base_logprob,
+        cut_nats=cut_nats,
     )
+
+
+def _base_reading(logprobs: Any) -> tuple[float, float]:
+    """`base_logprob` and `cut_nats` of a reply.
+
+    Args:
+        logprobs: of every token, the sampled one's and then the likeliest ones', of the base itself.
+    """
+    by_token = np.reshape(logprobs.logprobs, (len(logprobs.start_indices), -1))
+    masses = np.exp(by_token[:, 1:]).sum(axis=1).clip(max=1.0)
+    return float(by_token[:, 0].sum()), float(-np.log(masses).sum())
 
 
 def _sampling_params(request: Request, limits: Limits) -> Any:
     from vllm import SamplingParams
 
-    extra = {} if request.guidance is None else {"extra_args": {EXTRA_ARGS_KEY: request.guidance}}
+    extra: dict[str, Any] = {} if request.guidance is None else {"extra_args": {EXTRA_ARGS_KEY: request.guidance}}
+    if limits.read_top is not None:
+        extra |= {"logprobs": limits.read_top, "flat_logprobs": True}
     return SamplingParams(
         temperature=limits.temperature,
         max_tokens=limits.max_tokens if request.max_tokens is None else min(request.max_tokens, limits.max_tokens),

@@ -2,10 +2,12 @@
 
     <folder>/<condition>/inputs.json           what the replies depend on
     <folder>/<condition>/shard_0000.parquet    the replies to so many prompts, all samples of each
+    <folder>/<condition>/timing_0000.json      tokens, and the seconds they took
 
 Runs in the process of a measuring command, with the engine in it. Must not import torch or vllm.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 
 from training.prompts.chat import ChatPrompt
 from training.rollouts.engine import Limits, RolloutEngine
-from training.rollouts.requests import requests_to_sample
+from training.rollouts.requests import Request, requests_to_sample
 from training.rollouts.shards import Rollout, parts_of, read_rollouts, shard_path, write_shard
 from training.runs.progress import Advance
-from training.runs.run_dir import Stage
+from training.runs.run_dir import Stage, read_json, write_json
 from valuemodels.contract.guidance import Guidance
 
 SHARD_REPLIES = 256
@@ -69,9 +71,20 @@ class Sampler:
                 requests = requests_to_sample(
                     part, condition.samples, self.seed, condition.guidance, label=condition.name
                 )
-                write_shard(path, part, self.engine().sample(requests, self.limits))
+                _sample_shard(self.engine(), requests, self.limits, path, part)
             advance(len(part) * condition.samples, condition.name)
         return read_rollouts(folder)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Prompt id -> the prompt."""
+        return {prompt.prompt_id: prompt.text for prompt in self.prompts}
+
+    def tokens_per_s(self, condition: Condition) -> float:
+        """How fast the replies under a condition were sampled, all shards together; 0 where there are none."""
+        timings = [read_json(path) for path in sorted((self.folder / condition.name).glob("timing_*.json"))]
+        seconds = sum(timing["seconds"] for timing in timings)
+        return sum(timing["tokens"] for timing in timings) / seconds if seconds else 0.0
 
     def _inputs(self, condition: Condition) -> dict[str, object]:
         return {
@@ -82,4 +95,16 @@ class Sampler:
             "max_tokens": self.limits.max_tokens,
             "temperature": self.limits.temperature,
             "guidance": None if condition.guidance is None else condition.guidance.to_wire(),
+            **({} if self.limits.read_top is None else {"read_top": self.limits.read_top}),
         }
+
+
+def _sample_shard(
+    engine: RolloutEngine, requests: Sequence[Request], limits: Limits, path: Path, prompts: Sequence[ChatPrompt]
+) -> None:
+    started = time.perf_counter()
+    replies = engine.sample(requests, limits)
+    seconds = time.perf_counter() - started
+    timing = {"tokens": sum(len(reply.token_ids) for reply in replies), "seconds": seconds}
+    write_json(path.with_name(path.name.replace("shard", "timing")).with_suffix(".json"), timing)
+    write_shard(path, prompts, replies)

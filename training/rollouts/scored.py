@@ -45,12 +45,11 @@ def scored_replies(sampler: Sampler, rewards: Mapping[str, str], condition: Cond
     """
     loaded = {name: _cached_reward(identifier) for name, identifier in rewards.items()}
     replies = sampler.replies(condition, advance)
-    texts = {prompt.prompt_id: prompt.text for prompt in sampler.prompts}
     shape = (len(sampler.prompts), condition.samples)
     return Scored(
         replies=replies,
         kl_nats=np.reshape([reply.kl_nats for reply in replies], shape),
-        rewards={name: _measured(reward, replies, texts, shape) for name, reward in loaded.items()},
+        rewards={name: _measured(reward, replies, sampler.texts, shape) for name, reward in loaded.items()},
     )
 
 

@@ -31,6 +31,8 @@ _FEATURES = Features(
         "log_ratios": List(Value("float32")),
         "nodes": List(Value("int32")),
         "ends": List(Value("int32")),
+        "base_logprob": Value("float32"),
+        "cut_nats": Value("float32"),
     }
 )
 
@@ -43,7 +45,7 @@ class Rollout:
 
     Attributes:
         output_token_ids: with the end-of-sequence token, where the reply ended by itself.
-        log_ratios: one a token of the reply, see `Reply`; nodes, ends: as there.
+        log_ratios: one a token of the reply, see `Reply`; nodes, ends, base_logprob, cut_nats: as there.
     """
 
     prompt_id: str
@@ -57,6 +59,8 @@ class Rollout:
     log_ratios: tuple[float, ...] = ()
     nodes: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+    base_logprob: float = 0.0
+    cut_nats: float = 0.0
 
 
 def parts_of(prompts: Sequence[ChatPrompt], size: int) -> list[Sequence[ChatPrompt]]:
@@ -84,6 +88,8 @@ def write_shard(path: Path, prompts: Sequence[ChatPrompt], replies: Sequence[Rep
             "log_ratios": reply.log_ratios,
             "nodes": reply.nodes,
             "ends": reply.ends,
+            "base_logprob": reply.base_logprob,
+            "cut_nats": reply.cut_nats,
         }
         for reply in replies
     ]
@@ -98,7 +104,7 @@ def read_rollouts(folder: Path) -> list[Rollout]:
 
 def read_shard(path: Path) -> Iterator[Rollout]:
     """The rollouts of one shard, in their order."""
-    rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_FEATURES)).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     for row in rows:
         for key in _LISTS:
             row[key] = tuple(row[key])

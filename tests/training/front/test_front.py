@@ -1,0 +1,195 @@
+"""`mavis evaluate front` around a fake engine: what it samples, how it measures, what it writes and refuses."""
+
+import json
+from collections.abc import Callable, Sequence
+from math import log
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.training.kit import FakeEngine
+from training.front.command import app
+from training.front.methods import Prompted, Setting
+from training.front.mixes import Mix
+from training.front.report import verdicts
+from training.prompts.chat import ChatPrompt
+from training.rollouts.engine import Limits, Reply
+from training.rollouts.requests import Request
+from training.rollouts.sampler import Sampler
+from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
+
+WARM = ("horrible", "sad", "plain", "nice", "wonderful")
+PLAIN = ("extraordinarily", "peculiarly", "rather", "quite", "so")
+KEPT_KL, CUT, OWN, READ = 2.0, 0.25, -20.0, -26.0
+
+
+class TwoWordEngine(FakeEngine):
+    """Replies with a warmer and a plainer word the higher the weights; by chance where there are none."""
+
+    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        assert limits.read_top == 40
+        return super().sample(requests, limits)
+
+    def reply(self, request: Request) -> Reply:
+        warm, plain = request.seed % 5, request.seed // 5 % 5
+        log_ratios: tuple[float, ...] = ()
+        if request.guidance is not None:
+            weights = request.guidance.weights
+            warm, plain = (2 + round(2 * weights.get(name, 0.0)) for name in ("positivity", "simplicity"))
+            log_ratios = (KEPT_KL / 4,) * 4
+        text = f"The bread was {PLAIN[plain]} {WARM[warm]} on day {request.seed % 97}."
+        own = (request.prompt_id, request.prompt_token_ids, request.sample)
+        return Reply(*own, (1,) * 4, text, "stop", 1.5, log_ratios, base_logprob=OWN, cut_nats=CUT)
+
+    def base_logprobs(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        return [READ] * len(texts)
+
+
+@pytest.fixture
+def call(
+    tiny_config: Callable[..., ValueConfig], chat_base: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Result]:
+    monkeypatch.setattr("training.evaluate.checkpoint.RolloutEngine", TwoWordEngine)
+    objectives = tuple(
+        ObjectiveConfig(name=name, description=name, reward=name, mean=mean, std=0.25, scale=1.0)
+        for name, mean in (("positivity", 0.0), ("simplicity", 4.5))
+    )
+    folder = tmp_path / "values"
+    folder.mkdir()
+    config = tiny_config(objectives=objectives, training={"recipe": "embedded", "iteration": 0, "data_hash": "none"})
+    (folder / CONFIG_FILE).write_text(config.model_dump_json())
+
+    def invoke(*arguments: str) -> Result:
+        fixed = ["front", "--values", str(folder), "--base-folder", chat_base, "--limit", "6", "--samples", "2"]
+        places = ["--run-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+        return CliRunner().invoke(app, [*fixed, *places, *arguments])
+
+    return invoke
+
+
+def report_of(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_every_method_answers_every_mix_and_is_measured_alike(call: Callable[..., Result], tmp_path: Path) -> None:
+    result = call("--pair", "positivity,simplicity")
+    assert result.exit_code == 0, result.output
+    (group,) = report_of(tmp_path)["groups"]
+    by_name = {each["method"]: each for each in group["methods"]}
+    assert list(by_name) == ["base", "tilted, exact", "prompted", "best of 4", "best of 16"]
+    assert all(len(each["points"]) == 11 for each in by_name.values())
+    base, tilted = by_name["base"], by_name["tilted, exact"]
+    assert base["kl_nats"]["value"] == 0 and base["mip"]["value"] == 0
+    # What is sampled from the likeliest tokens alone has cost that, too.
+    assert tilted["kl_nats"]["value"] == pytest.approx(KEPT_KL + CUT)
+    assert by_name["prompted"]["kl_nats"]["value"] == pytest.approx(OWN - READ)
+    assert by_name["best of 16"]["kl_nats"]["value"] == pytest.approx(log(16) - 15 / 16)
+    assert tilted["mip_ahead"] is None and base["mip_ahead"]["low"] > 0
+    ends = [tilted["points"][place]["shifts"] for place in (0, -1)]
+    assert ends[0]["positivity"]["value"] > ends[1]["positivity"]["value"] + 1
+    assert base["perplexity"] == pytest.approx(2.718281828 ** (-OWN / 4))
+    assert by_name["prompted"]["perplexity"] == pytest.approx(2.718281828 ** (-READ / 4))
+
+
+def test_the_best_are_chosen_by_the_mix_and_more_choice_is_better(call: Callable[..., Result], tmp_path: Path) -> None:
+    assert call("--pair", "positivity,simplicity").exit_code == 0
+    (group,) = report_of(tmp_path)["groups"]
+    four, sixteen = (next(m for m in group["methods"] if m["method"] == f"best of {n}") for n in (4, 16))
+    assert four["points"][0]["shifts"]["positivity"]["value"] > four["points"][-1]["shifts"]["positivity"]["value"]
+    assert sixteen["mip"]["value"] > four["mip"]["value"] > 0
+    assert (four["passes"], sixteen["passes"]) == (4, 16)
+
+
+def test_nothing_is_sampled_twice(call: Callable[..., Result]) -> None:
+    assert call("--pair", "positivity,simplicity").exit_code == 0
+    tilted = [request for request in TwoWordEngine.asked if request.guidance]
+    assert len(tilted) == 11 * 6 * 2
+    # The base's own replies, 16 for each that is shown; and those to other prompts.
+    assert len(TwoWordEngine.asked) - len(tilted) == (16 + 11) * 6 * 2
+    TwoWordEngine.asked = []
+    assert call("--pair", "positivity,simplicity").exit_code == 0
+    assert TwoWordEngine.asked == []
+
+
+def test_replies_of_all_methods_are_paired(call: Callable[..., Result]) -> None:
+    assert call("--best-of", "").exit_code == 0
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for request in TwoWordEngine.asked:
+        seeds.setdefault((request.prompt_id, request.sample), set()).add(request.seed)
+    assert len(seeds) == 6 * 2 and all(len(shared) == 1 for shared in seeds.values())
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ({"warm": 1.0, "plain": 0.0}, "Above all: Be warm."),
+        ({"warm": 0.2, "plain": 0.8}, "Above all: Be plain. A little: Be warm."),
+        ({"warm": 0.6, "plain": 0.4}, "Be warm. Be plain."),
+    ],
+)
+def test_a_mix_is_asked_for_in_words_the_weightiest_first(shares: dict[str, float], said: str) -> None:
+    asked: list[str] = []
+
+    def render(text: str) -> tuple[int, ...]:
+        asked.append(text)
+        return (1,)
+
+    prompt = ChatPrompt("a", "test", "Why?", (7,))
+    sampler = Sampler(Path("nowhere"), cast(Any, TwoWordEngine), {}, [prompt], Limits(4), 0)
+    method = Prompted(Setting(sampler, {}, {}, {}, 1), {"warm": "Be warm.", "plain": "Be plain."}, render)
+    assert method.instruction(Mix(shares)) == said
+    (rendered,) = method.asked(Mix(shares))
+    assert asked == [f"Why?\n\n{said}"] and (rendered.prompt_id, rendered.token_ids) == ("a", (1,))
+
+
+def test_a_report_is_written_for_people(call: Callable[..., Result], tmp_path: Path) -> None:
+    result = call("--pair", "positivity,simplicity", "--best-of", "4")
+    assert "Against base, tilted, exact is ahead in HV and ahead in MIP, at more KL" in result.output
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## positivity and simplicity, 11 mixes" in text and "| best of 4 |" in text
+    assert (tmp_path / "out" / "pareto.png").stat().st_size > 10_000
+
+
+def test_a_verdict_says_so_where_another_method_wins() -> None:
+    def method(name: str, ahead: tuple[float, float] | None, kl_nats: float, perplexity: float) -> dict[str, Any]:
+        estimate = None if ahead is None else {"value": sum(ahead) / 2, "low": ahead[0], "high": ahead[1]}
+        figures = {"hypervolume_ahead": estimate, "mip_ahead": estimate, "passes": 1.0}
+        return {"method": name, "kl_nats": {"value": kl_nats}, "perplexity": perplexity, **figures}
+
+    group = {
+        "methods": [
+            method("base", (0.1, 0.2), 0.0, 9.0),
+            method("ours", None, 5.0, 8.0),
+            method("better", (-0.3, -0.1), 6.0, 7.0),
+            method("alike", (-0.3, 0.1), 4.0, 8.5),
+        ]
+    }
+    base, better, alike = verdicts(group)
+    assert "ahead in HV" in base and "more KL" in base and "no worse perplexity" in base
+    assert "behind in HV and behind in MIP, at no more KL and worse perplexity" in better
+    assert "not told apart in HV" in alike
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pair", "positivity"], "pair: got 'positivity', allowed is 2 different ones of positivity, simplicity"),
+        (["--triple", "positivity,simplicity"], "triple: got 'positivity,simplicity', allowed is 3 different ones"),
+        (["--no-others"], "pair: got none, allowed is two of positivity, simplicity"),
+        (["--best-of", "1"], "best_of: got '1', allowed is whole numbers from 2"),
+        (["--best-of", "four"], "best_of: got 'four', allowed is whole numbers from 2"),
+        (["--instructions", "missing.yaml"], "instructions: missing.yaml cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(call: Callable[..., Result], arguments: list[str], said: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2 and said in " ".join(result.output.split())
+
+
+def test_objectives_without_a_sentence_are_not_asked_for(call: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("positivity: Be warm.\n")
+    result = call("--instructions", str(path))
+    assert result.exit_code == 2 and "has no sentence for simplicity" in " ".join(result.output.split())

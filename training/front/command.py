@@ -1,0 +1,183 @@
+"""`mavis evaluate front`: which rewards can be had together, by tilting and by the alternatives, on the same base.
+
+    mavis evaluate front [--values DIR] [--out DIR] [--pair a,b] [--triple a,b,c] [--full] [--run-dir runs/front]
+
+Every method answers the same prompts at the same mixes, with as many samples and tokens, and is measured alike. Writes
+report.json, report.md and pareto.png. What an earlier run has sampled is not sampled again.
+
+Runs in the process of the command, with the engine in it. Must not import torch or vllm.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from training.errors import RecipeError
+from training.evaluate.checkpoint import (
+    BaseFolderOption,
+    EvaluatedCheckpoint,
+    ValuesOption,
+    find_checkpoint,
+    sampler_on,
+    write_report,
+)
+from training.evaluate.sliders import app
+from training.front.figures import Answers, group_figures
+from training.front.methods import Base, Method, Prompted, Setting, every_method
+from training.front.mixes import MixGroup, mix_groups
+from training.front.report import PLOT, TABLES, plot, tables, verdicts
+from training.prompts.chat import render_chat
+from training.rollouts.sampler import Sampler
+from training.runs.command import errors_in_one_sentence
+from training.runs.progress import console, progress
+from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.policy import DEFAULT_CANDIDATES
+
+__all__ = ["app"]
+
+REPORT = "report.json"
+_INSTRUCTIONS = Path(__file__).with_name("instructions.yaml")
+
+
+@app.command("front")
+def front(
+    values: ValuesOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of report.json, report.md and pareto.png.")] = Path("front"),
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Two objectives to look at closely, as a,b; again for more.")
+    ] = None,
+    triple: Annotated[list[str] | None, typer.Option(help="Three of them, as a,b,c; again for more.")] = None,
+    others: Annotated[bool, typer.Option(help="Whether other pairs are looked at too, less closely.")] = True,
+    full: Annotated[bool, typer.Option(help="Look at every pair closely.")] = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="Replies a prompt, at every mix.")] = 3,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    best_of: Annotated[str, typer.Option(help="The base's best of so many replies; none if empty.")] = "4,16",
+    instructions: Annotated[
+        Path | None, typer.Option(help="YAML: objective -> the sentence that asks for it; what ships if not given.")
+    ] = None,
+    scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 3,
+    run_dir: Annotated[Path, typer.Option(help="Where the replies are kept.")] = Path("runs/front"),
+    base_folder: BaseFolderOption = None,
+) -> None:
+    """Sample all methods at all mixes, score the replies, and write the report."""
+    with errors_in_one_sentence():
+        checkpoint = find_checkpoint(values, base_folder)
+        names = checkpoint.config.names
+        groups = mix_groups(names, _groups(pair), _groups(triple), others=others, full=full)
+        if not groups:
+            raise RecipeError(f"pair: got none, allowed is two of {', '.join(names)}, with commas between them")
+        sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)
+        setting = _setting(checkpoint, sampler, samples)
+        counts = _counts(best_of)
+        prompted = _prompted(setting, checkpoint, _instructions(instructions, names))
+        base = Base(setting, max(counts, default=1))
+        methods = every_method(base, [checkpoint.scoring(scoring)], counts, prompted)
+        write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting)})
+
+
+def answer(groups: Sequence[MixGroup], methods: Sequence[Method], setting: Setting) -> dict[str, Any]:
+    """Have every method answer at every mix of every group, and measure it: the `groups` of a report, and `seconds`.
+
+    Raises:
+        RunDirError: the sampler's folder holds replies made with other settings.
+        RewardError: an objective's reward cannot be had here.
+    """
+    replies = len(setting.sampler.prompts) * setting.samples
+    total = sum(len(group.mixes) for group in groups) * len(methods) * replies
+    started, found = time.monotonic(), []
+    with progress("front", total) as advance:
+        for group in groups:
+            answers = []
+            for method in methods:
+                by_mix = []
+                for mix in group.mixes:
+                    # Best of n and the base draw once for all mixes, so what they sample is not what they show.
+                    by_mix.append(method.at(mix, _silent))
+                    advance(replies, f"{group}: {method.name}")
+                answers.append(Answers(method.name, method.passes, by_mix))
+            found.append(asdict(group_figures(group, answers, setting.stds)))
+    return {"seconds": round(time.monotonic() - started), "groups": found}
+
+
+def write(out: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json, report.md and pareto.png, and print who is ahead."""
+    write_report(out / REPORT, report)
+    (out / TABLES).write_text(tables(report), encoding="utf-8")
+    plot(report, out / PLOT)
+    for group in report["groups"]:
+        console.print(f"\n[bold]{', '.join(group['objectives'])}[/bold]")
+        for sentence in verdicts(group):
+            console.print(f"  {sentence}", soft_wrap=True)
+
+
+def _about(checkpoint: EvaluatedCheckpoint, setting: Setting) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.config.id,
+        "prompts": len(setting.sampler.prompts),
+        "samples": setting.samples,
+        "max_tokens": setting.sampler.limits.max_tokens,
+        "seed": setting.sampler.seed,
+    }
+
+
+def _setting(checkpoint: EvaluatedCheckpoint, sampler: Sampler, samples: int) -> Setting:
+    stated = {objective.name: objective for objective in checkpoint.config.objectives}
+    return Setting(
+        sampler=replace(sampler, limits=replace(sampler.limits, read_top=DEFAULT_CANDIDATES)),
+        rewards=checkpoint.rewards,
+        means={name: objective.mean for name, objective in stated.items()},
+        stds={name: objective.std for name, objective in stated.items()},
+        samples=samples,
+    )
+
+
+def _silent(amount: int, note: str = "") -> None:
+    """Samplers tell of what they draw; here what is shown counts."""
+
+
+def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:
+    return [tuple(name.strip() for name in text.split(",")) for text in given or []]
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = sorted({int(part) for part in text.split(",")}) if text.strip() else []
+    except ValueError:
+        counts = [0]
+    if any(count < 2 for count in counts):
+        raise RecipeError(f"best_of: got {text!r}, allowed is whole numbers from 2 with commas between them")
+    return counts
+
+
+def _instructions(path: Path | None, names: Sequence[str]) -> dict[str, str]:
+    """Objective -> sentence; nothing where the file that ships does not know all of them."""
+    try:
+        given = yaml.safe_load((path or _INSTRUCTIONS).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"instructions: {path} cannot be read: {error}") from None
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise RecipeError(f"instructions: {path} holds no mapping from objectives to sentences")
+    missing = [name for name in names if name not in given]
+    if missing and path is not None:
+        raise RecipeError(f"instructions: {path} has no sentence for {', '.join(missing)}")
+    return {} if missing else given
+
+
+def _prompted(setting: Setting, checkpoint: EvaluatedCheckpoint, instructions: Mapping[str, str]) -> Prompted | None:
+    if not instructions:
+        console.print("no instructions for these objectives, so the base is not asked for them", soft_wrap=True)
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.base, trust_remote_code=False)
+    return Prompted(setting, instructions, lambda text: render_chat(tokenizer, text))

@@ -1,0 +1,231 @@
+"""Ways of aligning one base to a mix of objectives, that need no more training than the value models have had.
+
+Runs in the command's process, with the engine in it. Must not import torch or vllm.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import log
+from typing import Protocol
+
+import numpy as np
+
+from training.front.measured import Measured, measured
+from training.front.mixes import Mix
+from training.prompts.chat import ChatPrompt
+from training.rollouts.sampler import Condition, Sampler
+from training.rollouts.scored import scored_replies
+from training.rollouts.shards import Rollout
+from training.runs.progress import Advance
+from training.runs.run_dir import read_json, write_json
+from valuemodels.contract.guidance import Guidance, Scoring
+
+LOGPROBS_FILE = "base_logprobs.json"
+_READ_AT_ONCE = 128
+
+
+class Method(Protocol):
+    """One of them.
+
+    Attributes:
+        name: in the report; passes: tokens that the base reads or writes for one that a reader gets, prompts aside.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def passes(self) -> float: ...
+
+    def at(self, mix: Mix, advance: Advance) -> Measured:
+        """Its replies to all prompts, sampled first where they are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all methods share.
+
+    Attributes:
+        sampler: with `Limits.read_top`.
+        rewards: objective -> id of its reward; means, stds: of the base's rewards, as the checkpoint has them.
+        samples: replies a prompt.
+    """
+
+    sampler: Sampler
+    rewards: Mapping[str, str]
+    means: Mapping[str, float]
+    stds: Mapping[str, float]
+    samples: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base itself, whatever the mix.
+
+    Attributes:
+        best_of: how many replies are drawn for each that is shown, for others to choose from.
+    """
+
+    setting: Setting
+    best_of: int
+    name: str = "base"
+    passes: float = 1.0
+
+    def at(self, mix: Mix, advance: Advance) -> Measured:
+        found = self.all(advance)
+        places = np.tile(np.arange(self.setting.samples), (len(found.tokens), 1))
+        return found.chosen(places, 0.0, found.tokens_per_s)
+
+    def all(self, advance: Advance) -> Measured:
+        """All the samples that were drawn, for others to choose from."""
+        samples = self.setting.samples * self.best_of
+        condition = Condition(f"base_x{samples}", None, samples)
+        scored = scored_replies(self.setting.sampler, self.setting.rewards, condition, advance)
+        return measured(scored, self.setting.sampler.tokens_per_s(condition))
+
+
+@dataclass(frozen=True)
+class Tilted:
+    """This project's: the base, tilted by value models.
+
+    Attributes:
+        strength: of the weights together; at 1 a reply costs what the checkpoint was calibrated to.
+        candidates: None is the server's default.
+    """
+
+    setting: Setting
+    scoring: Scoring
+    strength: float = 1.0
+    candidates: int | None = None
+    passes: float = 1.0
+
+    @property
+    def name(self) -> str:
+        parts = [f"tilted, {self.scoring}"]
+        parts += [f"strength {self.strength:g}"] if self.strength != 1.0 else []
+        parts += [f"{self.candidates} candidates"] if self.candidates else []
+        return ", ".join(parts)
+
+    def at(self, mix: Mix, advance: Advance) -> Measured:
+        weights = mix.tilt(self.strength)
+        guidance = Guidance("", weights=weights, scoring=self.scoring, candidates=self.candidates)
+        k = f"_k{self.candidates}" if self.candidates else ""
+        name = f"{self.scoring}_{self.strength:g}{k}_{mix.folder_name}_x{self.setting.samples}"
+        condition = Condition(name, guidance, self.setting.samples)
+        sampler = self.setting.sampler
+        if self.candidates is not None:
+            sampler = replace(sampler, limits=replace(sampler.limits, read_top=self.candidates))
+        scored = scored_replies(sampler, self.setting.rewards, condition, advance)
+        return measured(scored, sampler.tokens_per_s(condition))
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The best of `n` replies of the base by the true rewards, which a user would have to have at hand.
+
+    Its KL is log n - (n - 1) / n, which is an upper bound, and exact where no two replies score the same.
+    """
+
+    base: Base
+    n: int
+
+    @property
+    def name(self) -> str:
+        return f"best of {self.n}"
+
+    @property
+    def passes(self) -> float:
+        return float(self.n)
+
+    def at(self, mix: Mix, advance: Advance) -> Measured:
+        found, setting = self.base.all(advance), self.base.setting
+        liked = np.sum(
+            [
+                share * (found.rewards[name] - setting.means[name]) / setting.stds[name]
+                for name, share in mix.shares.items()
+            ],
+            axis=0,
+        )
+        prompts = len(liked)
+        # Every choice is made among replies of its own: of as many groups as there are samples, the first n.
+        groups = liked.reshape(prompts, setting.samples, -1)
+        best = groups[:, :, : self.n].argmax(axis=2)
+        places = best + np.arange(setting.samples) * groups.shape[2]
+        return found.chosen(places, log(self.n) - (self.n - 1) / self.n, found.tokens_per_s / self.n)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """The base, asked for it: a sentence for each objective of the mix, the weightiest first, after the prompt.
+
+    Attributes:
+        instructions: objective -> its sentence.
+        render: token ids of a chat with this user message.
+    """
+
+    setting: Setting
+    instructions: Mapping[str, str]
+    render: Callable[[str], tuple[int, ...]]
+    name: str = "prompted"
+    passes: float = 1.0
+
+    def at(self, mix: Mix, advance: Advance) -> Measured:
+        asked = self.asked(mix)
+        sampler = replace(self.setting.sampler, prompts=asked, sampled_from=self._sampled_from(asked))
+        condition = Condition(f"prompted_{mix.folder_name}_x{self.setting.samples}", None, self.setting.samples)
+        scored = scored_replies(sampler, self.setting.rewards, condition, advance)
+        plain = np.reshape(self._read(sampler, condition, scored.replies), scored.kl_nats.shape)
+        own = np.reshape([reply.base_logprob for reply in scored.replies], plain.shape)
+        return measured(scored, sampler.tokens_per_s(condition), own - plain, plain)
+
+    def instruction(self, mix: Mix) -> str:
+        """What the mix is asked for by."""
+        by_share = sorted(((share, name) for name, share in mix.shares.items() if share), reverse=True)
+        return " ".join(f"{_emphasis(share)}{self.instructions[name]}" for share, name in by_share)
+
+    def asked(self, mix: Mix) -> list[ChatPrompt]:
+        """The prompts with it."""
+        instruction = self.instruction(mix)
+        return [
+            replace(prompt, token_ids=self.render(f"{prompt.text}\n\n{instruction}"))
+            for prompt in self.setting.sampler.prompts
+        ]
+
+    def _sampled_from(self, asked: Sequence[ChatPrompt]) -> dict[str, object]:
+        return {**self.setting.sampler.sampled_from, "asked": [list(prompt.token_ids) for prompt in asked]}
+
+    def _read(self, sampler: Sampler, condition: Condition, replies: Sequence[Rollout]) -> list[float]:
+        """What the base makes of them without having been asked."""
+        path = sampler.folder / condition.name / LOGPROBS_FILE
+        if path.is_file():
+            found: list[float] = read_json(path)
+            return found
+        found = []
+        for start in range(0, len(replies), _READ_AT_ONCE):
+            part = replies[start : start + _READ_AT_ONCE]
+            texts = [(self._plain[reply.prompt_id], reply.output_token_ids) for reply in part]
+            found += sampler.engine().base_logprobs(texts)
+        write_json(path, found)
+        return found
+
+    @cached_property
+    def _plain(self) -> dict[str, tuple[int, ...]]:
+        return {prompt.prompt_id: prompt.token_ids for prompt in self.setting.sampler.prompts}
+
+
+def _emphasis(share: float) -> str:
+    """How much a share of a mix is insisted on."""
+    if share > 0.75:
+        return "Above all: "
+    return "" if share > 0.25 else "A little: "
+
+
+def every_method(
+    base: Base, scorings: Sequence[Scoring], best_of: Sequence[int], prompted: Prompted | None
+) -> list[Method]:
+    """The base first, then this project's, then the others."""
+    setting = base.setting
+    found: list[Method] = [base, *(Tilted(setting, scoring) for scoring in scorings)]
+    found += [] if prompted is None else [prompted]
+    return [*found, *(BestOf(base, n) for n in best_of)]

@@ -1,0 +1,141 @@
+"""The figures of a front as Markdown and as a plot. Reads what `report.json` holds, and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from training.statistics.fronts import REFERENCE
+
+TABLES, PLOT = "report.md", "pareto.png"
+Figures = Mapping[str, Any]
+
+_ABOUT = """\
+Rewards are told as distances from the base's own, in standard deviations of the base's reward. HV: hypervolume above
+{reference:g} in every objective. MIP: mean inner product of shares and rewards. KL: log pi(reply) - log p(reply) over
+the whole vocabulary, nats a reply, alike for every method but best of n, which has log n - (n - 1) / n. Perplexity: of
+the replies, by the base. Passes: tokens that the base reads or writes for one that a reader gets, prompts aside.
+Brackets: 95% intervals over prompts; "ahead" compares on the same draws of prompts.
+"""
+
+
+def tables(report: Figures) -> str:
+    """The whole report in Markdown."""
+    size = f"{report['prompts']} prompts x {report['samples']} samples, at most {report['max_tokens']} tokens, T = 1"
+    parts = [
+        "# What can be had together\n",
+        f"Checkpoint `{report['checkpoint']}`; {size}.\n\n" + _ABOUT.format(reference=REFERENCE),
+        *(_group(group) for group in report["groups"]),
+    ]
+    return "\n".join(parts)
+
+
+def verdicts(group: Figures) -> list[str]:
+    """One sentence for every other method: who is ahead, and at which price."""
+    own = _own(group)
+    return [_verdict(own, each) for each in group["methods"] if each is not own and each["mip_ahead"]]
+
+
+def plot(report: Figures, path: Path) -> None:
+    """One panel a pair, each method a line through its mixes; the last panel is gain over the root of the KL."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pairs = [group for group in report["groups"] if len(group["objectives"]) == 2]
+    columns = min(4, len(pairs) + 1)
+    rows = -(-(len(pairs) + 1) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.8 * rows), squeeze=False)
+    panels = axes.flat
+    for group, panel in zip(pairs, panels, strict=False):
+        _draw_pair(panel, group)
+    last = panels[len(pairs)]
+    for group in report["groups"]:
+        _draw_costs(last, group)
+    last.set(xlabel="root of KL", ylabel="mean gain of the mix, base std")
+    for panel in panels[len(pairs) + 1 :]:
+        panel.axis("off")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=max(1, len(labels)))
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _group(group: Figures) -> str:
+    header = ["method", "HV", "HV ahead", "MIP", "MIP ahead", "KL", "perplexity", "distinct-1/2/3", "tokens", "passes"]
+    rows = [
+        [
+            each["method"],
+            _shown(each["hypervolume"]),
+            _shown(each["hypervolume_ahead"]),
+            _shown(each["mip"]),
+            _shown(each["mip_ahead"]),
+            _shown(each["kl_nats"]),
+            f"{each['perplexity']:.2f}",
+            " / ".join(f"{share:.2f}" for share in each["distinct"]),
+            f"{each['tokens']:.0f}",
+            f"{each['passes']:g}",
+        ]
+        for each in group["methods"]
+    ]
+    names, mixes = group["objectives"], len(group["methods"][0]["points"])
+    title = f"## {', '.join(names[:-1])} and {names[-1]}, {mixes} mixes\n\n"
+    sentences = "".join(f"- {sentence}\n" for sentence in verdicts(group))
+    return f"{title}{_table(header, rows)}\n{sentences}"
+
+
+def _verdict(own: Figures, other: Figures) -> str:
+    found = []
+    for what, ahead in (("HV", other["hypervolume_ahead"]), ("MIP", other["mip_ahead"])):
+        if ahead["low"] > 0:
+            found.append(f"ahead in {what}")
+        elif ahead["high"] < 0:
+            found.append(f"behind in {what}")
+        else:
+            found.append(f"not told apart in {what}")
+    price = "no more KL" if own["kl_nats"]["value"] <= other["kl_nats"]["value"] else "more KL"
+    fluency = "no worse" if own["perplexity"] <= other["perplexity"] else "worse"
+    return (
+        f"Against {other['method']}, {own['method']} is {' and '.join(found)}, at {price} and {fluency} perplexity, "
+        f"with {own['passes']:g} passes to {other['passes']:g}."
+    )
+
+
+def _own(group: Figures) -> Figures:
+    """This project's first, which the others are set against."""
+    found: Figures = group["methods"][min(1, len(group["methods"]) - 1)]
+    return found
+
+
+def _draw_pair(panel: Any, group: Figures) -> None:
+    across, up = group["objectives"]
+    for number, each in enumerate(group["methods"]):
+        points = [point["shifts"] for point in each["points"]]
+        if each["method"] == "base":
+            points = points[:1]
+        x, y = ([point[name]["value"] for point in points] for name in (across, up))
+        panel.plot(x, y, marker="o", markersize=3, linewidth=1, color=f"C{number}", label=each["method"])
+    panel.axhline(0, color="0.85", linewidth=0.8, zorder=0)
+    panel.axvline(0, color="0.85", linewidth=0.8, zorder=0)
+    panel.set(xlabel=across, ylabel=up)
+
+
+def _draw_costs(panel: Any, group: Figures) -> None:
+    for number, each in enumerate(group["methods"]):
+        gains = [
+            sum(share * point["shifts"][name]["value"] for name, share in point["shares"].items())
+            for point in each["points"]
+        ]
+        roots = [sqrt(max(0.0, point["kl_nats"]["value"])) for point in each["points"]]
+        panel.scatter(roots, gains, s=6, color=f"C{number}")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _shown(estimate: Figures | None) -> str:
+    return "" if estimate is None else f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
