@@ -17,10 +17,10 @@ from training.prompts.chat import read_prompt_set
 from training.prompts.stage import PROMPTS_FILE
 from training.recipe import ObjectiveRecipe
 from training.rewards.reward import Reward, checked_scores, load_reward, refuse_constant
-from training.rollouts.shards import Rollout, read_rollouts
+from training.rollouts.shards import Rollout, read_rollouts, write_parquet
 from training.rollouts.workers import carry_out_shards
 from training.runs.run import REWARDS_FILE, Run
-from training.runs.run_dir import read_json, replacing, write_json
+from training.runs.run_dir import read_json, write_json
 
 SHARD_REPLIES = 1024
 
@@ -43,8 +43,7 @@ def score_rollouts(run: Run) -> dict[str, Any]:
         refuse_constant(name, scores)
         trained_on = [r for r, rollout in zip(scores, rollouts, strict=True) if rollout.split == "train"]
         base[name] = {"mean": fmean(trained_on), "std": stdev(trained_on)}
-    with replacing(run.stage("rewards").folder / REWARDS_FILE) as partial:
-        Dataset.from_dict(columns).to_parquet(partial)
+    write_parquet(run.stage("rewards").folder / REWARDS_FILE, Dataset.from_dict(columns))
     return {"replies": len(rollouts), "base": base}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, disable_progress_bars
 
 from training.prompts.chat import ChatPrompt, SplitName
 from training.rollouts.engine import Reply
@@ -93,8 +93,14 @@ def write_shard(path: Path, prompts: Sequence[ChatPrompt], replies: Sequence[Rep
         }
         for reply in replies
     ]
+    write_parquet(path, Dataset.from_list(rows, features=_FEATURES))
+
+
+def write_parquet(path: Path, rows: Dataset) -> None:
+    """Write a file, whole or not at all."""
+    disable_progress_bars()  # of every shard; the stage shows where it stands
     with replacing(path) as partial:
-        Dataset.from_list(rows, features=_FEATURES).to_parquet(partial)
+        rows.to_parquet(partial)
 
 
 def read_rollouts(folder: Path) -> list[Rollout]:
