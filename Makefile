@@ -8,10 +8,12 @@ ARGS ?=
 BENCH ?= docs/evaluation/embedded
 # How long `make soak` takes.
 MINUTES ?= 20
+# Measures of what the shipped sliders are about, which nothing is trained on.
+SECOND = Polarity ReadingEase AskingSentences FewCharacters SharedWords UnlikeInsults
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded compare-embedded lock clean setup setup-dev
+.PHONY: help serve test unit slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded compare-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -63,10 +65,15 @@ fast-embedded: setup-dev ## Give the shipped value checkpoint its fast scoring a
 	@.venv/bin/mavis train fast valuemodels/checkpoints/embedded --export valuemodels/checkpoints/embedded $(ARGS)
 
 compare-embedded: setup-dev ## What fast and exact scoring gain for the same KL; resumes where it stopped
-	@.venv/bin/mavis compare --samples 3 --at-least 0.95 --out docs/evaluation/embedded/compare.json $(ARGS)
+	@.venv/bin/mavis compare --samples 2 --out docs/evaluation/embedded/compare.json $(ARGS)
 
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
-	@.venv/bin/mavis evaluate --out valuemodels/checkpoints/embedded/evaluation.json $(ARGS)
+	@.venv/bin/mavis evaluate --out valuemodels/checkpoints/embedded/evaluation.json --prompts held-out.jsonl --limit 208 \
+		--samples 1 --weights=-1,-0.75,-0.5,-0.25,0,0.25,0.5,0.75,1 $(SECOND:%=--also training.rewards.second:%) $(ARGS)
+
+front-embedded: setup-dev ## Which rewards can be had together, by tilting and by the alternatives; resumes where it stopped
+	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl --no-others \
+		--pair positivity,simplicity --pair positivity,conciseness --triple positivity,simplicity,curiosity $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh

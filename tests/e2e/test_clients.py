@@ -54,7 +54,7 @@ def test_the_openai_package_guides_through_extra_body(server: Server) -> None:
     messages: Any = [{"role": "user", "content": QUESTION}]
     extra: Any = {"objective_weights": WEIGHTS, "return_values": True}
     whole: Any = client.chat.completions.create(model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra)
-    assert whole.choices[0].mavis["values"].keys() == {"positivity", "simplicity"}
+    assert whole.choices[0].mavis["values"].keys() > WEIGHTS.keys()
     chunks: list[Any] = list(
         client.chat.completions.create(
             model=model, messages=messages, max_tokens=12, seed=1, extra_body=extra, stream=True

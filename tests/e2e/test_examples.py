@@ -51,4 +51,4 @@ def test_an_objective_of_ones_own_becomes_a_checkpoint(tmp_path: Path) -> None:
     text = output(str(EXAMPLES / "own_objective" / "train.sh"), "4", str(folder), timeout_s=400)
     assert f"serve it: mavis serve --values {folder}/values" in text
     (objective,) = read_value_config(folder / "values").objectives
-    assert (objective.name, objective.reward) == ("curiosity", 'questions:Questions {"most": 2}')
+    assert (objective.name, objective.reward) == ("questions", 'questions:Questions {"most": 2}')

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,3 +114,60 @@ def test_the_table_of_turns_is_what_was_measured() -> None:
         halves = [row["first"], row["second"]]
         told = " | ".join(f"{half['value']:+.2f} [{half['low']:+.2f}, {half['high']:+.2f}]" for half in halves)
         assert f"| {row['course']} | {told} | {row['kl_nats']['value']:.1f} |" in page
+
+
+EVALUATION = "valuemodels/checkpoints/embedded/evaluation.json"
+SECOND = {
+    "positivity": "Polarity",
+    "simplicity": "ReadingEase",
+    "curiosity": "AskingSentences",
+    "conciseness": "FewCharacters",
+    "helpfulness": "SharedWords",
+    "harmlessness": "UnlikeInsults",
+}
+"""Objective -> the class of `training/rewards/second.py` that has another measure for it."""
+
+
+def shown(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
+
+
+def slider_lines(measured: dict[str, Any]) -> Iterator[str]:
+    """The README's table of what each slider does, a line a slider."""
+    rows = {tuple(row["setting"]["weights"].items()): row for row in measured["rows"]}
+    for slider in measured["sliders"]:
+        name = slider["objective"]
+        shifts = [rows[(name, weight),]["objectives"][name]["shift"] for weight in (-1.0, -0.5, 0.5, 1.0)]
+        cost = f"{rows[(name, 1.0),]['kl_nats']['value']:.1f}"
+        follows = [slider["follows"][key] for key in (name, f"training.rewards.second:{SECOND[name]}")]
+        ranks = [f"{rank['value']:.2f} ({rank['low']:.2f} to {rank['high']:.2f})" for rank in follows]
+        yield f"| {' | '.join([name, *map(shown, shifts), cost, shown(slider['gain']), *ranks])} |"
+
+
+def effect_lines(measured: dict[str, Any]) -> Iterator[str]:
+    """The README's table of what each slider does to all rewards, a line a slider."""
+    names = [slider["objective"] for slider in measured["sliders"]]
+    for slider in measured["sliders"]:
+        effects = " | ".join(f"{slider['effects'][name]['value']:+.2f}" for name in names)
+        yield f"| {slider['objective']} +1 | {effects} |"
+
+
+@pytest.mark.parametrize("lines", [slider_lines, effect_lines])
+def test_readme_says_of_the_sliders_what_was_measured(lines: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+    measured = json.loads((ROOT / EVALUATION).read_text(encoding="utf-8"))
+    config = json.loads((ROOT / EVALUATION).with_name("value_config.json").read_text(encoding="utf-8"))
+    assert measured["checkpoint"] == config["id"], "it was trained again since"
+    found = list(lines(measured))
+    assert len(found) == len(config["objectives"])
+    for line in found:
+        assert line in text("README.md")
+
+
+def test_readme_compares_the_scorings_as_was_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "evaluation" / "embedded" / "compare.json").read_text(encoding="utf-8"))
+    for row in measured["rows"]:
+        weights = ", ".join(f"{name} {weight:+g}" for name, weight in row["setting"]["weights"].items())
+        label = weights if len(row["setting"]["weights"]) == 1 else "all at +0.5"
+        gains = [row["exact_gain"], row["fast_gain"], row["ratio"]]
+        told = " | ".join(f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in gains)
+        assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text("README.md")

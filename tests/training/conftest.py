@@ -38,6 +38,7 @@ def rounds_recipe() -> Recipe:
     return recipe.model_copy(
         update={
             "limit": 10,
+            "objectives": recipe.objectives[:2],
             "iterations": 3,
             "rollout": rollout,
             "backbone": recipe.backbone.model_copy(update={"layers": 1}),

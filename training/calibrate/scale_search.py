@@ -10,6 +10,8 @@ _FIRST_SLOPE = 1.7
 """d log KL / d log scale where nothing is known yet: 2 for weak tilts, less once a tilt saturates."""
 
 _LARGEST_STEP = math.log(4.0)
+_INSIDE = 0.1
+"""Of a bracket: how near to its ends a guess may come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ def find_scale(
 ) -> list[Trial]:
     """Try scales until one costs the target.
 
-    Secant steps in log space, kept inside the bracket that earlier trials give and to a factor of four at most.
+    Steps in log space: secants, of a factor of four at most, until trials lie on both sides, and then between these.
 
     Args:
         measure: the KL, in nats, that a scale costs.
@@ -68,15 +70,26 @@ def matching_trial(trials: list[Trial], target: float, tolerance: float, objecti
 
 def next_scale(trials: list[Trial], target: float) -> float:
     """The scale to try after these trials."""
+    below = [trial for trial in trials if trial.kl_nats < target]
+    above = [trial for trial in trials if trial.kl_nats > target]
+    if below and above:
+        low, high = max(below, key=lambda trial: trial.scale), min(above, key=lambda trial: trial.scale)
+        if low.scale < high.scale:  # else noise has turned them round
+            return _between(low, high, target)
     nearest = sorted(trials, key=lambda trial: abs(math.log(trial.kl_nats / target)))
     step = math.log(target / nearest[0].kl_nats) / _slope(nearest)
-    step = max(-_LARGEST_STEP, min(_LARGEST_STEP, step))
-    guess = math.log(nearest[0].scale) + step
-    below = [math.log(trial.scale) for trial in trials if trial.kl_nats < target]
-    above = [math.log(trial.scale) for trial in trials if trial.kl_nats > target]
-    if below and above and not max(below) < guess < min(above):
-        guess = (max(below) + min(above)) / 2
-    return math.exp(guess)
+    return nearest[0].scale * math.exp(max(-_LARGEST_STEP, min(_LARGEST_STEP, step)))
+
+
+def _between(low: Trial, high: Trial, target: float) -> float:
+    """Linearly in log space, whatever the slope, and well inside, so that the bracket always shrinks.
+
+    Costs of rewards that feed on themselves (a question asked makes another likelier) rise far more steeply than a
+    square.
+    """
+    share = math.log(target / low.kl_nats) / math.log(high.kl_nats / low.kl_nats)
+    share = max(_INSIDE, min(1 - _INSIDE, share))
+    return math.exp(math.log(low.scale) + share * math.log(high.scale / low.scale))
 
 
 def _slope(nearest: list[Trial]) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 
 from training.evaluate.slider_table import SliderSetting
 from training.rollouts.scored import Scored
-from training.statistics.bootstrap import Estimate
+from training.statistics.bootstrap import Estimate, mean_estimate
 from training.statistics.equal_kl import Tilted, at_equal_cost
 from training.statistics.monotone import spearman_estimate
 
@@ -24,46 +24,55 @@ class SliderSummary:
             other that was measured.
         gain: of its own reward at `NATS` nats a reply, in standard deviations of the base's reward; None where no
             weight above 0 was tried.
+        effects: of its largest weight on every reward that was measured, in standard deviations of the base's.
     """
 
     objective: str
     follows: Mapping[str, Estimate]
     gain: Estimate | None
+    effects: Mapping[str, Estimate]
 
 
 def slider_summaries(
-    settings: Sequence[SliderSetting], scored: Sequence[Scored], base_std: Mapping[str, float]
+    settings: Sequence[SliderSetting], scored: Sequence[Scored], objectives: Sequence[str], stds: Mapping[str, float]
 ) -> list[SliderSummary]:
     """One for each objective that was tried at two weights and more, 0 counted.
 
     Args:
         settings, scored: the base first, as `slider_settings` has them.
-        base_std: objective -> standard deviation of the base's reward.
+        stds: of the base's rewards, of all that were measured.
     """
     found = []
-    for name in base_std:
+    for name in objectives:
         alone = [
             (setting.weights.get(name, 0.0), of_setting)
             for setting, of_setting in zip(settings, scored, strict=True)
             if setting.is_base or set(setting.weights) == {name}
         ]
         if len(alone) > 1:
-            found.append(_summary(name, alone, scored[0], base_std[name]))
+            found.append(_summary(name, alone, scored[0], stds))
     return found
 
 
-def _summary(name: str, alone: Sequence[tuple[float, Scored]], base: Scored, std: float) -> SliderSummary:
+def _summary(
+    name: str, alone: Sequence[tuple[float, Scored]], base: Scored, stds: Mapping[str, float]
+) -> SliderSummary:
     weights = [weight for weight, _ in alone]
     follows = {
         reward: spearman_estimate(weights, np.stack([scored.rewards[reward].mean(axis=1) for _, scored in alone]))
         for reward in base.rewards
     }
     ways = [
-        Tilted((scored.rewards[name] - base.rewards[name]) / std, scored.kl_nats)
+        Tilted((scored.rewards[name] - base.rewards[name]) / stds[name], scored.kl_nats)
         for weight, scored in alone
         if weight > 0
     ]
-    return SliderSummary(name, follows, _gain_at_nats(ways) if ways else None)
+    _, furthest = max(alone, key=lambda each: each[0])
+    effects = {
+        reward: mean_estimate((furthest.rewards[reward] - of_base) / stds[reward])
+        for reward, of_base in base.rewards.items()
+    }
+    return SliderSummary(name, follows, _gain_at_nats(ways) if ways else None, effects)
 
 
 def _gain_at_nats(ways: Sequence[Tilted]) -> Estimate:

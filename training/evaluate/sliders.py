@@ -94,7 +94,7 @@ def evaluate(
         base_std = own_std | {reward: float(scored[0].rewards[reward].std()) for reward in others}
         rows = slider_rows(plan.settings, scored, base_std)
         print_rows(rows, checkpoint.config.names, plan, sampler)
-        summaries = slider_summaries(plan.settings, scored, own_std)
+        summaries = slider_summaries(plan.settings, scored, checkpoint.config.names, base_std)
         print_summaries(summaries, others)
         liked = best_replies(plan.settings, scored, sampler.texts, checkpoint.config.names, best)
         print_best(liked)
@@ -142,6 +142,12 @@ def print_summaries(summaries: Sequence[SliderSummary], also: Sequence[str]) -> 
         table.add_row(each.objective, str(each.follows[each.objective]), str(each.gain or "-"), *others)
     console.print(table)
     console.print("rank correlation of weight and mean reward; gains in standard deviations of the base's reward")
+    names = list(dict.fromkeys([each.objective for each in summaries]))
+    effects = Table("largest weight of", *names)
+    for each in summaries:
+        effects.add_row(each.objective, *(str(each.effects[name]) for name in names))
+    console.print(effects)
+    console.print("what it does to every reward, in the base's standard deviations", soft_wrap=True)
 
 
 def _others(also: Sequence[str], checkpoint: EvaluatedCheckpoint) -> list[str]:

@@ -101,8 +101,7 @@ def answer(groups: Sequence[MixGroup], methods: Sequence[Method], setting: Setti
             for method in methods:
                 by_mix = []
                 for mix in group.mixes:
-                    # Best of n and the base draw once for all mixes, so what they sample is not what they show.
-                    by_mix.append(method.at(mix, _silent))
+                    by_mix.append(method.at(mix))
                     advance(replies, f"{group}: {method.name}")
                 answers.append(Answers(method.name, method.passes, by_mix))
             found.append(asdict(group_figures(group, answers, setting.stds)))
@@ -139,10 +138,6 @@ def _setting(checkpoint: EvaluatedCheckpoint, sampler: Sampler, samples: int) ->
         stds={name: objective.std for name, objective in stated.items()},
         samples=samples,
     )
-
-
-def _silent(amount: int, note: str = "") -> None:
-    """Samplers tell of what they draw; here what is shown counts."""
 
 
 def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:

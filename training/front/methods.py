@@ -17,7 +17,6 @@ from training.prompts.chat import ChatPrompt
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.scored import scored_replies
 from training.rollouts.shards import Rollout
-from training.runs.progress import Advance
 from training.runs.run_dir import read_json, write_json
 from valuemodels.contract.guidance import Guidance, Scoring
 
@@ -38,7 +37,7 @@ class Method(Protocol):
     @property
     def passes(self) -> float: ...
 
-    def at(self, mix: Mix, advance: Advance) -> Measured:
+    def at(self, mix: Mix) -> Measured:
         """Its replies to all prompts, sampled first where they are missing."""
 
 
@@ -72,16 +71,17 @@ class Base:
     name: str = "base"
     passes: float = 1.0
 
-    def at(self, mix: Mix, advance: Advance) -> Measured:
-        found = self.all(advance)
+    def at(self, mix: Mix) -> Measured:
+        found = self.drawn
         places = np.tile(np.arange(self.setting.samples), (len(found.tokens), 1))
         return found.chosen(places, 0.0, found.tokens_per_s)
 
-    def all(self, advance: Advance) -> Measured:
+    @cached_property
+    def drawn(self) -> Measured:
         """All the samples that were drawn, for others to choose from."""
         samples = self.setting.samples * self.best_of
         condition = Condition(f"base_x{samples}", None, samples)
-        scored = scored_replies(self.setting.sampler, self.setting.rewards, condition, advance)
+        scored = scored_replies(self.setting.sampler, self.setting.rewards, condition, _silent)
         return measured(scored, self.setting.sampler.tokens_per_s(condition))
 
 
@@ -107,7 +107,7 @@ class Tilted:
         parts += [f"{self.candidates} candidates"] if self.candidates else []
         return ", ".join(parts)
 
-    def at(self, mix: Mix, advance: Advance) -> Measured:
+    def at(self, mix: Mix) -> Measured:
         weights = mix.tilt(self.strength)
         guidance = Guidance("", weights=weights, scoring=self.scoring, candidates=self.candidates)
         k = f"_k{self.candidates}" if self.candidates else ""
@@ -116,7 +116,7 @@ class Tilted:
         sampler = self.setting.sampler
         if self.candidates is not None:
             sampler = replace(sampler, limits=replace(sampler.limits, read_top=self.candidates))
-        scored = scored_replies(sampler, self.setting.rewards, condition, advance)
+        scored = scored_replies(sampler, self.setting.rewards, condition, _silent)
         return measured(scored, sampler.tokens_per_s(condition))
 
 
@@ -138,8 +138,8 @@ class BestOf:
     def passes(self) -> float:
         return float(self.n)
 
-    def at(self, mix: Mix, advance: Advance) -> Measured:
-        found, setting = self.base.all(advance), self.base.setting
+    def at(self, mix: Mix) -> Measured:
+        found, setting = self.base.drawn, self.base.setting
         liked = np.sum(
             [
                 share * (found.rewards[name] - setting.means[name]) / setting.stds[name]
@@ -170,11 +170,11 @@ class Prompted:
     name: str = "prompted"
     passes: float = 1.0
 
-    def at(self, mix: Mix, advance: Advance) -> Measured:
+    def at(self, mix: Mix) -> Measured:
         asked = self.asked(mix)
         sampler = replace(self.setting.sampler, prompts=asked, sampled_from=self._sampled_from(asked))
         condition = Condition(f"prompted_{mix.folder_name}_x{self.setting.samples}", None, self.setting.samples)
-        scored = scored_replies(sampler, self.setting.rewards, condition, advance)
+        scored = scored_replies(sampler, self.setting.rewards, condition, _silent)
         plain = np.reshape(self._read(sampler, condition, scored.replies), scored.kl_nats.shape)
         own = np.reshape([reply.base_logprob for reply in scored.replies], plain.shape)
         return measured(scored, sampler.tokens_per_s(condition), own - plain, plain)
@@ -212,6 +212,10 @@ class Prompted:
     @cached_property
     def _plain(self) -> dict[str, tuple[int, ...]]:
         return {prompt.prompt_id: prompt.token_ids for prompt in self.setting.sampler.prompts}
+
+
+def _silent(amount: int, note: str = "") -> None:
+    """Samplers tell of what they draw, and a report of what it shows: the base draws once for all mixes."""
 
 
 def _emphasis(share: float) -> str:

@@ -1,4 +1,4 @@
-// What was measured: which weights buy what, as points over two objectives; choosing a point sets the sliders.
+// What was measured: which weights of two objectives buy what, as points; choosing a point sets the sliders.
 
 import { getJson } from "./api.js";
 import { state } from "./store.js";
@@ -28,6 +28,7 @@ export function Front({ onChoose, onClose }) {
     getJson("/v1/evaluations").then((body) => setFound(body.data), setProblem);
   }, []);
   const report = found?.find((each) => each.rows.every((row) => row.objectives[across] && row.objectives[up]));
+  const rows = report?.rows.filter((row) => Object.keys(row.setting.weights).every((name) => name === across || name === up));
   const pick = (value, set, other, label) => html`<label>${label} <select value=${value} onChange=${(event) => set(event.target.value)}>
     ${names.map((name) => html`<option value=${name} disabled=${name === other}>${name}</option>`)}</select></label>`;
   return html`<dialog class="wide" ref=${dialog} aria-labelledby="front-title" onClose=${onClose}>
@@ -35,9 +36,9 @@ export function Front({ onChoose, onClose }) {
     <div class="row">${pick(across, setAcross, up, "left to right")} ${pick(up, setUp, across, "upwards")}</div>
     ${problem && html`<div class="problem" role="alert"><b>${problem.message}</b>${problem.hint}</div>`}
     ${found && !report && html`<p>Nothing was measured of these two. <code>mavis evaluate --out DIR/evaluation.json</code> does it.</p>`}
-    ${report && html`<p>Each point is one setting of the sliders on ${report.prompts} prompts that nothing was trained on, ${report.samples} texts
+    ${report && html`<p>Each point is one setting of these two sliders on ${report.prompts} prompts that nothing was trained on, ${report.samples} texts
       each; shifts of the measured rewards from the base's, in its standard deviations, with 95 % intervals. Choose one to set the sliders.</p>
-      <${Points} rows=${report.rows} across=${across} up=${up} onChoose=${(row) => { dialog.current.close(); onChoose(row.setting.weights); }} />`}
+      <${Points} rows=${rows} across=${across} up=${up} onChoose=${(row) => { dialog.current.close(); onChoose(row.setting.weights); }} />`}
     <form method="dialog"><button>Close</button></form>
   </dialog>`;
 }

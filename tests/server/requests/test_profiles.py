@@ -13,6 +13,7 @@ from server.start.settings import read_settings
 from tests.server.kit import FakeEngine, api_keys, as_key, catalogue, make_app, value_config
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.policy import Bounds
+from valuemodels.contract.value_config import read_value_config
 from valuemodels.sources.embedded import EMBEDDED_VALUES
 
 TOML = """
@@ -65,11 +66,11 @@ def test_shipped_profiles_stand_where_the_operator_has_none(tmp_path: Path) -> N
 
 
 def test_shipped_profiles_fit_what_they_ship_for() -> None:
-    offered = catalogue(
-        bounds={}, profiles={n: p.model_dump() for n, p in shipped_profiles([str(EMBEDDED_VALUES)]).items()}
-    )
-    assert len(offered.profiles) == 6
-    assert all(profile.title and profile.description for profile in shipped_profiles([str(EMBEDDED_VALUES)]).values())
+    shipped = shipped_profiles([str(EMBEDDED_VALUES)])
+    config = GuideConfig(checkpoints=(str(EMBEDDED_VALUES),), base_model="base")
+    offered = Catalogue(config, [read_value_config(EMBEDDED_VALUES)], ProfileSet(shipped), None)
+    assert len(offered.profiles) == len(shipped) == 8
+    assert all(profile.title and profile.description for profile in shipped.values())
 
 
 def test_a_shipped_profile_beyond_the_operators_bounds_is_left_out() -> None:

@@ -30,6 +30,13 @@ def test_target_is_met_within_six_trials_on_any_such_curve(strength: float, ceil
     assert abs(matching_trial(trials, TARGET, 0.2, "warmth").kl_nats - TARGET) <= 0.2
 
 
+@given(st.floats(2.2, 4.5), st.floats(1.0, 10.0))
+def test_a_cost_that_rises_far_more_steeply_than_a_square_is_met_too(slope: float, met_at: float) -> None:
+    """As of questions, each of which makes another likelier: it took secants of a bounded slope from side to side."""
+    trials = find_scale(lambda scale: TARGET * (scale / met_at) ** slope, TARGET, 0.2, 4.0, 6)
+    assert abs(matching_trial(trials, TARGET, 0.2, "curiosity").kl_nats - TARGET) <= 0.2
+
+
 def test_search_stops_as_soon_as_a_scale_is_near_enough() -> None:
     assert len(find_scale(lambda scale: scale**1.7, TARGET, 0.2, start=TARGET ** (1 / 1.7), max_evaluations=4)) == 1
 

@@ -158,7 +158,7 @@ def test_estimates_count_replies_and_grow_with_rounds(content: dict[str, Any]) -
     assert [stage.name for stage in rounds.stages[:4]] == [
         "rollouts, round 0", "fit, round 0", "calibrate, round 0", "judge, round 0",
     ]  # fmt: skip
-    assert rounds.stages[3].work == f"{3 * 10 * 3} tilted replies"
+    assert rounds.stages[3].work == f"{(len(content['objectives']) + 1) * 10 * 3} tilted replies"
     assert rounds.stages[4].work.startswith(f"{100 * 2 + 40 * 4} replies")
     assert rounds.seconds > found.seconds and rounds.disk > found.disk
 

@@ -80,6 +80,7 @@ def test_every_slider_has_a_line_and_other_rewards_a_say(call: Callable[..., Res
     assert set(warm["follows"]) == {"positivity", "simplicity", "helpfulness"}
     assert warm["follows"]["positivity"]["low"] > 0.9, "the fake engine's words get warmer from weight to weight"
     assert warm["gain"]["low"] > 0.6 and plain["gain"]["value"] == 0
+    assert set(warm["effects"]) == set(warm["follows"]) and warm["effects"]["positivity"]["low"] > 0.6
     assert "helpfulness" in report["base_std"] and "helpfulness" in report["rows"][3]["objectives"]
 
 
