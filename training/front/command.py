@@ -8,6 +8,7 @@ report.json, report.md and pareto.png. What an earlier run has sampled is not sa
 Runs in the process of the command, with the engine in it. Must not import torch or vllm.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -32,6 +33,7 @@ from training.front.methods import Base, Method, Prompted, Setting, every_method
 from training.front.mixes import MixGroup, mix_groups
 from training.front.report import PLOT, TABLES, plot, tables, verdicts
 from training.prompts.chat import render_chat
+from training.rollouts.engine import MOST_READ
 from training.rollouts.sampler import Sampler
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
@@ -61,6 +63,8 @@ def front(
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt, at every mix.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
     best_of: Annotated[str, typer.Option(help="The base's best of so many replies; none if empty.")] = "4,16",
+    strengths: Annotated[str, typer.Option(help="Other lengths of the tilts' weights, beside 1.")] = "",
+    candidates: Annotated[str, typer.Option(help="Other numbers of scored candidates, beside the default.")] = "",
     instructions: Annotated[
         Path | None, typer.Option(help="YAML: objective -> the sentence that asks for it; what ships if not given.")
     ] = None,
@@ -78,10 +82,11 @@ def front(
             raise RecipeError(f"pair: got none, allowed is two of {', '.join(names)}, with commas between them")
         sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)
         setting = _setting(checkpoint, sampler, samples)
-        counts = _counts(best_of)
+        counts = _numbers("best_of", best_of, 2)
+        variants = _variants(strengths, candidates)
         prompted = _prompted(setting, checkpoint, _instructions(instructions, names))
         base = Base(setting, max(counts, default=1))
-        methods = every_method(base, [checkpoint.scoring(scoring)], counts, prompted)
+        methods = every_method(base, checkpoint.scoring(scoring), variants, counts, prompted)
         write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting)})
 
 
@@ -144,14 +149,27 @@ def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:
     return [tuple(name.strip() for name in text.split(",")) for text in given or []]
 
 
-def _counts(text: str) -> list[int]:
+def _numbers(field: str, text: str, least: int, most: float = math.inf) -> list[int]:
     try:
-        counts = sorted({int(part) for part in text.split(",")}) if text.strip() else []
+        numbers = sorted({int(part) for part in text.split(",")}) if text.strip() else []
     except ValueError:
-        counts = [0]
-    if any(count < 2 for count in counts):
-        raise RecipeError(f"best_of: got {text!r}, allowed is whole numbers from 2 with commas between them")
-    return counts
+        numbers = [least - 1]
+    if any(not least <= number <= most for number in numbers):
+        limits = f"from {least}" + (f" to {most}" if math.isfinite(most) else "")
+        raise RecipeError(f"{field}: got {text!r}, allowed is whole numbers {limits} with commas between them")
+    return numbers
+
+
+def _variants(strengths: str, candidates: str) -> list[tuple[float, int | None]]:
+    """Strength and candidates of further tilts."""
+    try:
+        lengths = sorted({float(part) for part in strengths.split(",")}) if strengths.strip() else []
+    except ValueError:
+        lengths = [0.0]
+    if not all(0 < length < math.inf for length in lengths):
+        raise RecipeError(f"strengths: got {strengths!r}, allowed is numbers above 0 with commas between them")
+    some = _numbers("candidates", candidates, 1, MOST_READ)
+    return [*((length, None) for length in lengths), *((1.0, number) for number in some)]
 
 
 def _instructions(path: Path | None, names: Sequence[str]) -> dict[str, str]:

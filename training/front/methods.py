@@ -226,10 +226,19 @@ def _emphasis(share: float) -> str:
 
 
 def every_method(
-    base: Base, scorings: Sequence[Scoring], best_of: Sequence[int], prompted: Prompted | None
+    base: Base,
+    scoring: Scoring,
+    variants: Sequence[tuple[float, int | None]],
+    best_of: Sequence[int],
+    prompted: Prompted | None,
 ) -> list[Method]:
-    """The base first, then this project's, then the others."""
+    """The base first, then this project's as it serves, then its variants, then the others.
+
+    Args:
+        variants: strength and candidates of other tilts.
+    """
     setting = base.setting
-    found: list[Method] = [base, *(Tilted(setting, scoring) for scoring in scorings)]
+    found: list[Method] = [base, Tilted(setting, scoring)]
+    found += [Tilted(setting, scoring, strength, candidates) for strength, candidates in variants]
     found += [] if prompted is None else [prompted]
     return [*found, *(BestOf(base, n) for n in best_of)]

@@ -29,7 +29,9 @@ class TwoWordEngine(FakeEngine):
     """Replies with a warmer and a plainer word the higher the weights; by chance where there are none."""
 
     def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
-        assert limits.read_top == 40
+        assert all(
+            request.guidance is None or limits.read_top == (request.guidance.candidates or 40) for request in requests
+        )
         return super().sample(requests, limits)
 
     def reply(self, request: Request) -> Reply:
@@ -100,6 +102,22 @@ def test_the_best_are_chosen_by_the_mix_and_more_choice_is_better(call: Callable
     assert four["points"][0]["shifts"]["positivity"]["value"] > four["points"][-1]["shifts"]["positivity"]["value"]
     assert sixteen["mip"]["value"] > four["mip"]["value"] > 0
     assert (four["passes"], sixteen["passes"]) == (4, 16)
+
+
+def test_other_tilts_are_methods_of_their_own(call: Callable[..., Result], tmp_path: Path) -> None:
+    result = call("--best-of", "", "--strengths", "0.5", "--candidates", "5,20")
+    assert result.exit_code == 0, result.output
+    (group,) = report_of(tmp_path)["groups"]
+    names = [each["method"] for each in group["methods"]]
+    assert names[1:5] == [
+        "tilted, exact", "tilted, exact, strength 0.5", "tilted, exact, 5 candidates", "tilted, exact, 20 candidates",
+    ]  # fmt: skip
+    weak = group["methods"][2]
+    assert (
+        weak["points"][0]["shifts"]["positivity"]["value"]
+        < group["methods"][1]["points"][0]["shifts"]["positivity"]["value"]
+    )
+    assert {request.guidance.candidates for request in TwoWordEngine.asked if request.guidance} == {None, 5, 20}
 
 
 def test_nothing_is_sampled_twice(call: Callable[..., Result]) -> None:
@@ -180,6 +198,9 @@ def test_a_verdict_says_so_where_another_method_wins() -> None:
         (["--no-others"], "pair: got none, allowed is two of positivity, simplicity"),
         (["--best-of", "1"], "best_of: got '1', allowed is whole numbers from 2"),
         (["--best-of", "four"], "best_of: got 'four', allowed is whole numbers from 2"),
+        (["--strengths", "0"], "strengths: got '0', allowed is numbers above 0"),
+        (["--strengths", "x"], "strengths: got 'x', allowed is numbers above 0"),
+        (["--candidates", "65"], "candidates: got '65', allowed is whole numbers from 1 to 64"),
         (["--instructions", "missing.yaml"], "instructions: missing.yaml cannot be read"),
     ],
 )
