@@ -19,6 +19,7 @@ import typer
 from training.check.command import check
 from training.distill.run import distill_run
 from training.errors import RecipeError, RunDirError
+from training.experts.command import make_expert
 from training.fast.run import FastRun
 from training.opening import one_more_slider, open_any_run
 from training.pairs.command import make_reward_model
@@ -169,6 +170,7 @@ def slider(
 
 app.command("reward")(make_reward_model)
 app.command("check")(check)
+app.command("expert")(make_expert)
 
 
 @app.command("stage")

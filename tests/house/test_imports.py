@@ -51,6 +51,7 @@ ROOMS = {
             "bench",
             "pairs",
             "front",
+            "experts",
             "evaluate",
             "check",
             "opening",

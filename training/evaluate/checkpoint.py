@@ -4,7 +4,7 @@ Runs in the command's process. Must not import torch or vllm.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,13 +110,23 @@ def find_checkpoint(values: str | None, base_folder: Path | None) -> EvaluatedCh
     return EvaluatedCheckpoint(folder, config, base, GuideConfig(checkpoints=(str(folder),), base_model=base))
 
 
+def engine_on(checkpoint: EvaluatedCheckpoint) -> Callable[[], RolloutEngine]:
+    """Gives the engine of a checkpoint, through the guide that serves; it starts when it is first asked for."""
+    return cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide))
+
+
 def sampler_on(
-    checkpoint: EvaluatedCheckpoint, folder: Path, prompts: Sequence[ChatPrompt], max_tokens: int, seed: int
+    checkpoint: EvaluatedCheckpoint,
+    folder: Path,
+    prompts: Sequence[ChatPrompt],
+    max_tokens: int,
+    seed: int,
+    engine: Callable[[], RolloutEngine] | None = None,
 ) -> Sampler:
     """Samples from a checkpoint through the guide that serves; the engine starts with the first missing reply."""
     return Sampler(
         folder=folder,
-        engine=cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide)),
+        engine=engine or engine_on(checkpoint),
         sampled_from=checkpoint.inputs(),
         prompts=prompts,
         limits=Limits(max_tokens),

@@ -23,6 +23,7 @@ from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
     ValuesOption,
+    engine_on,
     find_checkpoint,
     sampler_on,
     write_report,
@@ -31,10 +32,10 @@ from training.evaluate.sliders import app
 from training.front.figures import Answers, group_figures
 from training.front.methods import Base, Method, Prompted, Setting, every_method
 from training.front.mixes import MixGroup, mix_groups
+from training.front.policies import expert_methods
 from training.front.report import PLOT, TABLES, plot, tables, verdicts
-from training.prompts.chat import render_chat
+from training.prompts.chat import ChatPrompt, render_chat
 from training.rollouts.engine import MOST_READ
-from training.rollouts.sampler import Sampler
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
 from valuemodels.contract.guidance import Scoring
@@ -68,6 +69,9 @@ def front(
     instructions: Annotated[
         Path | None, typer.Option(help="YAML: objective -> the sentence that asks for it; what ships if not given.")
     ] = None,
+    experts: Annotated[
+        Path | None, typer.Option(help="Folder of `mavis train expert`: mix those, too, by Rewarded Soups and by MOD.")
+    ] = None,
     scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 3,
     run_dir: Annotated[Path, typer.Option(help="Where the replies are kept.")] = Path("runs/front"),
@@ -76,17 +80,14 @@ def front(
     """Sample all methods at all mixes, score the replies, and write the report."""
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
-        names = checkpoint.config.names
-        groups = mix_groups(names, _groups(pair), _groups(triple), others=others, full=full)
-        if not groups:
-            raise RecipeError(f"pair: got none, allowed is two of {', '.join(names)}, with commas between them")
-        sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)
-        setting = _setting(checkpoint, sampler, samples)
+        groups = _mix_groups(checkpoint, pair, triple, others=others, full=full)
+        setting = _setting(checkpoint, run_dir, checkpoint.prompts(prompts, limit), samples, max_tokens, seed)
         counts = _numbers("best_of", best_of, 2)
         variants = _variants(strengths, candidates)
-        prompted = _prompted(setting, checkpoint, _instructions(instructions, names))
+        prompted = _prompted(setting, checkpoint, _instructions(instructions, checkpoint.config.names))
         base = Base(setting, max(counts, default=1))
         methods = every_method(base, checkpoint.scoring(scoring), variants, counts, prompted)
+        methods += [] if experts is None else expert_methods(setting, experts, checkpoint.base, groups)
         write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting)})
 
 
@@ -134,15 +135,40 @@ def _about(checkpoint: EvaluatedCheckpoint, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _setting(checkpoint: EvaluatedCheckpoint, sampler: Sampler, samples: int) -> Setting:
+def _setting(
+    checkpoint: EvaluatedCheckpoint,
+    folder: Path,
+    prompts: Sequence[ChatPrompt],
+    samples: int,
+    max_tokens: int,
+    seed: int,
+) -> Setting:
+    engine = engine_on(checkpoint)
+    sampler = sampler_on(checkpoint, folder, prompts, max_tokens, seed, engine)
     stated = {objective.name: objective for objective in checkpoint.config.objectives}
     return Setting(
         sampler=replace(sampler, limits=replace(sampler.limits, read_top=DEFAULT_CANDIDATES)),
+        engine=engine,
         rewards=checkpoint.rewards,
         means={name: objective.mean for name, objective in stated.items()},
         stds={name: objective.std for name, objective in stated.items()},
         samples=samples,
     )
+
+
+def _mix_groups(
+    checkpoint: EvaluatedCheckpoint,
+    pair: Sequence[str] | None,
+    triple: Sequence[str] | None,
+    *,
+    others: bool,
+    full: bool,
+) -> list[MixGroup]:
+    names = checkpoint.config.names
+    groups = mix_groups(names, _groups(pair), _groups(triple), others=others, full=full)
+    if not groups:
+        raise RecipeError(f"pair: got none, allowed is two of {', '.join(names)}, with commas between them")
+    return groups
 
 
 def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ import numpy as np
 from training.front.measured import Measured, measured
 from training.front.mixes import Mix
 from training.prompts.chat import ChatPrompt
+from training.rollouts.engine import RolloutEngine
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.scored import scored_replies
 from training.rollouts.shards import Rollout
@@ -46,12 +47,13 @@ class Setting:
     """What all methods share.
 
     Attributes:
-        sampler: with `Limits.read_top`.
+        sampler: with `Limits.read_top`; engine: that it samples from.
         rewards: objective -> id of its reward; means, stds: of the base's rewards, as the checkpoint has them.
         samples: replies a prompt.
     """
 
     sampler: Sampler
+    engine: Callable[[], RolloutEngine]
     rewards: Mapping[str, str]
     means: Mapping[str, float]
     stds: Mapping[str, float]
@@ -81,7 +83,7 @@ class Base:
         """All the samples that were drawn, for others to choose from."""
         samples = self.setting.samples * self.best_of
         condition = Condition(f"base_x{samples}", None, samples)
-        scored = scored_replies(self.setting.sampler, self.setting.rewards, condition, _silent)
+        scored = scored_replies(self.setting.sampler, self.setting.rewards, condition, silent)
         return measured(scored, self.setting.sampler.tokens_per_s(condition))
 
 
@@ -116,7 +118,7 @@ class Tilted:
         sampler = self.setting.sampler
         if self.candidates is not None:
             sampler = replace(sampler, limits=replace(sampler.limits, read_top=self.candidates))
-        scored = scored_replies(sampler, self.setting.rewards, condition, _silent)
+        scored = scored_replies(sampler, self.setting.rewards, condition, silent)
         return measured(scored, sampler.tokens_per_s(condition))
 
 
@@ -174,7 +176,7 @@ class Prompted:
         asked = self.asked(mix)
         sampler = replace(self.setting.sampler, prompts=asked, sampled_from=self._sampled_from(asked))
         condition = Condition(f"prompted_{mix.folder_name}_x{self.setting.samples}", None, self.setting.samples)
-        scored = scored_replies(sampler, self.setting.rewards, condition, _silent)
+        scored = scored_replies(sampler, self.setting.rewards, condition, silent)
         plain = np.reshape(self._read(sampler, condition, scored.replies), scored.kl_nats.shape)
         own = np.reshape([reply.base_logprob for reply in scored.replies], plain.shape)
         return measured(scored, sampler.tokens_per_s(condition), own - plain, plain)
@@ -205,7 +207,7 @@ class Prompted:
         for start in range(0, len(replies), _READ_AT_ONCE):
             part = replies[start : start + _READ_AT_ONCE]
             texts = [(self._plain[reply.prompt_id], reply.output_token_ids) for reply in part]
-            found += sampler.engine().base_logprobs(texts)
+            found += self.setting.engine().base_logprobs(texts)
         write_json(path, found)
         return found
 
@@ -214,7 +216,7 @@ class Prompted:
         return {prompt.prompt_id: prompt.token_ids for prompt in self.setting.sampler.prompts}
 
 
-def _silent(amount: int, note: str = "") -> None:
+def silent(amount: int, note: str = "") -> None:
     """Samplers tell of what they draw, and a report of what it shows: the base draws once for all mixes."""
 
 

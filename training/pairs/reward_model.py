@@ -21,9 +21,9 @@ from training.pairs.measure import PairFigures, pair_figures
 from training.pairs.pairs import Pair, PairRecipe
 from training.rewards.classifier import CHAT, Classifier, agree_on_padding
 from training.runs.progress import progress
+from training.runs.quiet_trl import trl
 
 _SAVE_STEPS, _WARM_UP_STEPS = 20, 5
-_VLLM_LEVEL = "VLLM_LOGGING_LEVEL"
 
 
 def train_reward_model(base: str, pairs: Sequence[Pair], recipe: PairRecipe, work: Path, out: Path) -> PairFigures:
@@ -68,25 +68,12 @@ def _said(reply: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": reply}]
 
 
-def _trl() -> Any:
-    """trl, whose import silences vLLM in this process and all below it: that is undone."""
-    level = os.environ.get(_VLLM_LEVEL)
-    try:
-        import trl
-    finally:
-        if level is None:
-            os.environ.pop(_VLLM_LEVEL, None)
-        else:
-            os.environ[_VLLM_LEVEL] = level
-    return trl
-
-
 def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecipe, work: Path) -> Any:
     layers = {} if recipe.layers is None else {"num_hidden_layers": recipe.layers}
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32, **layers)
     agree_on_padding(tokenizer, model.config)
     rows = [{"prompt": pair.messages, "chosen": _said(pair.chosen), "rejected": _said(pair.rejected)} for pair in pairs]
-    trainer = _trl().RewardTrainer(
+    trainer = trl().RewardTrainer(
         model=model,
         args=_arguments(recipe, work),
         processing_class=tokenizer,
@@ -100,7 +87,7 @@ def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecip
 
 
 def _arguments(recipe: PairRecipe, work: Path) -> Any:
-    return _trl().RewardConfig(
+    return trl().RewardConfig(
         output_dir=str(work),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,

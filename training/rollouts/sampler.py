@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from training.prompts.chat import ChatPrompt
-from training.rollouts.engine import Limits, RolloutEngine
+from training.rollouts.engine import Limits, Reply
 from training.rollouts.requests import Request, requests_to_sample
 from training.rollouts.shards import Rollout, parts_of, read_rollouts, shard_path, write_shard
 from training.runs.progress import Advance
@@ -40,6 +40,13 @@ class Condition:
     samples: int
 
 
+class ReplySource(Protocol):
+    """What replies come from: `RolloutEngine`, or what stands where it does."""
+
+    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        """One reply a request, in their order; equal requests with equal seeds give equal replies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """Samples conditions with seeds that depend on prompt and sample alone, so that their replies are paired.
@@ -50,7 +57,7 @@ class Sampler:
     """
 
     folder: Path
-    engine: Callable[[], RolloutEngine]
+    engine: Callable[[], ReplySource]
     sampled_from: Mapping[str, Any]
     prompts: Sequence[ChatPrompt]
     limits: Limits
@@ -100,7 +107,7 @@ class Sampler:
 
 
 def _sample_shard(
-    engine: RolloutEngine, requests: Sequence[Request], limits: Limits, path: Path, prompts: Sequence[ChatPrompt]
+    engine: ReplySource, requests: Sequence[Request], limits: Limits, path: Path, prompts: Sequence[ChatPrompt]
 ) -> None:
     started = time.perf_counter()
     replies = engine.sample(requests, limits)

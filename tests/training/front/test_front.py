@@ -1,78 +1,20 @@
 """`mavis evaluate front` around a fake engine: what it samples, how it measures, what it writes and refuses."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import log
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from tests.training.kit import FakeEngine
-from training.front.command import app
+from tests.training.front.conftest import CUT, KEPT_KL, OWN, READ, TwoWordEngine, report_of
 from training.front.methods import Prompted, Setting
 from training.front.mixes import Mix
 from training.front.report import verdicts
 from training.prompts.chat import ChatPrompt
-from training.rollouts.engine import Limits, Reply
-from training.rollouts.requests import Request
+from training.rollouts.engine import Limits
 from training.rollouts.sampler import Sampler
-from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
-
-WARM = ("horrible", "sad", "plain", "nice", "wonderful")
-PLAIN = ("extraordinarily", "peculiarly", "rather", "quite", "so")
-KEPT_KL, CUT, OWN, READ = 2.0, 0.25, -20.0, -26.0
-
-
-class TwoWordEngine(FakeEngine):
-    """Replies with a warmer and a plainer word the higher the weights; by chance where there are none."""
-
-    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
-        assert all(
-            request.guidance is None or limits.read_top == (request.guidance.candidates or 40) for request in requests
-        )
-        return super().sample(requests, limits)
-
-    def reply(self, request: Request) -> Reply:
-        warm, plain = request.seed % 5, request.seed // 5 % 5
-        log_ratios: tuple[float, ...] = ()
-        if request.guidance is not None:
-            weights = request.guidance.weights
-            warm, plain = (2 + round(2 * weights.get(name, 0.0)) for name in ("positivity", "simplicity"))
-            log_ratios = (KEPT_KL / 4,) * 4
-        text = f"The bread was {PLAIN[plain]} {WARM[warm]} on day {request.seed % 97}."
-        own = (request.prompt_id, request.prompt_token_ids, request.sample)
-        return Reply(*own, (1,) * 4, text, "stop", 1.5, log_ratios, base_logprob=OWN, cut_nats=CUT)
-
-    def base_logprobs(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-        return [READ] * len(texts)
-
-
-@pytest.fixture
-def call(
-    tiny_config: Callable[..., ValueConfig], chat_base: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Result]:
-    monkeypatch.setattr("training.evaluate.checkpoint.RolloutEngine", TwoWordEngine)
-    objectives = tuple(
-        ObjectiveConfig(name=name, description=name, reward=name, mean=mean, std=0.25, scale=1.0)
-        for name, mean in (("positivity", 0.0), ("simplicity", 4.5))
-    )
-    folder = tmp_path / "values"
-    folder.mkdir()
-    config = tiny_config(objectives=objectives, training={"recipe": "embedded", "iteration": 0, "data_hash": "none"})
-    (folder / CONFIG_FILE).write_text(config.model_dump_json())
-
-    def invoke(*arguments: str) -> Result:
-        fixed = ["front", "--values", str(folder), "--base-folder", chat_base, "--limit", "6", "--samples", "2"]
-        places = ["--run-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-        return CliRunner().invoke(app, [*fixed, *places, *arguments])
-
-    return invoke
-
-
-def report_of(tmp_path: Path) -> Any:
-    return json.loads((tmp_path / "out" / "report.json").read_text())
 
 
 def test_every_method_answers_every_mix_and_is_measured_alike(call: Callable[..., Result], tmp_path: Path) -> None:
@@ -155,8 +97,9 @@ def test_a_mix_is_asked_for_in_words_the_weightiest_first(shares: dict[str, floa
         return (1,)
 
     prompt = ChatPrompt("a", "test", "Why?", (7,))
-    sampler = Sampler(Path("nowhere"), cast(Any, TwoWordEngine), {}, [prompt], Limits(4), 0)
-    method = Prompted(Setting(sampler, {}, {}, {}, 1), {"warm": "Be warm.", "plain": "Be plain."}, render)
+    engine = cast(Any, TwoWordEngine)
+    sampler = Sampler(Path("nowhere"), engine, {}, [prompt], Limits(4), 0)
+    method = Prompted(Setting(sampler, engine, {}, {}, {}, 1), {"warm": "Be warm.", "plain": "Be plain."}, render)
     assert method.instruction(Mix(shares)) == said
     (rendered,) = method.asked(Mix(shares))
     assert asked == [f"Why?\n\n{said}"] and (rendered.prompt_id, rendered.token_ids) == ("a", (1,))

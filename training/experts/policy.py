@@ -1,0 +1,131 @@
+"""Sampling from experts: one whose weights are mixed, or several whose distributions are, token by token.
+
+Imports torch, never vllm. Runs in the process of a measuring command.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from training.rollouts.engine import Limits, Reply
+from training.rollouts.requests import Request
+
+ROWS = 96
+"""Replies that are written at once."""
+
+_MIXED = "mixed"
+
+
+def rewarded_soup(base: str, experts: Mapping[str, Path], shares: Mapping[str, float]) -> Any:
+    """The base with the experts' weight changes, each by its share (Rewarded Soups, Ramé et al., 2023).
+
+    What the weights' mean is to whole models, the changes' weighted sum is to adapters on one base.
+    """
+    names = [name for name, share in shares.items() if share]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    mixed = PeftModel.from_pretrained(model, str(experts[names[0]]), adapter_name=names[0])
+    for name in names[1:]:
+        mixed.load_adapter(str(experts[name]), adapter_name=name)
+    # "cat" adds the products up; "linear" would add the factors, whose product has cross terms.
+    mixed.add_weighted_adapter(names, [shares[name] for name in names], _MIXED, combination_type="cat")
+    mixed.set_adapter(_MIXED)
+    return mixed.merge_and_unload(adapter_names=[_MIXED]).eval()
+
+
+class MixedPolicy:
+    """pi, proportional to the product of the models' probabilities, each to the power of its share, at every token.
+
+    This is MOD (Shi et al., 2024) for experts that were regularised by the reverse KL; of one model, it is that model.
+    Samples as an engine does: equal requests with equal seeds give equal replies, whatever else is sampled with them.
+    """
+
+    def __init__(self, base: str, models: Sequence[Any], shares: Sequence[float]) -> None:
+        """Args: `base`: folder of the base, which reads along; `shares`: of the models, adding up to 1."""
+        self._base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        self._models = list(models)
+        self._shares = list(shares)
+        self._tokenizer = AutoTokenizer.from_pretrained(base)
+        ends = self._base.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends]) | {self._tokenizer.eos_token_id}
+
+    def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        """One reply a request, in the requests' order, with its `log_ratios` and `base_logprob`."""
+        # Replies to prompts of like length are written together: what pads the others is read for nothing.
+        order = sorted(range(len(requests)), key=lambda place: len(requests[place].prompt_token_ids))
+        found: dict[int, Reply] = {}
+        for start in range(0, len(order), ROWS):
+            places = order[start : start + ROWS]
+            found |= zip(places, self._batch([requests[place] for place in places], limits), strict=True)
+        return [found[place] for place in range(len(requests))]
+
+    @torch.inference_mode()
+    def _batch(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
+        ids, mask = _left_padded([request.prompt_token_ids for request in requests])
+        dice = [torch.Generator().manual_seed(request.seed) for request in requests]
+        caches = [DynamicCache() for _ in range(len(self._models) + 1)]
+        written: list[list[tuple[int, float, float]]] = [[] for _ in requests]
+        running = [True] * len(requests)
+        while any(running):
+            own, of_base = self._logprobs(ids, mask, caches, limits.temperature)
+            drawn = _drawn(own, dice)
+            told = torch.stack([own.gather(1, drawn)[:, 0], of_base.gather(1, drawn)[:, 0]], dim=1).tolist()
+            for row, (token, (mine, others)) in enumerate(zip(drawn[:, 0].tolist(), told, strict=True)):
+                if running[row]:
+                    written[row].append((token, mine, others))
+                    limit = min(limits.max_tokens, requests[row].max_tokens or limits.max_tokens)
+                    is_end = token in self._ends and not limits.ignore_eos
+                    running[row] = not is_end and len(written[row]) < limit
+            ids, mask = drawn, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        return [self._reply(request, tokens) for request, tokens in zip(requests, written, strict=True)]
+
+    def _logprobs(
+        self, ids: Tensor, mask: Tensor, caches: Sequence[DynamicCache], temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """[rows, vocabulary] of the mixture at this temperature, and of the base at 1."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        each = [
+            model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            ).logits[:, -1].float()
+            for model, cache in zip([*self._models, self._base], caches, strict=True)
+        ]  # fmt: skip
+        mixed = sum(
+            share * (logits / temperature).log_softmax(-1) for share, logits in zip(self._shares, each, strict=False)
+        )
+        assert isinstance(mixed, Tensor)
+        return mixed.log_softmax(-1), each[-1].log_softmax(-1)
+
+    def _reply(self, request: Request, written: Sequence[tuple[int, float, float]]) -> Reply:
+        tokens = tuple(token for token, _, _ in written)
+        ratios = tuple(own - others for _, own, others in written)
+        return Reply(
+            prompt_id=request.prompt_id,
+            prompt_token_ids=request.prompt_token_ids,
+            sample=request.sample,
+            token_ids=tokens,
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            finish_reason="stop" if tokens[-1] in self._ends else "length",
+            kl_nats=sum(ratios),
+            log_ratios=ratios,
+            base_logprob=sum(others for _, _, others in written),
+        )
+
+
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """[rows, tokens] ids and mask; what is masked is never read."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
+
+
+def _drawn(logprobs: Tensor, dice: Sequence[torch.Generator]) -> Tensor:
+    """[rows, 1] a token of each row: where its own uniform number falls among the summed probabilities."""
+    sums = logprobs.double().exp().cumsum(-1)
+    uniform = torch.stack([torch.rand(1, generator=die, dtype=torch.float64) for die in dice])
+    return torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp(max=logprobs.shape[1] - 1)
