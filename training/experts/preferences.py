@@ -27,11 +27,6 @@ def preferences(replies: Sequence[Rollout], scores: Sequence[float], pairs: int)
     return [preference for some in by_prompt.values() for preference in _of_one(some, pairs)]
 
 
-def standardised(scores: Sequence[float], mean: float, std: float) -> list[float]:
-    """Scores in standard deviations of the base's reward, from its mean."""
-    return [(score - mean) / std for score in scores]
-
-
 def _of_one(scored: Sequence[tuple[float, Rollout]], pairs: int) -> list[Preference]:
     ranked = sorted(scored, key=lambda each: -each[0])
     found = []

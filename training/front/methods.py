@@ -6,7 +6,7 @@ Runs in the command's process, with the engine in it. Must not import torch or v
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log
+from math import log, nan
 from typing import Protocol
 
 import numpy as np
@@ -29,7 +29,8 @@ class Method(Protocol):
     """One of them.
 
     Attributes:
-        name: in the report; passes: tokens that the base reads or writes for one that a reader gets, prompts aside.
+        name: in the report; passes: tokens that the base reads or writes for one that a reader gets, prompts aside;
+            nan where other models read, too.
     """
 
     @property
@@ -100,7 +101,11 @@ class Tilted:
     scoring: Scoring
     strength: float = 1.0
     candidates: int | None = None
-    passes: float = 1.0
+
+    @property
+    def passes(self) -> float:
+        """Fast scoring reads nothing of its own; what the others' trunk reads is not in passes of the base."""
+        return 1.0 if self.scoring == "fast" else nan
 
     @property
     def name(self) -> str:
@@ -110,8 +115,7 @@ class Tilted:
         return ", ".join(parts)
 
     def at(self, mix: Mix) -> Measured:
-        weights = mix.tilt(self.strength)
-        guidance = Guidance("", weights=weights, scoring=self.scoring, candidates=self.candidates)
+        guidance = Guidance("", mix.tilt(self.strength), scoring=self.scoring, candidates=self.candidates)
         k = f"_k{self.candidates}" if self.candidates else ""
         name = f"{self.scoring}_{self.strength:g}{k}_{mix.folder_name}_x{self.setting.samples}"
         condition = Condition(name, guidance, self.setting.samples)

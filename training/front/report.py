@@ -1,7 +1,7 @@
 """The figures of a front as Markdown and as a plot. Reads what `report.json` holds, and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import isnan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ _ABOUT = """\
 Rewards are told as distances from the base's own, in standard deviations of the base's reward. HV: hypervolume above
 {reference:g} in every objective. MIP: mean inner product of shares and rewards. KL: log pi(reply) - log p(reply) over
 the whole vocabulary, nats a reply, alike for every method but best of n, which has log n - (n - 1) / n. Perplexity: of
-the replies, by the base. Passes: tokens that the base reads or writes for one that a reader gets, prompts aside.
+the replies, by the base. Passes: tokens that the base reads or writes for one that a reader gets, prompts aside; exact
+and hybrid scoring have a trunk of their own read more.
 Brackets: 95% intervals over prompts; "ahead" compares on the same draws of prompts.
 """
 
@@ -76,7 +77,7 @@ def _group(group: Figures) -> str:
             f"{each['perplexity']:.2f}",
             " / ".join(f"{share:.2f}" for share in each["distinct"]),
             f"{each['tokens']:.0f}",
-            f"{each['passes']:g}",
+            _passes(each),
         ]
         for each in group["methods"]
     ]
@@ -99,7 +100,7 @@ def _verdict(own: Figures, other: Figures) -> str:
     fluency = "no worse" if own["perplexity"] <= other["perplexity"] else "worse"
     return (
         f"Against {other['method']}, {own['method']} is {' and '.join(found)}, at {price} and {fluency} perplexity, "
-        f"with {own['passes']:g} passes to {other['passes']:g}."
+        f"with {_passes(own)} passes to {_passes(other)}."
     )
 
 
@@ -135,6 +136,12 @@ def _draw_costs(panel: Any, group: Figures) -> None:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _passes(method: Figures) -> str:
+    """In JSON a figure that is no number is null."""
+    passes = method["passes"]
+    return "more" if passes is None or isnan(passes) else f"{passes:g}"
 
 
 def _shown(estimate: Figures | None) -> str:
