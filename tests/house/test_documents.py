@@ -171,3 +171,24 @@ def test_readme_compares_the_scorings_as_was_measured() -> None:
         gains = [row["exact_gain"], row["fast_gain"], row["ratio"]]
         told = " | ".join(f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in gains)
         assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text("README.md")
+
+
+def front_lines(report: dict[str, Any]) -> Iterator[str]:
+    """The README's table of what can be had together, a line for each method on each group of objectives."""
+    for group in report["groups"]:
+        names = " + ".join(group["objectives"])
+        for each in group["methods"]:
+            worth = [
+                f"{each[key]['value']:.2f} ({each[key]['low']:.2f} to {each[key]['high']:.2f})"
+                for key in ("hypervolume", "mip")
+            ]
+            cost = [f"{each['kl_nats']['value']:.1f}", f"{each['perplexity']:.1f}", f"{each['passes']:g}"]
+            yield f"| {' | '.join([names, each['method'], *worth, *cost])} |"
+
+
+def test_readme_says_what_can_be_had_together_as_was_measured() -> None:
+    report = json.loads((ROOT / "docs/evaluation/embedded/front/report.json").read_text(encoding="utf-8"))
+    lines = list(front_lines(report))
+    assert len(lines) >= 3 * 5
+    for line in lines:
+        assert line in text("README.md")
