@@ -105,12 +105,12 @@ def killed_and_gone_on_with(finished: Path, base: str, name: StageName, iteratio
 def contents(stage: Path) -> dict[str, Any]:
     """What a stage leaves to those after it: its files by their bytes, and its summary but for its time.
 
-    A Trainer's own checkpoints hold times and are read by nobody once the stage is done.
+    A Trainer's own checkpoints hold times and are read by nobody once the stage is done; so do a sampler's timings.
     """
     found: dict[str, Any] = {
         path.relative_to(stage).as_posix(): file_hash(path)
         for path in stage.rglob("*")
-        if path.is_file() and path.name != DONE_FILE and "trainer" not in path.parts
+        if path.is_file() and path.name != DONE_FILE and "trainer" not in path.parts and not path.match("timing_*.json")
     }
     summary = json.loads((stage / DONE_FILE).read_text(encoding="utf-8"))
     return {**found, DONE_FILE: {key: value for key, value in summary.items() if key not in _TIMES}}

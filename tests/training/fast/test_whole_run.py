@@ -86,9 +86,10 @@ def test_scales_cost_what_the_recipe_asks(finished: FastRun, folder: Path) -> No
     trials = finished.at(1).stage("probe_scales").summary()["trials"]
     starts = finished.at(1).stage("probe").summary()["scales"]
     assert probe is not None
+    asked = finished.recipe.calibrate
     for name, scale in probe.scales.items():
         costs = {trial["scale"]: trial["kl_nats"] for trial in trials[name]}
-        assert costs[scale] == pytest.approx(finished.recipe.calibrate.target_kl, abs=0.2)
+        assert costs[scale] == pytest.approx(asked.target_kl, abs=asked.tolerance)
         assert trials[name][0]["scale"] == starts[name]
 
 

@@ -19,7 +19,7 @@ from valuemodels.scoring.fast import FastScorer
 from valuemodels.scoring.hybrid import HybridScorer, pick, refine
 from valuemodels.scoring.rows import Row
 from valuemodels.scoring.scorer import ScoringBatch
-from valuemodels.tilting import Candidates, select_candidates
+from valuemodels.tilting import Candidates, sampling_temperature, select_candidates
 
 POLICY = GuidancePolicy(("warmth", "brevity"))
 CHOICE = ChoiceName(0, 0)
@@ -125,7 +125,8 @@ def test_without_hidden_states_it_says_so(fast: FastScorer, exact: ExactScorer) 
 def test_the_picked_keep_the_mean_they_had(logits: list[float], seed: int, most: int, temperature: float) -> None:
     """So that an objective's exact level, which fast values know nothing of, lifts or sinks nobody."""
     candidates = Candidates(torch.arange(len(logits))[None], torch.tensor([sorted(logits, reverse=True)]))
-    asked = scoring_batch(candidates, coefficients=COEFFICIENTS, temperature=temperature)
+    at = float(sampling_temperature(torch.tensor([temperature])))
+    asked = scoring_batch(candidates, coefficients=COEFFICIENTS, temperature=at)
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(1, len(logits), 2, generator=generator)
     places, picked = pick(asked, values, most)
@@ -133,7 +134,6 @@ def test_the_picked_keep_the_mean_they_had(logits: list[float], seed: int, most:
     exact = torch.randn(1, places.shape[1], 2, generator=generator) + 5
     found = refine(values, exact, places, few, asked.temperature)
     shifted = refine(values, exact + 3, places, few, asked.temperature)
-    at = 1.0 if temperature < 1e-5 else temperature
     chances = torch.softmax(candidates.logits / at, -1)
     torch.testing.assert_close(
         advantages(found, candidates.logits / at), advantages(shifted, candidates.logits / at), atol=1e-4, rtol=1e-4
