@@ -50,8 +50,9 @@ export function Tokens({ text, until = Infinity, label }) {
 function Candidates({ token, setting }) {
   const trace = token.traces?.[0];
   const [names, setNames] = useState({});
-  const best = [...(trace?.candidates ?? [])]
-    .sort((a, b) => (b.tilted_logprob ?? -99) - (a.tilted_logprob ?? -99)).slice(0, SHOWN_CANDIDATES);
+  const ranked = [...(trace?.candidates ?? [])].sort((a, b) => (b.tilted_logprob ?? -99) - (a.tilted_logprob ?? -99));
+  const place = ranked.findIndex((each) => each.token_id === trace.token_id);
+  const best = [...ranked.slice(0, SHOWN_CANDIDATES), ...(place >= SHOWN_CANDIDATES ? [ranked[place]] : [])]; // what was taken, however unlikely
   useEffect(() => {
     let isCurrent = true;
     const read = (id) => tokenText(state.server.model, id).then((found) => [id, found]);
