@@ -20,9 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, s
 from training.experts.preferences import Preference
 from training.fit.stage import ShowProgress, last_whole_checkpoint
 from training.runs.progress import progress
-from training.runs.quiet_trl import trl
-
-_SAVE_STEPS, _WARM_UP_STEPS = 20, 5
+from training.runs.quiet_trl import shared_arguments, trl
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +95,10 @@ def _trainer(base: str, rows: Sequence[Preference], recipe: ExpertRecipe, work: 
 
 def _arguments(recipe: ExpertRecipe, work: Path) -> Any:
     return trl().DPOConfig(
-        output_dir=str(work),
+        **shared_arguments(str(work), recipe.seed),
         beta=recipe.beta,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=_WARM_UP_STEPS,
         max_length=None,
-        save_strategy="steps",
-        save_steps=_SAVE_STEPS,
-        save_total_limit=2,
-        logging_steps=5,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        seed=recipe.seed,
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        log_level="error",
     )

@@ -30,9 +30,10 @@ from training.evaluate.checkpoint import (
 )
 from training.evaluate.sliders import app
 from training.front.figures import Answers, group_figures
-from training.front.methods import Base, Method, Prompted, Setting, every_method
+from training.front.methods import Base, Method, Setting, every_method
 from training.front.mixes import MixGroup, mix_groups
 from training.front.policies import expert_methods
+from training.front.prompted import Prompted
 from training.front.report import PLOT, TABLES, plot, tables, verdicts
 from training.prompts.chat import ChatPrompt, render_chat
 from training.rollouts.engine import MOST_READ

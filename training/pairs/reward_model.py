@@ -21,9 +21,7 @@ from training.pairs.measure import PairFigures, pair_figures
 from training.pairs.pairs import Pair, PairRecipe
 from training.rewards.classifier import CHAT, Classifier, agree_on_padding
 from training.runs.progress import progress
-from training.runs.quiet_trl import trl
-
-_SAVE_STEPS, _WARM_UP_STEPS = 20, 5
+from training.runs.quiet_trl import shared_arguments, trl
 
 
 def train_reward_model(base: str, pairs: Sequence[Pair], recipe: PairRecipe, work: Path, out: Path) -> PairFigures:
@@ -88,23 +86,9 @@ def _trainer(base: str, tokenizer: Any, pairs: Sequence[Pair], recipe: PairRecip
 
 def _arguments(recipe: PairRecipe, work: Path) -> Any:
     return trl().RewardConfig(
-        output_dir=str(work),
+        **shared_arguments(str(work), recipe.seed),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=_WARM_UP_STEPS,
         max_length=recipe.max_length,
-        save_strategy="steps",
-        save_steps=_SAVE_STEPS,
-        save_total_limit=2,
-        logging_steps=5,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        seed=recipe.seed,
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        log_level="error",
     )
