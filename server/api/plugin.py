@@ -14,6 +14,7 @@ Runs in the HTTP process. Does not import torch itself.
 
 import asyncio
 from argparse import Namespace
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -40,6 +41,7 @@ from server.requests.catalogue import Catalogue
 from server.requests.fields import REQUEST_ID_HEADER, GuidanceFields
 from server.start.banner import Address, ready_text
 from server.start.server_options import SERVER_OPTIONS
+from server.workers.change_line import ChangeLine
 from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
 from server.workers.rpc import first_answer
@@ -112,13 +114,14 @@ class MavisEndpoints:
         config, settings = GuideConfig.from_wire(wire), options.settings
         checkpoints = [read_value_config(folder) for folder in config.checkpoints]
         catalogue = Catalogue(config, checkpoints, settings.all_profiles(config.checkpoints), options.keys.profiles)
-        await _check_workers(engine_client, catalogue)
+        attached = await _attached(engine_client, catalogue)
         mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
+        line = ChangeLine(mailbox, attached.get("change_socket"))
         admission = Admission(settings.limits, engine_client.model_config.max_model_len)
         audit, drain = Audit(), Drain()
         registry = Registry()
         state.mavis = service = GenerationService(
-            catalogue, registry, mailbox, admission, audit, has_api_keys=bool(options.keys)
+            catalogue, registry, mailbox, line, admission, audit, has_api_keys=bool(options.keys)
         )
         for handler in _handlers(state, engine_client):
             handler.engine_client = EngineGateway(engine_client, service, load)
@@ -133,7 +136,8 @@ class MavisEndpoints:
         options.on_drain(drain, settings.drain_s)
 
 
-async def _check_workers(engine_client: Any, catalogue: Catalogue) -> None:
+async def _attached(engine_client: Any, catalogue: Catalogue) -> Mapping[str, Any]:
+    """What the workers say of themselves."""
     try:
         attached = first_answer(await engine_client.collective_rpc("mavis_attach"))
     except EngineLostError as error:
@@ -143,6 +147,7 @@ async def _check_workers(engine_client: Any, catalogue: Catalogue) -> None:
             f"the workers loaded the objectives {', '.join(attached['objectives'])}, "
             f"the checkpoints on disk hold {', '.join(catalogue.policy.objectives)}; did they change just now?"
         )
+    return attached
 
 
 def _handlers(state: Any, engine_client: Any) -> list[Any]:

@@ -5,15 +5,16 @@ import asyncio
 from server.errors import EndedError
 from server.generations.generation import Generation
 from server.generations.phase import Phase
-from server.workers.mailbox import Exchange, Mailbox, NextTokens
+from server.workers.change_line import ChangeLine
+from server.workers.mailbox import NextTokens
 from valuemodels.contract.changes import Change
 
 
 class ChangeSender:
     """Hands changes to the workers, which know what they are for by the generation's id."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._mailbox = mailbox
+    def __init__(self, line: ChangeLine) -> None:
+        self._line = line
 
     async def send(self, generation: Generation, change: Change) -> NextTokens:
         """Have a change taken over; a client that leaves meanwhile does not take it back.
@@ -23,17 +24,16 @@ class ChangeSender:
 
         Raises:
             EndedError: the generation ended first.
-            EngineLostError: the engine died or the exchange failed.
+            EngineLostError: the engine died or the way to it failed.
         """
         if generation.phase is not Phase.RUNNING:
             raise EndedError(generation.id)
         generation.watch()
-        answered = self._mailbox.change(change)
+        answered = self._line.change(change)
 
-        def taken(answered: asyncio.Future[Exchange]) -> None:
+        def taken(answered: asyncio.Future[NextTokens]) -> None:
             if answered.exception() is None:
                 generation.overrides.take(change)
 
         answered.add_done_callback(taken)
-        exchange = await asyncio.shield(answered)
-        return exchange.next_tokens.get(generation.id, {})
+        return await asyncio.shield(answered)

@@ -25,6 +25,7 @@ from server.requests.admission import Admission, max_tokens_of
 from server.requests.catalogue import Catalogue, CheckedRequest
 from server.requests.fields import REQUEST_ID_HEADER, checked_id, refuse_unknown
 from server.requests.keys import current_key
+from server.workers.change_line import ChangeLine
 from server.workers.mailbox import Mailbox
 
 BEAM_SEARCH = (
@@ -42,6 +43,7 @@ class GenerationService:
         catalogue: Catalogue,
         registry: Registry,
         mailbox: Mailbox,
+        line: ChangeLine,
         admission: Admission,
         audit: Audit,
         *,
@@ -54,7 +56,7 @@ class GenerationService:
         self._block = MavisBlock(catalogue.policy.objectives, catalogue.checkpoint)
         self._ownership = Ownership(by_api_key=has_api_keys)
         self.control = GenerationControl(
-            catalogue, registry, self.reader, ChangeSender(mailbox), self._ownership, self._block, admission, audit
+            catalogue, registry, self.reader, ChangeSender(line), self._ownership, self._block, admission, audit
         )
 
     @asynccontextmanager

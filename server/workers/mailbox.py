@@ -21,7 +21,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from server.errors import EngineLostError
 from server.workers.rpc import LIVENESS_S, EngineRpc, call_workers
@@ -31,6 +31,7 @@ from valuemodels.contract.trace_wire import TokenRange
 
 logger = logging.getLogger("mavis.workers")
 
+T = TypeVar("T")
 Traces = Mapping[ChoiceName, Mapping[str, Any]]
 NextTokens = Mapping[ChoiceName, int]
 MOST_UNDER_WAY = 2
@@ -141,7 +142,7 @@ class Mailbox:
         self._woken.set()
         if self._next is None:
             self._next = _Batch(loop.create_future())
-            self._next.answered.add_done_callback(_mark_as_seen)
+            self._next.answered.add_done_callback(mark_as_seen)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run(), name="mavis mailbox")
         return self._next
@@ -227,10 +228,15 @@ class Mailbox:
 
 
 def _by_choice(wire: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[ChoiceName, Any]]:
-    return {gid: {ChoiceName.parse(name): value for name, value in of.items()} for gid, of in wire.items()}
+    return {gid: of_choices(of) for gid, of in wire.items()}
 
 
-def _mark_as_seen(answered: asyncio.Future[Exchange]) -> None:
+def of_choices(wire: Mapping[str, T]) -> dict[ChoiceName, T]:
+    """What a worker tells of each choice, by the choices' names."""
+    return {ChoiceName.parse(name): value for name, value in wire.items()}
+
+
+def mark_as_seen(answered: asyncio.Future[Any]) -> None:
     """Otherwise asyncio would report an error that nobody waited for."""
     if not answered.cancelled():
         answered.exception()

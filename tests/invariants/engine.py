@@ -8,7 +8,8 @@ As a script it runs plain vLLM, without any of our code in the engine:
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,31 @@ def generate(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[li
     Returns:
         Token ids by request and choice.
     """
-    from vllm import SamplingParams
-
-    params = []
-    for request in requests:
-        fields = {key: value for key, value in request.items() if key not in ("prompt", "guidance")}
-        guidance: Guidance | None = request.get("guidance")
-        extra = None if guidance is None else {"mavis": guidance}
-        params.append(SamplingParams(detokenize=False, extra_args=extra, **fields))
+    params = [params_of(request) for request in requests]
     prompts = [{"prompt_token_ids": list(request["prompt"])} for request in requests]
     outputs = engine.generate(prompts, params, use_tqdm=False)
     return [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
+
+
+def generate_stepwise(engine: Any, request: Mapping[str, Any], before_step: Callable[[int], None]) -> None:
+    """Sample one request, of a short prompt, alone; what is called before each step gets the next token's place."""
+    core = engine.llm_engine
+    core.add_request(request["guidance"].generation_id, {"prompt_token_ids": request["prompt"]}, params_of(request))
+    for at in count():
+        before_step(at)
+        core.step()
+        if not core.has_unfinished_requests():
+            return
+
+
+def params_of(request: Mapping[str, Any]) -> Any:
+    """vLLM's `SamplingParams` of a request."""
+    from vllm import SamplingParams
+
+    fields = {key: value for key, value in request.items() if key not in ("prompt", "guidance")}
+    guidance: Guidance | None = request.get("guidance")
+    extra = None if guidance is None else {"mavis": guidance}
+    return SamplingParams(detokenize=False, extra_args=extra, **fields)
 
 
 def one_by_one(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[list[int]]]:

@@ -1,12 +1,14 @@
 """Changes on the real engine: across a queue, preemptions and choices. Every test says which bug it would catch."""
 
+import json
+import socket
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.invariants.conftest import only_float32
-from tests.invariants.engine import generate, preemptions, read_traces
+from tests.invariants.engine import generate, generate_stepwise, preemptions, read_traces
 from tests.invariants.kit import guided, request
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName
@@ -62,3 +64,29 @@ def test_a_plain_request_that_is_steered_is_guided_and_its_neighbour_stays_plain
     assert first == untouched[0]
     assert [second] == generate(engine, [request(18, 61, guided(weights=NEW))])
     assert second != untouched[1]
+
+
+def test_a_change_by_the_socket_holds_for_the_token_of_the_step_that_finds_it(engine: Any) -> None:
+    """Catches a worker that does not look in a step, that looks after its rows are read, or that tells another token.
+
+    All that a running text is changed to comes by the socket, before the step of every third token.
+    """
+    asked = request(18, 62, guided(), max_tokens=24)
+    name = asked["guidance"].generation_id
+    (attached,) = engine.collective_rpc("mavis_attach")
+    weights = {at: {"warmth": (-1.0) ** at, "brevity": at / 24} for at in range(3, 24, 3)}
+    told: dict[int, int] = {}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        line.connect(f"\0{attached['change_socket']}")
+
+        def before_step(at: int) -> None:
+            if at in weights:
+                line.send(json.dumps([at, Change(name, weights[at]).to_wire()]).encode())
+            if at - 1 in weights:
+                number, tokens = json.loads(line.recv(1 << 16))
+                told[number] = tokens["0:0"]
+
+        generate_stepwise(engine, asked, before_step)
+    assert told == {at: at for at in weights}
+    settings = read_traces(engine, name)[name]["0:0"]["settings"]
+    assert [[at, list(values.values())] for at, values in weights.items()] == [each[:2] for each in settings[1:]]

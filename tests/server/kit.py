@@ -32,6 +32,7 @@ from server.requests.admission import Admission, Limits
 from server.requests.catalogue import Catalogue, CheckedRequest
 from server.requests.keys import ApiKey, ApiKeys, digest_of
 from server.requests.profiles import Profile, ProfileSet
+from server.workers.change_line import ChangeLine
 from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
 from valuemodels.contract.changes import Change
@@ -321,7 +322,13 @@ def make_app(
     app.state.engine_client = engine
     mailbox = Mailbox(engine, interval_s=0.01, liveness_s=0.05, retry_s=0.02)
     service = GenerationService(
-        offered, registry, mailbox, Admission(limits, MAX_MODEL_LEN), audit, has_api_keys=bool(keys)
+        offered,
+        registry,
+        mailbox,
+        ChangeLine(mailbox),
+        Admission(limits, MAX_MODEL_LEN),
+        audit,
+        has_api_keys=bool(keys),
     )
     gateway = EngineGateway(engine, service, load)
     app.state.openai_serving_chat = FakeServing(gateway, "chatcmpl-")

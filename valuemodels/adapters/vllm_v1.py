@@ -49,6 +49,7 @@ class ValueLogitsProcessor(LogitsProcessor):
         self._requests: dict[int, RunningRequest] = {}
         self._request_ids: Callable[[], Sequence[str]] | None = None
         self._unfinished: Callable[[], Mapping[int, int]] = dict
+        self._take_changes: Callable[[], None] = lambda: None
         self.hidden: HiddenStates | None = None
 
     def attach(
@@ -56,15 +57,18 @@ class ValueLogitsProcessor(LogitsProcessor):
         request_ids: Callable[[], Sequence[str]],
         hidden: HiddenStates | None = None,
         unfinished: Callable[[], Mapping[int, int]] = dict,
+        take_changes: Callable[[], None] = lambda: None,
     ) -> None:
         """Tell where the engine's request ids, one a batch row, and the base's hidden states can be read.
 
         Args:
             unfinished: rows of prompts that the base has not read to the end, whose samples vLLM throws away; and how
                 many tokens of them it has read.
+            take_changes: takes over what clients have changed since the last step.
         """
         self._request_ids = request_ids
         self._unfinished = unfinished
+        self._take_changes = take_changes
         self.hidden = hidden
 
     def is_argmax_invariant(self) -> bool:
@@ -88,6 +92,7 @@ class ValueLogitsProcessor(LogitsProcessor):
             return logits
         if self._request_ids is None:
             raise RuntimeError("guided requests need the worker extension: call mavis_attach before the first one")
+        self._take_changes()
         ids = self._request_ids()
         # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
         rows = [row for index in sorted(self._requests) if (row := self._row(index, ids[index])) is not None]

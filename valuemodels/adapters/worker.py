@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valuemodels.adapters.change_socket import ChangeSocket, change_socket
 from valuemodels.adapters.hidden_states import HiddenStates
 from valuemodels.adapters.requests import next_tokens
 from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
@@ -15,6 +16,7 @@ from valuemodels.guide.value_guide import ValueGuide
 logger = logging.getLogger("vllm.mavis")
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
@@ -22,6 +24,8 @@ class ValueWorkerExtension:
     """Names start with `mavis_`, so that they cannot clash with vLLM's own."""
 
     model_runner: "GPUModelRunner"
+    vllm_config: "VllmConfig"
+    _mavis_socket: ChangeSocket | None = None
 
     def mavis_attach(self) -> dict[str, Any] | None:
         """Connect the guide to the runner's request ids. Must be called once before the first guided request.
@@ -35,8 +39,30 @@ class ValueWorkerExtension:
         runner, guide = self.model_runner, processor.guide
         # Models without the seam can still be guided by exact scoring.
         hidden = HiddenStates(runner.get_model()) if {"fast", "hybrid"} & set(guide.policy.scorings) else None
-        processor.attach(lambda: runner.input_batch.req_ids, hidden, lambda: _unfinished(runner))
-        return {"objectives": list(guide.policy.objectives), "scorings": list(guide.policy.scorings)}
+        # Several ranks that sample the same rows must take a change over at the same step: theirs come by exchange.
+        if self._mavis_socket is None and self.vllm_config.parallel_config.tensor_parallel_size == 1:
+            self._mavis_socket = change_socket()
+        processor.attach(
+            lambda: runner.input_batch.req_ids, hidden, lambda: _unfinished(runner), self._mavis_take_changes
+        )
+        return {
+            "objectives": list(guide.policy.objectives),
+            "scorings": list(guide.policy.scorings),
+            "change_socket": None if self._mavis_socket is None else self._mavis_socket.address,
+        }
+
+    def _mavis_take_changes(self) -> None:
+        """Take over what has come by the socket."""
+        processor = self._mavis_processor()
+        if processor is None or self._mavis_socket is None:
+            return
+        guide, requests = processor.guide, self.model_runner.requests
+
+        def taken(change: Change) -> dict[str, int]:
+            guide.changed.take([change])
+            return next_tokens(requests, {change.generation_id}).get(change.generation_id, {})
+
+        self._mavis_socket.take(taken)
 
     def mavis_record(self, folder: str | None) -> None:
         """Write every position that is scored from now on into a folder; None: finish and stop."""
@@ -73,6 +99,7 @@ class ValueWorkerExtension:
         if processor is None:
             return None
         guide = processor.guide
+        self._mavis_take_changes()  # they were sent before
         guide.changed.take(Change.from_wire(change) for change in changes)
         next_of = next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
         traces, failed = self._mavis_read(guide, read)

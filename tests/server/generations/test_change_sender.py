@@ -10,6 +10,7 @@ from server.generations.generation import Generation
 from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.trace_reader import TraceReader
+from server.workers.change_line import ChangeLine
 from server.workers.mailbox import Mailbox
 from tests.server.kit import OWNER, FakeEngine, checked, eventually
 from valuemodels.contract.changes import Change
@@ -27,7 +28,7 @@ def weight(to: float) -> Change:
 
 
 def sender_to(engine: FakeEngine) -> ChangeSender:
-    return ChangeSender(Mailbox(engine, interval_s=0.01, liveness_s=0.02, retry_s=0.02))
+    return ChangeSender(ChangeLine(Mailbox(engine, interval_s=0.01, liveness_s=0.02, retry_s=0.02)))
 
 
 async def test_a_change_holds_from_the_token_that_the_worker_names() -> None:
@@ -52,7 +53,7 @@ async def test_a_change_before_the_end_leaves_nothing_behind() -> None:
     """The next generation of that id would inherit it."""
     engine, registry, generation = FakeEngine(), Registry(), running()
     mailbox = Mailbox(engine, interval_s=0.03)
-    sender, reader = ChangeSender(mailbox), TraceReader(mailbox, registry)
+    sender, reader = ChangeSender(ChangeLine(mailbox)), TraceReader(mailbox, registry)
     registry.open(generation)
     await sender.send(generation, weight(0.0))
     late = asyncio.create_task(sender.send(generation, weight(1.0)))
