@@ -41,9 +41,9 @@ from server.start.vllm_arguments import (
     vllm_defaults,
 )
 from server.start.vllm_server import BAD_START, parse_for_vllm, require_plugin, run_server
-from valuemodels.contract.engine_arguments import prepare_environment
 from valuemodels.contract.errors import MavisError
 from valuemodels.contract.guidance import Scoring
+from valuemodels.sources.cpu import prepare_environment
 
 COMMANDS = "mavis.commands"
 

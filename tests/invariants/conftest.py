@@ -1,5 +1,6 @@
 """One engine for all invariants: it starts once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -7,6 +8,11 @@ from typing import Any, TypeVar, cast
 import pytest
 import torch
 from transformers import LlamaForCausalLM
+
+from tests.invariants import triton_on_cpu
+
+if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
+    triton_on_cpu.enable()
 
 from tests.conftest import TINY_PROBE, TINY_VOCAB, random_probe, random_tensors, save_tiny_llama
 from tests.invariants.engine import open_engine

@@ -13,10 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
+from valuemodels.contract.engine_arguments import engine_arguments
 from valuemodels.contract.guidance import Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.trace_wire import CandidateColumns
+from valuemodels.sources.cpu import prepare_environment
 
 BATCHED_TOKENS = 48
 """Prompts longer than this, together or alone, reach the engine in chunks. Never with a seed: vLLM 0.32 cannot take

@@ -13,11 +13,11 @@ import numpy as np
 
 from training.recipe import EngineRecipe
 from training.rollouts.requests import Request
-from valuemodels.contract.engine_arguments import engine_arguments, prepare_environment
+from valuemodels.contract.engine_arguments import engine_arguments
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.trace_wire import TokenRange
-from valuemodels.sources.cpu import base_dtype
+from valuemodels.sources.cpu import base_dtype, prepare_environment
 
 _TRACE_BATCH = 1024
 MOST_READ = 64

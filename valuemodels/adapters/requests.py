@@ -17,13 +17,14 @@ _CHILD_INDEX = re.compile(r"^(\d+)_")
 
 @dataclass(slots=True)
 class RunningRequest:
-    """What V1 said of a request when it was added, and what holds for it now.
+    """What the runner said of a request when it was added, and what holds for it now.
 
     Attributes:
         asked: the guidance that the request began with; None where only the operator's defaults guide it.
         end_token: what ends its sequence.
         version: of the generation's overrides that `guidance` includes; 0 is none.
-        until: the token that `guidance` holds for no more, since the schedule changes it.
+        since: a token that `guidance` holds for; one before it may come again, where drafts were refused.
+        until: the token that it holds for no more, since the schedule changes it.
         row: what the guide was told last; the same object for as long as it holds.
     """
 
@@ -34,28 +35,31 @@ class RunningRequest:
     output: list[int]
     end_token: int = 0
     version: int = 0
+    since: int = 0
     until: float = math.inf
     row: Row | None = None
 
-    def follow(self, policy: GuidancePolicy, overrides: Overrides | None, request_id: str) -> bool:
+    def follow(self, policy: GuidancePolicy, overrides: Overrides | None, request_id: str, drafts: int = 0) -> bool:
         """Bring `guidance` up to date with the schedule, and with the changes that were made to the generation.
+
+        Args:
+            drafts: how many tokens are proposed to follow the output; what holds is asked for the token after them.
 
         Returns:
             whether there is anything to tilt or to watch.
         """
-        asked, token = self.asked, len(self.output)
+        asked, token = self.asked, len(self.output) + drafts
         if asked is None:
             return self.guidance.needs_values
         version = 0 if overrides is None else overrides.version
-        if version != self.version or token >= self.until:
-            self.version = version
-            self._resolve(policy, asked, overrides, choice_name(asked, request_id))
+        if version != self.version or not self.since <= token < self.until:
+            self.version, self.since = version, token
+            self._resolve(policy, asked, overrides, choice_name(asked, request_id), token)
         return overrides is not None or self.guidance.needs_values
 
     def _resolve(
-        self, policy: GuidancePolicy, asked: Guidance, overrides: Overrides | None, choice: ChoiceName
+        self, policy: GuidancePolicy, asked: Guidance, overrides: Overrides | None, choice: ChoiceName, token: int
     ) -> None:
-        token = len(self.output)
         if overrides is None:
             self.guidance = policy.resolve(asked, token, choice)
         else:
@@ -96,7 +100,7 @@ def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collectio
     for request_id, request in requests.items():
         params, output = request.sampling_params, request.output_token_ids
         guidance = None if params is None else guidance_of(params)
-        if params is None or guidance is None or _is_through(params, output):
+        if params is None or guidance is None or is_through(params, len(output), output[-1:]):
             continue
         if guidance.generation_id in generation_ids:
             position = len(output)
@@ -104,12 +108,14 @@ def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collectio
     return found
 
 
-def _is_through(params: EngineParams, output: Sequence[int]) -> bool:
-    """Whether vLLM will sample no more: the conditions that its scheduler looks at, but for the model's length."""
-    if not output:
-        return False
-    is_stop = output[-1] == params.eos_token_id or output[-1] in (params.stop_token_ids or ())
-    return is_stop or (params.max_tokens is not None and len(output) >= params.max_tokens)
+def is_through(params: EngineParams, sampled: int, last: Sequence[int]) -> bool:
+    """Whether vLLM will sample no more: the conditions that its scheduler looks at, but for the model's length.
+
+    Args:
+        sampled: how many tokens have been; last: the last of them, or nothing where it is not known or there is none.
+    """
+    is_stop = any(token == params.eos_token_id or token in (params.stop_token_ids or ()) for token in last)
+    return is_stop or (sampled > 0 and params.max_tokens is not None and sampled >= params.max_tokens)
 
 
 def guidance_of(params: EngineParams) -> Guidance | None:

@@ -1,14 +1,13 @@
 """Methods added to vLLM's workers (`worker_extension_cls`), called through `collective_rpc` between two steps."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valuemodels.adapters.change_socket import ChangeSocket, change_socket
 from valuemodels.adapters.hidden_states import HiddenStates
-from valuemodels.adapters.requests import next_tokens
-from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
+from valuemodels.adapters.processor import Attachment, ValueProcessor
 from valuemodels.contract.changes import Change
 from valuemodels.guide.recorder import PositionRecorder
 from valuemodels.guide.value_guide import ValueGuide
@@ -42,9 +41,7 @@ class ValueWorkerExtension:
         # Several ranks that sample the same rows must take a change over at the same step: theirs come by exchange.
         if self._mavis_socket is None and self.vllm_config.parallel_config.tensor_parallel_size == 1:
             self._mavis_socket = change_socket()
-        processor.attach(
-            lambda: runner.input_batch.req_ids, hidden, lambda: _unfinished(runner), self._mavis_take_changes
-        )
+        processor.attach(_attachment(runner, hidden, self._mavis_take_changes))
         return {
             "objectives": list(guide.policy.objectives),
             "scorings": list(guide.policy.scorings),
@@ -56,11 +53,11 @@ class ValueWorkerExtension:
         processor = self._mavis_processor()
         if processor is None or self._mavis_socket is None:
             return
-        guide, requests = processor.guide, self.model_runner.requests
+        guide = processor.guide
 
         def taken(change: Change) -> dict[str, int]:
             guide.changed.take([change])
-            return next_tokens(requests, {change.generation_id}).get(change.generation_id, {})
+            return processor.next_tokens({change.generation_id}).get(change.generation_id, {})
 
         self._mavis_socket.take(taken)
 
@@ -101,10 +98,10 @@ class ValueWorkerExtension:
         guide = processor.guide
         self._mavis_take_changes()  # they were sent before
         guide.changed.take(Change.from_wire(change) for change in changes)
-        next_of = next_tokens(self.model_runner.requests, {change["generation_id"] for change in changes})
+        next_of = processor.next_tokens({change["generation_id"] for change in changes})
+        processor.catch_up(read)
         traces, failed = self._mavis_read(guide, read)
-        guide.traces.drop(drop)
-        guide.changed.drop(drop)
+        processor.forget(drop)
         return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": guide.stats()}
 
     @staticmethod
@@ -127,10 +124,25 @@ class ValueWorkerExtension:
         processor = self._mavis_processor()
         return None if processor is None else processor.guide.stats()
 
-    def _mavis_processor(self) -> ValueLogitsProcessor | None:
-        processors = self.model_runner.input_batch.logitsprocs.all
-        found = [p for p in processors if isinstance(p, ValueLogitsProcessor)]
-        return found[0] if found else None
+    def _mavis_processor(self) -> ValueProcessor | None:
+        runner: Any = self.model_runner
+        if _is_v2(runner):  # its sampler is None on pipeline ranks that do not sample
+            processors = () if runner.sampler is None else runner.sampler.logits_processors
+        else:
+            processors = runner.input_batch.logitsprocs.all
+        return next((each for each in processors if isinstance(each, ValueProcessor)), None)
+
+
+def _is_v2(runner: Any) -> bool:
+    return hasattr(runner, "req_states")
+
+
+def _attachment(runner: Any, hidden: HiddenStates | None, take_changes: Callable[[], None]) -> Attachment:
+    if _is_v2(runner):
+        return Attachment(lambda: runner.req_states.index_to_req_id, hidden, take_changes=take_changes)
+    return Attachment(
+        lambda: runner.input_batch.req_ids, hidden, lambda: runner.requests, lambda: _unfinished(runner), take_changes
+    )
 
 
 def _unfinished(runner: "GPUModelRunner") -> dict[int, int]:

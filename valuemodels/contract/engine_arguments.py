@@ -3,23 +3,14 @@
 Light: neither torch nor vLLM is imported here.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
 
-LOGITS_PROCESSOR = "valuemodels.adapters.vllm_v1:ValueLogitsProcessor"
+LOGITS_PROCESSOR = "valuemodels.adapters.either_runner:ValueLogitsProcessor"
 WORKER_EXTENSION = "valuemodels.adapters.worker.ValueWorkerExtension"
-
-
-def prepare_environment() -> None:
-    """Choose vLLM's V1 model runner, whose interface `LOGITS_PROCESSOR` implements.
-
-    Must run before vLLM's first import: the class path has to fit the runner before vLLM builds its config.
-    """
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
 
 
 def engine_arguments(config: GuideConfig, additional_config: Mapping[str, Any] | None = None) -> dict[str, Any]:

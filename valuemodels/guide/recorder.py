@@ -75,7 +75,7 @@ class PositionRecorder:
             base_logprobs=step.tilt.base_logprobs[rows].cpu(),
             logprobs=step.tilt.logprobs[rows].cpu(),
             sequence=torch.arange(len(places), dtype=torch.int32),
-            place=torch.tensor([len(batch.rows[place].output) for place in places], dtype=torch.int32),
+            place=torch.tensor([batch.rows[place].position for place in places], dtype=torch.int32),
             sequences=tuple(batch.rows[place].generation_id for place in places),
         )
         self._parts.append(part)

@@ -39,12 +39,12 @@ class SequenceTrace:
     waiting: list[Waiting | None] = field(default_factory=list)
     settings: list[tuple[int, ResolvedGuidance]] = field(default_factory=list)
 
-    def wait(self, record: StepRecord, row: int, guidance: ResolvedGuidance) -> None:
-        """Note the step that samples the token after `output`.
+    def wait(self, record: StepRecord, row: int, position: int, guidance: ResolvedGuidance) -> None:
+        """Note the step that samples the token at a position.
 
-        Scoring the same position again (a chunk of the prompt, a step the engine repeated) replaces what was noted.
+        Scoring a position again replaces what was noted there: a chunk of the prompt, a step that the engine repeated,
+        a draft that was refused.
         """
-        position = len(self.output)
         del self.entries[position:], self.candidates[position:]
         before = position - len(self.entries)
         del self.waiting[before:]
@@ -173,10 +173,11 @@ class TraceStore:
         """Note a step of the batch. Rows without a generation leave no trace."""
         traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]
         if self._backlog.is_full(len(rows)):
-            settle([trace for _, trace in traces])
+            settle(list(dict.fromkeys(trace for _, trace in traces)))
         for r, trace in traces:
-            trace.wait(step, r, rows[r].guidance)
-        self._running = [trace for _, trace in traces]
+            trace.wait(step, r, rows[r].position, rows[r].guidance)
+        # One that has drafts has several rows.
+        self._running = list(dict.fromkeys(trace for _, trace in traces))
 
     def read(self, wanted: Mapping[str, Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
         """Traces of the generations asked for, ready for the way between processes.

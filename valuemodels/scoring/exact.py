@@ -95,7 +95,7 @@ class ExactScorer:
         counts = valid.sum(-1).tolist()
         places = [place for place, count in enumerate(counts) if count > 1]
         queries = [
-            Query(row.sequence_id, [*row.prompt, *row.output], token_ids[place, : counts[place]])
+            Query(row.read_as, row.token_ids, token_ids[place, : counts[place]])
             for place, row in ((place, batch.rows[place]) for place in places)
         ]
         values = torch.zeros(*token_ids.shape, len(self.objectives), device=token_ids.device)

@@ -17,6 +17,7 @@ class Row:
         temperature: 0 = greedy.
         prompt, output: token ids; `output` is the engine's live list.
         last_token: the token that ends the sequence.
+        drafts: tokens that are only proposed to follow the output, and that this row comes after.
     """
 
     index: int
@@ -28,3 +29,19 @@ class Row:
     prompt: Sequence[int]
     output: Sequence[int]
     last_token: int = 0
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def position(self) -> int:
+        """The index, among the sampled tokens, of the one that this row chooses."""
+        return len(self.output) + len(self.drafts)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The sequence up to there."""
+        return [*self.prompt, *self.output, *self.drafts]
+
+    @property
+    def read_as(self) -> str:
+        """Names the sequence for a value model: one that goes on with drafts is another, beside the first."""
+        return f"{self.sequence_id}+{len(self.drafts)}" if self.drafts else self.sequence_id

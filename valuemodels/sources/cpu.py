@@ -1,5 +1,6 @@
 """What this machine's processor is good at, as far as a default hangs on it. Reads `/proc`; no torch, no vLLM."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -36,3 +37,13 @@ def serves_on_cpu() -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def prepare_environment() -> None:
+    """Leave the choice of its model runner to vLLM, or to `VLLM_USE_V2_MODEL_RUNNER`; but for its CPU build, say V1.
+
+    V2 needs Triton, which has no CPU backend; vLLM would choose V1 itself there, with a warning. Must run before vLLM's
+    first import.
+    """
+    if serves_on_cpu():
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")

@@ -13,6 +13,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from tests.conftest import TINY_VOCAB
+from valuemodels.adapters.processor import Attachment
 from valuemodels.adapters.requests import next_tokens
 from valuemodels.adapters.vllm_v1 import ValueLogitsProcessor
 from valuemodels.contract.changes import Change
@@ -47,7 +48,7 @@ class Batch:
 
     def step(self, seed: int = 0) -> torch.Tensor:
         """Logits that depend on the request's id alone, so that a row's place cannot matter."""
-        self.processor.attach(lambda: self.ids, unfinished=lambda: self.unfinished)
+        self.processor.attach(Attachment(lambda: self.ids, unfinished=lambda: self.unfinished))
         rows = [
             torch.randn(TINY_VOCAB, generator=torch.Generator().manual_seed(zlib.crc32(f"{name}{seed}".encode())))
             for name in self.ids
@@ -139,7 +140,7 @@ def test_plain_and_zero_weight_requests_are_not_scored(processor: ValueLogitsPro
             (2, "still", params("still", weights={"warmth": 1.0}, beta=0.0), [3], []),
         ]
     )
-    processor.attach(lambda: batch.ids)
+    processor.attach(Attachment(lambda: batch.ids))
     logits = torch.randn(3, TINY_VOCAB)
     assert torch.equal(processor.apply(logits.clone()), logits)
     assert processor.guide.guided_rows == 0
