@@ -139,6 +139,8 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
             "--tensor-parallel-size and --pipeline-parallel-size above 1 are not supported: values and changes are "
             "exchanged with one worker, and each rank would sample by its own values"
         )
+    if args.enable_batch_sharded_sampling:
+        raise StartupError("--enable-batch-sharded-sampling is not supported: each rank would sample other rows")
     if args.worker_extension_cls not in ("", None):
         raise StartupError(f"--worker-extension-cls is taken by {WORKER_EXTENSION} and cannot be set")
     if EXTRA_ARGS_KEY in (args.additional_config or {}):

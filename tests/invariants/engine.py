@@ -13,11 +13,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tests.invariants import triton_on_cpu
 from valuemodels.contract.engine_arguments import engine_arguments
-from valuemodels.contract.guidance import Guidance
+from valuemodels.contract.guidance import ChoiceName, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.trace_wire import CandidateColumns
 from valuemodels.sources.cpu import prepare_environment
+
+IS_V2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
+"""Whether vLLM's V2 runner is what all tests here run on."""
+
+if IS_V2:
+    triton_on_cpu.enable()
 
 BATCHED_TOKENS = 48
 """Prompts longer than this, together or alone, reach the engine in chunks. Never with a seed: vLLM 0.32 cannot take
@@ -28,9 +35,16 @@ CACHE_BLOCKS = 12
 
 BLOCK_TOKENS = 32
 
+_told: dict[str, dict[str, list[Any]]] = {}
+"""What was answered, by generation and choice: as the server does, traces are read by it."""
 
-def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32") -> Any:
-    """vLLM's offline engine in this process, guided where a config is given."""
+
+def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32", **more: Any) -> Any:
+    """vLLM's offline engine in this process, guided where a config is given.
+
+    Args:
+        more: arguments of the engine's.
+    """
     prepare_environment()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -49,6 +63,7 @@ def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32") -
         disable_log_stats=False,
         enable_prefix_caching=True,
         **({} if guide is None else engine_arguments(guide)),
+        **more,
     )
     if guide is not None:
         engine.collective_rpc("mavis_attach")
@@ -67,7 +82,12 @@ def generate(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[li
     params = [params_of(request) for request in requests]
     prompts = [{"prompt_token_ids": list(request["prompt"])} for request in requests]
     outputs = engine.generate(prompts, params, use_tqdm=False)
-    return [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
+    answers = [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
+    for request, choices in zip(requests, answers, strict=True):
+        if (guidance := request.get("guidance")) is not None:
+            told = {str(ChoiceName(guidance.prompt_index, child)): [0, ids] for child, ids in enumerate(choices)}
+            _told.setdefault(guidance.generation_id, {}).update(told)
+    return answers
 
 
 def generate_stepwise(engine: Any, request: Mapping[str, Any], before_step: Callable[[int], None]) -> None:
@@ -76,8 +96,9 @@ def generate_stepwise(engine: Any, request: Mapping[str, Any], before_step: Call
     core.add_request(request["guidance"].generation_id, {"prompt_token_ids": request["prompt"]}, params_of(request))
     for at in count():
         before_step(at)
-        core.step()
-        if not core.has_unfinished_requests():
+        (*_, output) = core.step()
+        if output.finished:
+            _told[request["guidance"].generation_id] = {"0:0": [0, list(output.outputs[0].token_ids)]}
             return
 
 
@@ -98,9 +119,8 @@ def one_by_one(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[
 
 def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The traces of some generations, their candidates unpacked, which are dropped by reading."""
-    answers = engine.collective_rpc(
-        "mavis_exchange", args=([], {name: {} for name in generation_ids}, list(generation_ids))
-    )
+    wanted = {name: _told.pop(name) for name in generation_ids}
+    answers = engine.collective_rpc("mavis_exchange", args=([], wanted, list(generation_ids)))
     traces: dict[str, dict[str, dict[str, Any]]] = answers[0]["traces"]
     for trace in (trace for choices in traces.values() for trace in choices.values() if "candidates" in trace):
         trace["candidates"] = [CandidateColumns(*packed).unpack() for packed in trace["candidates"]]
@@ -109,7 +129,12 @@ def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[s
 
 def preemptions(engine: Any) -> int:
     """How often the engine has preempted a request so far."""
-    return int(sum(m.value for m in engine.get_metrics() if m.name == "vllm:num_preemptions"))
+    return counted(engine, "num_preemptions")
+
+
+def counted(engine: Any, name: str) -> int:
+    """One of vLLM's counters."""
+    return int(sum(m.value for m in engine.get_metrics() if m.name == f"vllm:{name}"))
 
 
 def main(model: str, requests: str, answers: str, dtype: str) -> None:

@@ -19,7 +19,7 @@ class InterpretedDriver:
 
 def enable() -> None:
     """Must come before vLLM's first import; for this process."""
-    os.environ["TRITON_INTERPRET"] = "1"
+    assert os.environ.get("TRITON_INTERPRET") == "1", "Triton looks for it when it is imported first"
     triton: Any = importlib.import_module("triton.backends")
     triton.backends["cpu"] = triton.Backend(compiler=None, driver=InterpretedDriver)
     _keep_comparisons_boolean()

@@ -21,6 +21,7 @@ from training.experts.preferences import Preference
 from training.fit.stage import ShowProgress, last_whole_checkpoint
 from training.runs.progress import progress
 from training.runs.quiet_trl import shared_arguments, trl
+from valuemodels.sources.cpu import has_fast_bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _trainer(base: str, rows: Sequence[Preference], recipe: ExpertRecipe, work: 
 
 def _arguments(recipe: ExpertRecipe, work: Path) -> Any:
     return trl().DPOConfig(
-        **shared_arguments(str(work), recipe.seed),
+        **(shared_arguments(str(work), recipe.seed) | {"bf16": torch.cuda.is_available() or has_fast_bfloat16()}),
         beta=recipe.beta,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,

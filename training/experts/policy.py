@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from training.rollouts.engine import Limits, Reply
 from training.rollouts.requests import Request
+from valuemodels.sources.cpu import base_dtype
 
 ROWS = 96
 """Replies that are written at once."""
@@ -34,7 +35,13 @@ def rewarded_soup(base: str, experts: Mapping[str, Path], shares: Mapping[str, f
     # "cat" adds the products up; "linear" would add the factors, whose product has cross terms.
     mixed.add_weighted_adapter(names, [shares[name] for name in names], _MIXED, combination_type="cat")
     mixed.set_adapter(_MIXED)
-    return mixed.merge_and_unload(adapter_names=[_MIXED]).eval()
+    return _as_served(mixed.merge_and_unload(adapter_names=[_MIXED]), base)
+
+
+def _as_served(model: Any, base: str) -> Any:
+    """In the numbers that the engine computes the base in."""
+    own = AutoConfig.from_pretrained(base).dtype if base_dtype() == "auto" else None
+    return model.to(own or torch.float32).eval()
 
 
 class MixedPolicy:
@@ -46,7 +53,7 @@ class MixedPolicy:
 
     def __init__(self, base: str, models: Sequence[Any], shares: Sequence[float]) -> None:
         """Args: `base`: folder of the base, which reads along; `shares`: of the models, adding up to 1."""
-        self._base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        self._base = _as_served(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), base)
         self._models = list(models)
         self._shares = list(shares)
         self._tokenizer = AutoTokenizer.from_pretrained(base)

@@ -21,7 +21,6 @@ class HiddenStates:
         if not modules:
             raise LookupError(f"{type(model).__name__} has no logits_processor: fast scoring cannot see hidden states")
         self._rows: Tensor | None = None
-        self._used = 0
         for module in modules:
             module.register_forward_pre_hook(self._note, with_kwargs=True)
 
@@ -30,16 +29,6 @@ class HiddenStates:
         rows = self._rows
         return rows if rows is not None and rows.shape[0] == count else None
 
-    def next_rows(self, count: int) -> Tensor | None:
-        """[count, hidden] the states behind the next of the latest logits; None where there are not as many left.
-
-        vLLM's V2 runner hands logits on in parts where there are many.
-        """
-        start, self._used = self._used, self._used + count
-        rows = self._rows
-        return rows[start : self._used] if rows is not None and self._used <= rows.shape[0] else None
-
     def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # forward(lm_head, hidden_states, embedding_bias)
-        self._used = 0
         self._rows = kwargs["hidden_states"] if "hidden_states" in kwargs else args[1]

@@ -78,9 +78,6 @@ class ValueProcessor:
         """
         raise NotImplementedError
 
-    def catch_up(self, generation_ids: Collection[str]) -> None:
-        """Learn what the runner has sampled of these generations, where it does not tell by itself."""
-
     def forget(self, generation_ids: Sequence[str]) -> None:
         """Let go of all that is kept of these generations; unknown ones are ignored."""
         self.guide.traces.drop(generation_ids)

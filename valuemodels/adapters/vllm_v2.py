@@ -92,7 +92,6 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         """Tilt the rows whose requests ask for it. logits: [rows, vocab] float32, changed in place."""
         if not self._slots:
             return logits
-        hidden = None if self.hidden is None else self.hidden.next_rows(len(logits))
         self._attached.take_changes()
         lines = list(self._lines(ctx))
         self._learn({line.request: line.committed for line in lines})
@@ -109,6 +108,7 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
             rows += [] if row is None else [row]
         if ahead:
             self.guide.read_ahead(ahead)
+        hidden = None if self.hidden is None else self.hidden.rows(len(logits))
         return self.guide.step(logits, rows, hidden) if rows else logits
 
     def next_tokens(self, generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
@@ -121,19 +121,6 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
                 if (token := self._next_token(request)) is not None:
                     found.setdefault(generation_id, {})[choice] = token
         return found
-
-    def catch_up(self, generation_ids: Collection[str]) -> None:
-        """See `ValueProcessor`."""
-        requests = [
-            request
-            for generation_id in generation_ids
-            for request in self._of_generation.get(generation_id, {}).values()
-            if self._is_live(request)
-        ]
-        if requests:
-            index = torch.tensor([request.slot for request in requests], device=self._states.total_len.gpu.device)
-            totals = self._states.total_len.gpu[index].tolist()
-            self._learn(dict(zip(requests, totals, strict=True)))
 
     def forget(self, generation_ids: Sequence[str]) -> None:
         """See `ValueProcessor`."""

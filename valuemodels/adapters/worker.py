@@ -31,13 +31,19 @@ class ValueWorkerExtension:
 
         Returns:
             What this worker serves, or None on ranks that do not sample.
+
+        Raises:
+            ValueError: so many drafts may come in a step that vLLM would hand them on in parts.
         """
         processor = self._mavis_processor()
         if processor is None:
             return None
         runner, guide = self.model_runner, processor.guide
+        reads_hidden = {"fast", "hybrid"} & set(guide.policy.scorings)
+        if reads_hidden:
+            _check_drafts(self.vllm_config)
         # Models without the seam can still be guided by exact scoring.
-        hidden = HiddenStates(runner.get_model()) if {"fast", "hybrid"} & set(guide.policy.scorings) else None
+        hidden = HiddenStates(runner.get_model()) if reads_hidden else None
         # Several ranks that sample the same rows must take a change over at the same step: theirs come by exchange.
         if self._mavis_socket is None and self.vllm_config.parallel_config.tensor_parallel_size == 1:
             self._mavis_socket = change_socket()
@@ -99,7 +105,6 @@ class ValueWorkerExtension:
         self._mavis_take_changes()  # they were sent before
         guide.changed.take(Change.from_wire(change) for change in changes)
         next_of = processor.next_tokens({change["generation_id"] for change in changes})
-        processor.catch_up(read)
         traces, failed = self._mavis_read(guide, read)
         processor.forget(drop)
         return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": guide.stats()}
@@ -135,6 +140,25 @@ class ValueWorkerExtension:
 
 def _is_v2(runner: Any) -> bool:
     return hasattr(runner, "req_states")
+
+
+def _check_drafts(config: "VllmConfig") -> None:
+    """The base's hidden states come for all rows of a step together: so must its logits.
+
+    Raises:
+        ValueError: naming the flags, and what they may be.
+    """
+    if config.speculative_config is None:
+        return
+    from vllm.v1.worker.gpu.spec_decode.rejection_sampler import get_max_chunk_logits
+
+    most = get_max_chunk_logits(config.model_config.get_vocab_size())
+    rows = 1 + config.speculative_config.num_speculative_tokens
+    if (seqs := config.scheduler_config.max_num_seqs) * rows > most:
+        raise ValueError(
+            f"--max-num-seqs {seqs} with {rows - 1} drafts each is more than vLLM verifies at once with this "
+            f"vocabulary; allowed with fast and hybrid scoring is at most {most // rows}"
+        )
 
 
 def _attachment(runner: Any, hidden: HiddenStates | None, take_changes: Callable[[], None]) -> Attachment:
