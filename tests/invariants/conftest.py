@@ -87,11 +87,15 @@ def fast(engine_base: str, engine_checkpoint: Path) -> FastScorer:
 
 @pytest.fixture(scope="session")
 def engine(engine_base: str, engine_checkpoint: Path, arithmetic: tuple[str, int]) -> Any:
-    config = GuideConfig(
-        checkpoints=(str(engine_checkpoint),),
-        base_model=engine_base,
+    return open_engine(engine_base, tiny_guide(engine_base, engine_checkpoint), arithmetic[0])
+
+
+def tiny_guide(base: str, checkpoint: Path) -> GuideConfig:
+    """What the engines here are guided by."""
+    return GuideConfig(
+        checkpoints=(str(checkpoint),),
+        base_model=base,
         value_dtype="float32",
         max_candidates=64,
         default_scoring="exact",
     )
-    return open_engine(engine_base, config, arithmetic[0])

@@ -1,8 +1,8 @@
 """A real vLLM engine on a tiny random model, small enough that chunked prompts and preemption happen by themselves.
 
-As a script it runs plain vLLM, without any of our code in the engine:
+As a script it runs plain vLLM, without any of our code in the engine, unless it is given a guide:
 
-    python -m tests.invariants.engine MODEL REQUESTS.json ANSWERS.json DTYPE
+    python -m tests.invariants.engine MODEL REQUESTS.json ANSWERS.json DTYPE [GUIDE.json]
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.invariants import triton_on_cpu
 from valuemodels.contract.engine_arguments import engine_arguments
@@ -19,6 +19,9 @@ from valuemodels.contract.guidance import ChoiceName, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.trace_wire import CandidateColumns
 from valuemodels.sources.cpu import prepare_environment
+
+if TYPE_CHECKING:
+    from valuemodels.guide.value_guide import ValueGuide
 
 IS_V2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
 """Whether vLLM's V2 runner is what all tests here run on."""
@@ -39,10 +42,13 @@ _told: dict[str, dict[str, list[Any]]] = {}
 """What was answered, by generation and choice: as the server does, traces are read by it."""
 
 
-def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32", **more: Any) -> Any:
+def open_engine(
+    model: str, guide: GuideConfig | None, dtype: str = "float32", *, is_async: bool = False, **more: Any
+) -> Any:
     """vLLM's offline engine in this process, guided where a config is given.
 
     Args:
+        is_async: schedule steps before the tokens of those before are known, as vLLM does on a GPU.
         more: arguments of the engine's.
     """
     prepare_environment()
@@ -50,6 +56,8 @@ def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32", *
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     from vllm import LLM
 
+    if is_async:
+        _schedule_ahead()
     engine = LLM(
         model=model,
         dtype=dtype,
@@ -68,6 +76,20 @@ def open_engine(model: str, guide: GuideConfig | None, dtype: str = "float32", *
     if guide is not None:
         engine.collective_rpc("mavis_attach")
     return engine
+
+
+def _schedule_ahead() -> None:
+    """For the engine that is opened next: on a CPU vLLM does without."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    plain = CpuPlatform.check_and_update_config
+
+    def updated(vllm_config: Any) -> None:
+        CpuPlatform.check_and_update_config = plain
+        plain(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = staticmethod(updated)
 
 
 def generate(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[list[int]]]:
@@ -127,6 +149,14 @@ def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[s
     return traces
 
 
+def guide_of(engine: Any) -> "ValueGuide":
+    """The guide in the engine's worker."""
+    worker = engine.llm_engine.model_executor.driver_worker.worker
+    processor = worker._mavis_processor()
+    guide: ValueGuide = processor.guide
+    return guide
+
+
 def preemptions(engine: Any) -> int:
     """How often the engine has preempted a request so far."""
     return counted(engine, "num_preemptions")
@@ -137,10 +167,13 @@ def counted(engine: Any, name: str) -> int:
     return int(sum(m.value for m in engine.get_metrics() if m.name == f"vllm:{name}"))
 
 
-def main(model: str, requests: str, answers: str, dtype: str) -> None:
-    """Answer the requests of one JSON file into another, one after another, with plain vLLM."""
-    engine = open_engine(model, None, dtype)
+def main(model: str, requests: str, answers: str, dtype: str, guide: str | None = None) -> None:
+    """Answer the requests of one JSON file into another, one after another."""
+    config = None if guide is None else GuideConfig.from_wire(json.loads(Path(guide).read_text()))
+    engine = open_engine(model, config, dtype)
     asked = json.loads(Path(requests).read_text())
+    for request in (request for request in asked if "guidance" in request):
+        request["guidance"] = Guidance.from_wire(request["guidance"])
     Path(answers).write_text(json.dumps(one_by_one(engine, asked)))
 
 

@@ -15,13 +15,12 @@ from scipy.stats import chisquare
 from transformers import LlamaForCausalLM
 
 from tests.conftest import TINY_VOCAB
-from tests.invariants.conftest import only_float32
+from tests.invariants.conftest import only_float32, tiny_guide
 from tests.invariants.engine import IS_V2, counted, generate, open_engine, read_traces
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from tests.invariants.test_fast_engine import assert_trace_is_the_probes, hidden_states
 from tests.valuemodels.scoring.kit import scoring_batch
 from valuemodels.contract.guidance import Scoring
-from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.fast import FastScorer
 from valuemodels.tilting import Candidates, tilt, weighted_values
@@ -46,15 +45,8 @@ SCORINGS: list[Scoring] = ["fast", "exact"]
 
 @pytest.fixture(scope="module")
 def drafting(engine_base: str, engine_checkpoint: Path) -> Any:
-    config = GuideConfig(
-        checkpoints=(str(engine_checkpoint),),
-        base_model=engine_base,
-        value_dtype="float32",
-        max_candidates=TINY_VOCAB,
-        default_scoring="exact",
-    )
     drafter = {"method": "ngram", "num_speculative_tokens": DRAFTS, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
-    return open_engine(engine_base, config, speculative_config=drafter)
+    return open_engine(engine_base, tiny_guide(engine_base, engine_checkpoint), speculative_config=drafter)
 
 
 def repetitive(content: int, **fields: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.invariants.engine import BATCHED_TOKENS, generate, one_by_one, preemptions, read_traces
+from tests.invariants.engine import BATCHED_TOKENS, generate, guide_of, one_by_one, preemptions, read_traces
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from valuemodels.models.trunk import ValueModel
 
@@ -156,8 +156,7 @@ def test_nan_values_fall_back_to_the_base_and_leave_others_alone(engine: Any, mo
     """Catches a NaN that reaches the sampler, or that takes the whole batch down with it."""
     plain, other = request(11, 120), request(13, 121, guided())
     expected_plain, expected_other = generate(engine, [plain])[0], generate(engine, [other])[0]
-    processors = engine.llm_engine.model_executor.driver_worker.worker.model_runner.input_batch.logitsprocs.all
-    scorer = next(p for p in processors if hasattr(p, "guide")).guide.scorers["exact"][0]
+    scorer = guide_of(engine).scorers["exact"][0]
     honest = scorer.score
 
     def broken(batch: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.conftest import only_float32
-from tests.invariants.engine import generate, read_traces
+from tests.invariants.engine import generate, guide_of, read_traces
 from tests.invariants.kit import assert_trace_is_exact, guided, prompt, request
 from valuemodels.models.trunk import ValueModel
 
@@ -20,8 +20,8 @@ def trace_of(engine: Any, asked: dict[str, Any], choice: int = 0) -> dict[str, A
 
 
 def cache_of(engine: Any) -> Any:
-    processors = engine.llm_engine.model_executor.driver_worker.worker.model_runner.input_batch.logitsprocs.all
-    return next(p for p in processors if hasattr(p, "guide")).guide.scorers["exact"][0].cache
+    scorer: Any = guide_of(engine).scorers["exact"][0]
+    return scorer.cache
 
 
 @only_float32
