@@ -111,6 +111,19 @@ def test_positions_are_recorded_with_the_states_they_were_scored_at(
 
 
 @only_float32
+def test_every_choice_of_a_request_has_its_own_states(
+    engine: Any, base_model: LlamaForCausalLM, fast: FastScorer
+) -> None:
+    """Catches choices that share a trace, or another choice's states."""
+    asked = request(14, 280, guided(scoring="fast"), n=3, temperature=1.0, seed=5)
+    (outputs,) = generate(engine, [asked])
+    traces = read_traces(engine, asked["guidance"].generation_id)[asked["guidance"].generation_id]
+    assert len({tuple(output) for output in outputs}) == 3
+    for child, output in enumerate(outputs):
+        assert_trace_is_the_probes(base_model, fast, asked["prompt"], output, traces[f"0:{child}"])
+
+
+@only_float32
 def test_hybrid_values_are_exact_among_the_likely_in_a_mixed_batch(
     engine: Any, base_model: LlamaForCausalLM, fast: FastScorer, uncached: ValueModel
 ) -> None:

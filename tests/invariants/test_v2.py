@@ -84,10 +84,12 @@ def test_scheduling_ahead_changes_no_token_and_no_value(
 @only_float32
 def test_choices_and_changes_hold_while_it_is_scheduled_ahead(engine: Any, ahead: Any) -> None:
     """Catches choices that are taken for one another, and changes that are lost where a request has not begun."""
-    guidance = guided(weights={}, trace="totals")
+    guidance = guided(weights={}, trace="totals", scoring="fast")
     asked = [request(18, 61, replace(guidance, prompt_index=prompt)) for prompt in range(2)]
     change(ahead, guidance.generation_id, ChoiceName(1, 0), **NEW)
-    assert generate(ahead, asked) == generate(engine, [request(18, 61), request(18, 61, guided(weights=NEW))])
+    assert generate(ahead, asked) == generate(
+        engine, [request(18, 61), request(18, 61, guided(weights=NEW, scoring="fast"))]
+    )
 
 
 def without_id(asked: dict[str, Any]) -> dict[str, Any]:
