@@ -16,7 +16,7 @@ export PYTHON
 # vLLM and Triton look for these when they are imported.
 ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 
-.PHONY: help serve test v2 unit slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded compare-embedded lock clean setup setup-dev
+.PHONY: help serve test v2 unit slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded experts-embedded compare-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +81,13 @@ evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does,
 front-embedded: setup-dev ## Which rewards can be had together, by tilting and by the alternatives; resumes where it stopped
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl --no-others \
 		--pair positivity,simplicity --pair positivity,conciseness --triple positivity,simplicity,curiosity $(ARGS)
+
+experts-embedded: setup-dev ## Fine-tuned policies, mixed by Rewarded Soups and by MOD, beside tilting; hours; resumes where it stopped
+	@for each in positivity simplicity; do \
+		.venv/bin/mavis train expert $$each --pairs 2 --learning-rate 2e-4 || exit; done
+	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/experts --prompts held-out.jsonl --no-others --samples 1 \
+		--experts runs/experts --run-dir runs/front-experts \
+		--pair positivity,simplicity $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh

@@ -173,6 +173,9 @@ def test_readme_compares_the_scorings_as_was_measured() -> None:
         assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text("README.md")
 
 
+BESIDE_EXPERTS = ("tilted, fast", "rewarded soup", "MOD")
+
+
 def front_lines(report: dict[str, Any]) -> Iterator[str]:
     """The README's table of what can be had together, a line for each method on each group of objectives."""
     for group in report["groups"]:
@@ -191,4 +194,12 @@ def test_readme_says_what_can_be_had_together_as_was_measured() -> None:
     lines = list(front_lines(report))
     assert len(lines) >= 3 * 5
     for line in lines:
+        assert line in text("README.md")
+
+
+def test_readme_says_what_fine_tuned_experts_reach_as_was_measured() -> None:
+    report = json.loads((ROOT / "docs/evaluation/embedded/experts/report.json").read_text(encoding="utf-8"))
+    shown = [line for line in front_lines(report) if any(f"| {name} |" in line for name in BESIDE_EXPERTS)]
+    assert len(shown) == len(report["groups"]) * len(BESIDE_EXPERTS)
+    for line in shown:
         assert line in text("README.md")
