@@ -52,7 +52,7 @@ def test_v2_answers_as_v1_does_token_for_token(
     assert (one_by_one(engine, asked) == json.loads((tmp_path / "answers.json").read_text())) is True
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ahead(engine_base: str, engine_checkpoint: Path) -> Any:
     """An engine that schedules a step before the tokens of the one before are known."""
     engine = open_engine(engine_base, tiny_guide(engine_base, engine_checkpoint), is_async=True)
