@@ -60,7 +60,8 @@ class ChangeLine:
         number = next(self._numbers)
         self._sent[number] = sent
         if self._mailed or not self._write(number, change):
-            self._mail(number)
+            if not sent.is_mailed:
+                self._mail(number)
         else:
             hurry = loop.call_later(self._patience_s, self._hurry, number)
             sent.answered.add_done_callback(lambda _: hurry.cancel())
@@ -78,7 +79,10 @@ class ChangeLine:
             return False
         try:
             line.send(packet)
-        except OSError:  # full, or broken, which reading will show
+        except BlockingIOError:  # full: the worker empties it before it takes what comes by the mailbox
+            return False
+        except OSError as error:
+            self._give_up(error)
             return False
         return True
 
@@ -106,9 +110,12 @@ class ChangeLine:
                 if (sent := self._sent.pop(number, None)) is not None:
                     sent.answered.set_result(of_choices(wire))
         except (EOFError, OSError) as error:
-            logger.warning("the line for changes is lost, they go by way of the engine: %r", error)
-            self._address = None
-            self._lose()
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """What is unanswered goes by the mailbox, in its order, before anything later does."""
+        logger.warning("the line for changes is lost, they go by way of the engine: %r", error)
+        self.close()
 
     def _lose(self) -> None:
         if self._socket is None:

@@ -66,7 +66,11 @@ class ChangeSocket:
         self._selector.close()
 
     def _accept(self) -> socket.socket | None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:  # it has hung up already, or there are too many files
+            logger.warning("a connection for changes could not be accepted: %s", error)
+            return None
         _, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if user != os.getuid():
             logger.warning("user %d may not send changes to this worker", user)
@@ -94,5 +98,11 @@ class ChangeSocket:
 
 
 def change_socket() -> ChangeSocket | None:
-    """One, where the system has what it takes: Linux."""
-    return ChangeSocket() if sys.platform == "linux" else None
+    """One, where the system has what it takes: Linux, and the right to open it."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return ChangeSocket()
+    except OSError as error:
+        logger.warning("changes come by way of the engine: %s", error)
+        return None

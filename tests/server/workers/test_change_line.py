@@ -104,6 +104,17 @@ async def test_what_was_unanswered_when_the_socket_was_lost_goes_by_exchange_in_
     assert worker.taken == [1.0, 2.0, 3.0]
 
 
+async def test_a_change_that_finds_the_socket_broken_goes_after_those_before_it(
+    worker: Worker, engine: EngineOf, line: ChangeLine
+) -> None:
+    answers = [line.change(change(1.0))]
+    worker.socket.close()
+    worker.socket = ChangeSocket()
+    answers.append(line.change(change(2.0)))  # at once: nothing has told of the loss yet
+    await asyncio.gather(*answers)
+    assert worker.taken == [1.0, 2.0]
+
+
 async def test_changes_keep_their_order_where_one_is_too_large_for_the_socket(
     worker: Worker, engine: EngineOf, line: ChangeLine
 ) -> None:
