@@ -301,6 +301,16 @@ def test_a_measured_point_sets_the_sliders(open_page: Callable[..., Page]) -> No
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_the_page_is_drawn_though_the_server_answers_before_the_browser_has_time_for_more(
+    context: BrowserContext, open_page: Callable[..., Page]
+) -> None:
+    context.add_init_script(
+        "const later = setTimeout; setTimeout = (f, ms = 0, ...rest) => later(f, ms + 2000, ...rest)"
+    )
+    page = open_page()
+    expect(page.get_by_role("button", name="Measured")).to_be_visible()
+
+
 def test_what_a_model_writes_is_never_markup_of_the_page(open_page: Callable[..., Page]) -> None:
     page = open_page()
     shown = page.evaluate(RENDER, DANGEROUS)

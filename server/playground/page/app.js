@@ -9,7 +9,7 @@ import { choose, Panel } from "./panel.js";
 import { Share } from "./share.js";
 import { changed, forgetAll, keep, onChange, restore, state } from "./store.js";
 import { compared, requestOf, sentence, startingSettings, traced, unpacked } from "./steering.js";
-import { html, render, useEffect, useReducer, useRef, useState } from "./vendor/preact.js";
+import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 import { blankText, plainText, quotedText, Writer } from "./writer.js";
 
 const PROMPTS = ["Tell me about your day.", "Describe a walk in the rain.", "Explain why the sky is blue.",
@@ -191,9 +191,7 @@ function followEnd() {
 }
 
 function App() {
-  const [, redraw] = useReducer((count) => count + 1, 0);
   const [dialog, setDialog] = useState(null);
-  useEffect(() => onChange(redraw), []);
   const owner = conversation();
   const isWriting = writers.size > 0;
   const close = () => setDialog(null);
@@ -220,6 +218,9 @@ function App() {
   </div>`;
 }
 
+const draw = () => render(html`<${App} />`, document.getElementById("app"));
+
 restore();
-render(html`<${App} />`, document.getElementById("app"));
+onChange(draw); // not as an effect: the server may have answered before a browser gets to those
+draw();
 connect();
