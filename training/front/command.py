@@ -30,7 +30,7 @@ from training.evaluate.checkpoint import (
 )
 from training.evaluate.sliders import app
 from training.front.figures import Answers, group_figures
-from training.front.methods import Base, Method, Setting, every_method
+from training.front.methods import Base, Method, Setting, TiltKind, every_method
 from training.front.mixes import MixGroup, mix_groups
 from training.front.policies import expert_methods
 from training.front.prompted import Prompted
@@ -40,7 +40,7 @@ from training.rollouts.engine import MOST_READ
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
 from valuemodels.contract.guidance import Scoring
-from valuemodels.contract.policy import DEFAULT_CANDIDATES
+from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES
 
 __all__ = ["app"]
 
@@ -65,8 +65,7 @@ def front(
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt, at every mix.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
     best_of: Annotated[str, typer.Option(help="The base's best of so many replies; none if empty.")] = "4,16",
-    strengths: Annotated[str, typer.Option(help="Other lengths of the tilts' weights, beside 1.")] = "",
-    candidates: Annotated[str, typer.Option(help="Other numbers of scored candidates, beside the default.")] = "",
+    tilts: Annotated[str, typer.Option(help="Lengths of the weights, each with @candidates if wanted.")] = "1",
     instructions: Annotated[
         Path | None, typer.Option(help="YAML: objective -> the sentence that asks for it; what ships if not given.")
     ] = None,
@@ -80,14 +79,14 @@ def front(
 ) -> None:
     """Sample all methods at all mixes, score the replies, and write the report."""
     with errors_in_one_sentence():
-        checkpoint = find_checkpoint(values, base_folder)
+        kinds = _tilt_kinds(tilts)
+        checkpoint = _scoring_up_to(find_checkpoint(values, base_folder), kinds)
         groups = _mix_groups(checkpoint, pair, triple, others=others, full=full)
         setting = _setting(checkpoint, run_dir, checkpoint.prompts(prompts, limit), samples, max_tokens, seed)
         counts = _numbers("best_of", best_of, 2)
-        variants = _variants(strengths, candidates)
         prompted = _prompted(setting, checkpoint, _instructions(instructions, checkpoint.config.names))
         base = Base(setting, max(counts, default=1))
-        methods = every_method(base, checkpoint.scoring(scoring), variants, counts, prompted)
+        methods = every_method(base, checkpoint.scoring(scoring), kinds, counts, prompted)
         methods += [] if experts is None else expert_methods(setting, experts, checkpoint.base, groups)
         write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting)})
 
@@ -176,27 +175,36 @@ def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:
     return [tuple(name.strip() for name in text.split(",")) for text in given or []]
 
 
-def _numbers(field: str, text: str, least: int, most: float = math.inf) -> list[int]:
+def _numbers(field: str, text: str, least: int) -> list[int]:
     try:
         numbers = sorted({int(part) for part in text.split(",")}) if text.strip() else []
     except ValueError:
         numbers = [least - 1]
-    if any(not least <= number <= most for number in numbers):
-        limits = f"from {least}" + (f" to {most}" if math.isfinite(most) else "")
-        raise RecipeError(f"{field}: got {text!r}, allowed is whole numbers {limits} with commas between them")
+    if any(number < least for number in numbers):
+        raise RecipeError(f"{field}: got {text!r}, allowed is whole numbers from {least} with commas between them")
     return numbers
 
 
-def _variants(strengths: str, candidates: str) -> list[tuple[float, int | None]]:
-    """Strength and candidates of further tilts."""
-    try:
-        lengths = sorted({float(part) for part in strengths.split(",")}) if strengths.strip() else []
-    except ValueError:
-        lengths = [0.0]
-    if not all(0 < length < math.inf for length in lengths):
-        raise RecipeError(f"strengths: got {strengths!r}, allowed is numbers above 0 with commas between them")
-    some = _numbers("candidates", candidates, 1, MOST_READ)
-    return [*((length, None) for length in lengths), *((1.0, number) for number in some)]
+def _tilt_kinds(text: str) -> list[TiltKind]:
+    """From "1,1.5@256": in this order, each once."""
+    found = []
+    for part in text.split(","):
+        strength, at, candidates = part.partition("@")
+        try:
+            kind = TiltKind(float(strength), int(candidates) if at else None)
+        except ValueError:
+            kind = TiltKind(0.0)
+        if not 0 < kind.strength < math.inf or not 1 <= (kind.candidates or 1) <= MOST_READ:
+            allowed = f"a number above 0, then @ and from 1 to {MOST_READ} candidates if wanted"
+            raise RecipeError(f"tilts: got {part.strip()!r}, allowed is {allowed}, and more of them after commas")
+        found.append(kind)
+    return list(dict.fromkeys(found))
+
+
+def _scoring_up_to(checkpoint: EvaluatedCheckpoint, kinds: Sequence[TiltKind]) -> EvaluatedCheckpoint:
+    """The checkpoint, served so that a request may ask for as many candidates as these do."""
+    most = max(DEFAULT_MAX_CANDIDATES, *(kind.candidates or 1 for kind in kinds))
+    return replace(checkpoint, guide=replace(checkpoint.guide, max_candidates=most))
 
 
 def _instructions(path: Path | None, names: Sequence[str]) -> dict[str, str]:

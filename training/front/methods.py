@@ -82,19 +82,26 @@ class Base:
         return measured(scored, self.setting.sampler.tokens_per_s(condition))
 
 
-@dataclass(frozen=True)
-class Tilted:
-    """This project's: the base, tilted by value models.
+@dataclass(frozen=True, slots=True)
+class TiltKind:
+    """How strongly is tilted, and what.
 
     Attributes:
         strength: of the weights together; at 1 a reply costs what the checkpoint was calibrated to.
         candidates: None is the server's default.
     """
 
-    setting: Setting
-    scoring: Scoring
     strength: float = 1.0
     candidates: int | None = None
+
+
+@dataclass(frozen=True)
+class Tilted:
+    """This project's: the base, tilted by value models."""
+
+    setting: Setting
+    scoring: Scoring
+    kind: TiltKind
 
     @property
     def passes(self) -> float:
@@ -104,18 +111,19 @@ class Tilted:
     @property
     def name(self) -> str:
         parts = [f"tilted, {self.scoring}"]
-        parts += [f"strength {self.strength:g}"] if self.strength != 1.0 else []
-        parts += [f"{self.candidates} candidates"] if self.candidates else []
+        parts += [f"strength {self.kind.strength:g}"] if self.kind.strength != 1.0 else []
+        parts += [f"{self.kind.candidates} candidates"] if self.kind.candidates else []
         return ", ".join(parts)
 
     def at(self, mix: Mix) -> Measured:
-        guidance = Guidance("", mix.tilt(self.strength), scoring=self.scoring, candidates=self.candidates)
-        k = f"_k{self.candidates}" if self.candidates else ""
-        name = f"{self.scoring}_{self.strength:g}{k}_{mix.folder_name}_x{self.setting.samples}"
+        strength, candidates = self.kind.strength, self.kind.candidates
+        guidance = Guidance("", mix.tilt(strength), scoring=self.scoring, candidates=candidates)
+        k = f"_k{candidates}" if candidates else ""
+        name = f"{self.scoring}_{strength:g}{k}_{mix.folder_name}_x{self.setting.samples}"
         condition = Condition(name, guidance, self.setting.samples)
         sampler = self.setting.sampler
-        if self.candidates is not None:
-            sampler = replace(sampler, limits=replace(sampler.limits, read_top=self.candidates))
+        if candidates is not None:
+            sampler = replace(sampler, limits=replace(sampler.limits, read_top=candidates))
         scored = scored_replies(sampler, self.setting.rewards, condition, silent)
         return measured(scored, sampler.tokens_per_s(condition))
 
@@ -162,17 +170,12 @@ def silent(amount: int, note: str = "") -> None:
 def every_method(
     base: Base,
     scoring: Scoring,
-    variants: Sequence[tuple[float, int | None]],
+    tilts: Sequence[TiltKind],
     best_of: Sequence[int],
     prompted: Method | None,
 ) -> list[Method]:
-    """The base first, then this project's as it serves, then its variants, then the others.
-
-    Args:
-        variants: strength and candidates of other tilts.
-    """
+    """The base first, then this project's tilts, the first of which the others are set against, then the others."""
     setting = base.setting
-    found: list[Method] = [base, Tilted(setting, scoring)]
-    found += [Tilted(setting, scoring, strength, candidates) for strength, candidates in variants]
+    found: list[Method] = [base, *(Tilted(setting, scoring, kind) for kind in tilts)]
     found += [] if prompted is None else [prompted]
     return [*found, *(BestOf(base, n) for n in best_of)]

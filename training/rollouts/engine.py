@@ -20,7 +20,7 @@ from valuemodels.contract.trace_wire import TokenRange
 from valuemodels.sources.cpu import base_dtype, prepare_environment
 
 _TRACE_BATCH = 1024
-MOST_READ = 64
+MOST_READ = 1024
 """Likeliest tokens that `Limits.read_top` may ask for."""
 
 

@@ -48,12 +48,13 @@ def test_the_best_are_chosen_by_the_mix_and_more_choice_is_better(call: Callable
 
 
 def test_other_tilts_are_methods_of_their_own(call: Callable[..., Result], tmp_path: Path) -> None:
-    result = call("--best-of", "", "--strengths", "0.5", "--candidates", "5,20")
+    result = call("--best-of", "", "--tilts", "1,0.5,1@5,0.5@20")
     assert result.exit_code == 0, result.output
     (group,) = report_of(tmp_path)["groups"]
     names = [each["method"] for each in group["methods"]]
     assert names[1:5] == [
-        "tilted, exact", "tilted, exact, strength 0.5", "tilted, exact, 5 candidates", "tilted, exact, 20 candidates",
+        "tilted, exact", "tilted, exact, strength 0.5", "tilted, exact, 5 candidates",
+        "tilted, exact, strength 0.5, 20 candidates",
     ]  # fmt: skip
     weak = group["methods"][2]
     assert (
@@ -142,9 +143,10 @@ def test_a_verdict_says_so_where_another_method_wins() -> None:
         (["--no-others"], "pair: got none, allowed is two of positivity, simplicity"),
         (["--best-of", "1"], "best_of: got '1', allowed is whole numbers from 2"),
         (["--best-of", "four"], "best_of: got 'four', allowed is whole numbers from 2"),
-        (["--strengths", "0"], "strengths: got '0', allowed is numbers above 0"),
-        (["--strengths", "x"], "strengths: got 'x', allowed is numbers above 0"),
-        (["--candidates", "65"], "candidates: got '65', allowed is whole numbers from 1 to 64"),
+        (["--tilts", "1,0"], "tilts: got '0', allowed is a number above 0"),
+        (["--tilts", "x"], "tilts: got 'x', allowed is a number above 0"),
+        (["--tilts", "1@"], "tilts: got '1@', allowed is a number above 0"),
+        (["--tilts", "1@1025"], "tilts: got '1@1025', allowed is a number above 0, then @ and from 1 to 1024"),
         (["--instructions", "missing.yaml"], "instructions: missing.yaml cannot be read"),
     ],
 )
