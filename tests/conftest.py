@@ -93,7 +93,7 @@ def save_tiny_llama(folder: Path, **changes: object) -> str:
         "eos_token_id": 1,
     }
     LlamaForCausalLM(LlamaConfig(**{**fields, **changes})).save_pretrained(folder)
-    _character_tokenizer().save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
     return str(folder)
 
 
@@ -122,7 +122,7 @@ def random_probe(config: ValueConfig, base: str, seed: int = 2) -> dict[str, tor
     return tensors
 
 
-def _character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?0123"

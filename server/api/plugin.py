@@ -44,7 +44,7 @@ from server.start.server_options import SERVER_OPTIONS
 from server.workers.change_line import ChangeLine
 from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
-from server.workers.rpc import first_answer
+from server.workers.rpc import call_workers
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.value_config import read_value_config
@@ -116,7 +116,8 @@ class MavisEndpoints:
         catalogue = Catalogue(config, checkpoints, settings.all_profiles(config.checkpoints), options.keys.profiles)
         attached = await _attached(engine_client, catalogue)
         mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
-        line = ChangeLine(mailbox, attached.get("change_socket"))
+        # What comes by a socket reaches one engine.
+        line = ChangeLine(mailbox, attached[0].get("change_socket") if len(attached) == 1 else None)
         admission = Admission(settings.limits, engine_client.model_config.max_model_len)
         audit, drain = Audit(), Drain()
         registry = Registry()
@@ -136,15 +137,16 @@ class MavisEndpoints:
         options.on_drain(drain, settings.drain_s)
 
 
-async def _attached(engine_client: Any, catalogue: Catalogue) -> Mapping[str, Any]:
-    """What the workers say of themselves."""
+async def _attached(engine_client: Any, catalogue: Catalogue) -> list[Mapping[str, Any]]:
+    """What the workers of every engine say of themselves."""
     try:
-        attached = first_answer(await engine_client.collective_rpc("mavis_attach"))
+        attached = await call_workers(engine_client, "mavis_attach")
     except EngineLostError as error:
         raise StartupError(error.reason) from None
-    if tuple(attached["objectives"]) != catalogue.policy.objectives:
+    names = [each["objectives"] for each in attached if tuple(each["objectives"]) != catalogue.policy.objectives]
+    if names:
         raise StartupError(
-            f"the workers loaded the objectives {', '.join(attached['objectives'])}, "
+            f"the workers loaded the objectives {', '.join(names[0])}, "
             f"the checkpoints on disk hold {', '.join(catalogue.policy.objectives)}; did they change just now?"
         )
     return attached

@@ -132,12 +132,17 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
         raise StartupError(f"MODEL comes first, before the flags: mavis serve {args.model_tag} ...")
     if args.headless or args.grpc or args.api_server_count not in (None, 1):
         raise StartupError("--headless, --grpc and --api-server-count above 1 are not supported: one HTTP process")
-    if args.data_parallel_size > 1 or args.data_parallel_multi_port_external_lb:
-        raise StartupError("--data-parallel-size above 1 is not supported: values are read from one engine")
-    if args.tensor_parallel_size > 1 or args.pipeline_parallel_size > 1:
+    for flag in ("external-lb", "multi-port-external-lb", "hybrid-lb", "rank", "start-rank"):
+        given = getattr(args, f"data_parallel_{flag.replace('-', '_')}")
+        if given is not None and given is not False:
+            raise StartupError(
+                f"--data-parallel-{flag} is not supported: one HTTP process has to reach all engines; "
+                "--data-parallel-size alone gives them to it"
+            )
+    if args.pipeline_parallel_size > 1:
         raise StartupError(
-            "--tensor-parallel-size and --pipeline-parallel-size above 1 are not supported: values and changes are "
-            "exchanged with one worker, and each rank would sample by its own values"
+            "--pipeline-parallel-size above 1 is not supported: vLLM's pipelines do not run where this server is "
+            "tested; --tensor-parallel-size splits a model, too"
         )
     if args.enable_batch_sharded_sampling:
         raise StartupError("--enable-batch-sharded-sampling is not supported: each rank would sample other rows")

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -215,7 +215,7 @@ class Mailbox:
         return True
 
     async def _call(self, batch: _Batch, drops: list[str]) -> Exchange:
-        wire = await call_workers(
+        answers = await call_workers(
             self._engine,
             "mavis_exchange",
             [change.to_wire() for change in batch.changes],
@@ -223,12 +223,18 @@ class Mailbox:
             drops,
             liveness_s=self._liveness_s,
         )
-        self._on_stats(wire["stats"])
-        return Exchange(_by_choice(wire["traces"]), frozenset(wire["failed"]), _by_choice(wire["next_tokens"]))
+        self._on_stats({name: sum(each["stats"][name] for each in answers) for name in answers[0]["stats"]})
+        failed = frozenset(generation_id for each in answers for generation_id in each["failed"])
+        return Exchange(_by_choice(answers, "traces"), failed, _by_choice(answers, "next_tokens"))
 
 
-def _by_choice(wire: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[ChoiceName, Any]]:
-    return {gid: of_choices(of) for gid, of in wire.items()}
+def _by_choice(answers: Sequence[Mapping[str, Any]], what: str) -> dict[str, dict[ChoiceName, Any]]:
+    """Of all engines: the choices of one generation may run on several."""
+    found: dict[str, dict[ChoiceName, Any]] = {}
+    for answer in answers:
+        for generation_id, choices in answer[what].items():
+            found.setdefault(generation_id, {}).update(of_choices(choices))
+    return found
 
 
 def of_choices(wire: Mapping[str, T]) -> dict[ChoiceName, T]:

@@ -1,4 +1,8 @@
-"""Calling the worker extension from the HTTP process. No torch, no vLLM: the engine client is met by a `Protocol`."""
+"""Calling the worker extension from the HTTP process. No torch, no vLLM: the engine client is met by a `Protocol`.
+
+There may be several engines (data parallelism), each with ranks that sample alike (tensor parallelism) or not at all
+(pipeline parallelism). A call reaches all of them, and every engine has one answer.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -22,32 +26,38 @@ class EngineRpc(Protocol):
         ...
 
 
-async def call_workers(engine: EngineRpc, method: str, *args: Any, liveness_s: float = LIVENESS_S) -> Mapping[str, Any]:
-    """One call; the answer of the one rank that gives any.
+async def call_workers(
+    engine: EngineRpc, method: str, *args: Any, liveness_s: float = LIVENESS_S
+) -> list[Mapping[str, Any]]:
+    """One call; what every engine answers.
 
     vLLM never settles the calls that were under way when the engine died, so this looks after it every `liveness_s`.
 
     Raises:
-        EngineLostError: the engine died, or no rank answered.
+        EngineLostError: an engine died, or no rank of one answered.
         Exception: what the worker raised, as vLLM hands it on.
     """
-    call = asyncio.ensure_future(engine.collective_rpc(method, args=args))
+    call = asyncio.ensure_future(_answers(engine, method, args))
     try:
         while not (await asyncio.wait({call}, timeout=liveness_s))[0]:
             if engine.errored:
                 raise EngineLostError("the engine died")
     finally:
         call.cancel()
-    return first_answer(call.result())
+    return [_first_answer(ranks) for ranks in call.result()]
 
 
-def first_answer(answers: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
-    """The one rank's answer that counts: the first that is not None.
+async def _answers(engine: EngineRpc, method: str, args: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+    """What the ranks of every engine answer. Of several engines vLLM's `collective_rpc` gives the first one's alone."""
+    everywhere = getattr(getattr(engine, "engine_core", None), "call_utility_all_async", None)
+    if everywhere is None:
+        return [await engine.collective_rpc(method, args=args)]
+    found: Sequence[Sequence[Any]] = await everywhere("collective_rpc", method, None, args, None)
+    return found
 
-    Raises:
-        EngineLostError: no rank answered.
-    """
-    for answer in answers:
+
+def _first_answer(ranks: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
+    for answer in ranks:
         if answer is not None:
             return answer
     raise EngineLostError("no worker answered: is the value guide loaded?")

@@ -29,7 +29,17 @@ ARROWS = {
 """Package folder -> the packages of ours that it may import."""
 
 ROOMS = {
-    "valuemodels": ("adapters", "guide", "scoring", "models", "tilting", "kl_budget", "sources", "contract"),
+    "valuemodels": (
+        "adapters",
+        "guide",
+        "scoring",
+        "models",
+        "tilting",
+        "kl_budget",
+        "transfers",
+        "sources",
+        "contract",
+    ),
     "server": (
         *(
             "cli",

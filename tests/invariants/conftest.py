@@ -107,4 +107,4 @@ def tiny_guide(base: str, checkpoint: Path) -> GuideConfig:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that open an engine of their own come last: vLLM's counters are those of the engine opened last."""
-    items.sort(key=lambda item: not {"drafting", "ahead"}.isdisjoint(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: not {"drafting", "ahead", "ranks"}.isdisjoint(getattr(item, "fixturenames", ())))

@@ -61,7 +61,6 @@ def open_engine(
     engine = LLM(
         model=model,
         dtype=dtype,
-        enforce_eager=True,
         max_model_len=320,
         max_num_seqs=8,
         max_num_batched_tokens=BATCHED_TOKENS,
@@ -71,7 +70,7 @@ def open_engine(
         disable_log_stats=False,
         enable_prefix_caching=True,
         **({} if guide is None else engine_arguments(guide)),
-        **more,
+        **{"enforce_eager": True, **more},
     )
     if guide is not None:
         engine.collective_rpc("mavis_attach")
@@ -92,18 +91,22 @@ def _schedule_ahead() -> None:
     CpuPlatform.check_and_update_config = staticmethod(updated)
 
 
-def generate(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[list[int]]]:
+def generate(
+    engine: Any, requests: Sequence[Mapping[str, Any]], adapters: Sequence[Any] | None = None
+) -> list[list[list[int]]]:
     """Sample every request in one batch.
 
     Args:
         requests: {"prompt": token ids, "guidance": Guidance or absent, any field of SamplingParams}.
+        adapters: the `LoRARequest` of each, or None.
 
     Returns:
         Token ids by request and choice.
     """
     params = [params_of(request) for request in requests]
     prompts = [{"prompt_token_ids": list(request["prompt"])} for request in requests]
-    outputs = engine.generate(prompts, params, use_tqdm=False)
+    lora = None if adapters is None else list(adapters)
+    outputs = engine.generate(prompts, params, use_tqdm=False, lora_request=lora)
     answers = [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
     for request, choices in zip(requests, answers, strict=True):
         if (guidance := request.get("guidance")) is not None:
@@ -139,14 +142,24 @@ def one_by_one(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[
     return [generate(engine, [request])[0] for request in requests]
 
 
-def read_traces(engine: Any, *generation_ids: str) -> dict[str, dict[str, dict[str, Any]]]:
+Traces = dict[str, dict[str, dict[str, Any]]]
+"""By generation and choice."""
+
+
+def read_traces(engine: Any, *generation_ids: str) -> Traces:
     """The traces of some generations, their candidates unpacked, which are dropped by reading."""
+    return traces_of_ranks(engine, *generation_ids)[0]
+
+
+def traces_of_ranks(engine: Any, *generation_ids: str) -> list[Traces]:
+    """The same of every rank that samples."""
     wanted = {name: _told.pop(name) for name in generation_ids}
     answers = engine.collective_rpc("mavis_exchange", args=([], wanted, list(generation_ids)))
-    traces: dict[str, dict[str, dict[str, Any]]] = answers[0]["traces"]
-    for trace in (trace for choices in traces.values() for trace in choices.values() if "candidates" in trace):
-        trace["candidates"] = [CandidateColumns(*packed).unpack() for packed in trace["candidates"]]
-    return traces
+    found = [answer["traces"] for answer in answers if answer is not None]
+    for trace in (trace for traces in found for choices in traces.values() for trace in choices.values()):
+        if "candidates" in trace:
+            trace["candidates"] = [CandidateColumns(*packed).unpack() for packed in trace["candidates"]]
+    return found
 
 
 def guide_of(engine: Any) -> "ValueGuide":

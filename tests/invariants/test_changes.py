@@ -19,11 +19,11 @@ NEW: dict[str, Any] = {"warmth": -1.0, "brevity": 0.75}
 
 
 def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **weights: float) -> dict[str, Any]:
-    """Have the worker take over other weights; returns the next tokens that it tells."""
-    (answer,) = engine.collective_rpc(
+    """Have the workers take over other weights; returns the next tokens that they tell."""
+    answers = engine.collective_rpc(
         "mavis_exchange", args=([Change(generation_id, weights, choice=choice).to_wire()], {}, [])
     )
-    next_tokens: dict[str, Any] = answer["next_tokens"]
+    next_tokens: dict[str, Any] = next(answer["next_tokens"] for answer in answers if answer is not None)
     return next_tokens
 
 

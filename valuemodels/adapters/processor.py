@@ -4,9 +4,9 @@ Each runner has its own interface for logits processors, and an adapter of its o
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from vllm import SamplingParams
@@ -17,8 +17,13 @@ from valuemodels.adapters.requests import EngineRequest, RunningRequest, choice_
 from valuemodels.adapters.trunk_layers import use_vllm_layers
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.loading import load_guide
+from valuemodels.guide.offers import Offers
+from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.scoring.rows import Row
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,21 @@ class ValueProcessor:
             )
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
-        config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
         model = vllm_config.model_config
-        self.guide = load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers)
+
+        def load(config: GuideConfig) -> ValueGuide:
+            return load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers)
+
+        self.offers = Offers(load, GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY]))
+        self.changed = ChangedGenerations()
         self.hidden: HiddenStates | None = None
         self._end_token = _end_token(model.hf_text_config)
         self._attachment: Attachment | None = None
+
+    @property
+    def guide(self) -> ValueGuide:
+        """Of the latest offer."""
+        return self.offers.latest
 
     def attach(self, attachment: Attachment) -> None:
         """Connect it to its runner."""
@@ -80,8 +94,13 @@ class ValueProcessor:
 
     def forget(self, generation_ids: Sequence[str]) -> None:
         """Let go of all that is kept of these generations; unknown ones are ignored."""
-        self.guide.traces.drop(generation_ids)
-        self.guide.changed.drop(generation_ids)
+        for guide in self.offers:
+            guide.traces.drop(generation_ids)
+        self.changed.drop(generation_ids)
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the start and present sizes."""
+        return {**self.offers.stats(), "changed_generations": len(self.changed)}
 
     @property
     def _attached(self) -> Attachment:
@@ -96,14 +115,16 @@ class ValueProcessor:
             prompt, output: token ids; both lists may grow.
         """
         guidance = guidance_of(params)
-        resolved = self.guide.policy.resolve(guidance)
+        # An offer goes after the last request that is about it. Were that ever wrong, the operator's floors would hold.
+        guide = (None if guidance is None else self.offers.of(guidance.offer)) or self.guide
+        resolved = guide.policy.resolve(guidance)
         # One that is plain and has our guidance may be changed later.
         if guidance is None and not resolved.needs_values:
             return None
         end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
         # What its schedule says at its first token holds already; what it says later, from the next step on.
         until = math.inf if guidance is None or not guidance.schedule else 0
-        return RunningRequest(guidance, resolved, params.temperature, prompt, output, end_token, until=until)
+        return RunningRequest(guidance, guide, resolved, params.temperature, prompt, output, end_token, until=until)
 
     def _row(self, index: int, request_id: str, request: RunningRequest, drafts: Sequence[int] = ()) -> Row | None:
         """What the guide is told of a row of the logits; None where there is nothing to tilt or to watch.
@@ -112,8 +133,8 @@ class ValueProcessor:
             drafts: tokens that are proposed to follow the output, and that the row comes after.
         """
         asked, row = request.asked, request.row
-        overrides = None if asked is None else self.guide.changed.get(asked.generation_id)
-        if not request.follow(self.guide.policy, overrides, request_id, len(drafts)):
+        overrides = None if asked is None else self.changed.get(asked.generation_id)
+        if not request.follow(overrides, request_id, len(drafts)):
             return None
         if drafts:
             return self._new_row(index, request_id, request, drafts)
@@ -135,6 +156,14 @@ class ValueProcessor:
             last_token=request.end_token,
             drafts=tuple(drafts),
         )
+
+
+def steps_of(rows: Iterable[tuple[RunningRequest, T]]) -> dict[ValueGuide, list[T]]:
+    """What each guide is told of a step."""
+    found: dict[ValueGuide, list[T]] = {}
+    for request, told in rows:
+        found.setdefault(request.guide, []).append(told)
+    return found
 
 
 def _end_token(hf_config: Any) -> int:

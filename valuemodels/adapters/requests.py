@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from valuemodels.contract.changes import Overrides
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, ChoiceName, Guidance, ResolvedGuidance
-from valuemodels.contract.policy import GuidancePolicy
 from valuemodels.contract.schedule import next_entry, scheduled
+from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.scoring.rows import Row
 
 _CHILD_INDEX = re.compile(r"^(\d+)_")
@@ -21,6 +21,7 @@ class RunningRequest:
 
     Attributes:
         asked: the guidance that the request began with; None where only the operator's defaults guide it.
+        guide: of its offer.
         end_token: what ends its sequence.
         version: of the generation's overrides that `guidance` includes; 0 is none.
         since: a token that `guidance` holds for; one before it may come again, where drafts were refused.
@@ -29,6 +30,7 @@ class RunningRequest:
     """
 
     asked: Guidance | None
+    guide: ValueGuide
     guidance: ResolvedGuidance
     temperature: float
     prompt: list[int]
@@ -39,7 +41,7 @@ class RunningRequest:
     until: float = math.inf
     row: Row | None = None
 
-    def follow(self, policy: GuidancePolicy, overrides: Overrides | None, request_id: str, drafts: int = 0) -> bool:
+    def follow(self, overrides: Overrides | None, request_id: str, drafts: int = 0) -> bool:
         """Bring `guidance` up to date with the schedule, and with the changes that were made to the generation.
 
         Args:
@@ -54,12 +56,11 @@ class RunningRequest:
         version = 0 if overrides is None else overrides.version
         if version != self.version or not self.since <= token < self.until:
             self.version, self.since = version, token
-            self._resolve(policy, asked, overrides, choice_name(asked, request_id), token)
+            self._resolve(asked, overrides, choice_name(asked, request_id), token)
         return overrides is not None or self.guidance.needs_values
 
-    def _resolve(
-        self, policy: GuidancePolicy, asked: Guidance, overrides: Overrides | None, choice: ChoiceName, token: int
-    ) -> None:
+    def _resolve(self, asked: Guidance, overrides: Overrides | None, choice: ChoiceName, token: int) -> None:
+        policy = self.guide.policy
         if overrides is None:
             self.guidance = policy.resolve(asked, token, choice)
         else:

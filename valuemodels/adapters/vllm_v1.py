@@ -12,7 +12,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from valuemodels.adapters.processor import ValueProcessor
+from valuemodels.adapters.processor import ValueProcessor, steps_of
 from valuemodels.adapters.requests import RunningRequest, next_tokens
 
 
@@ -46,14 +46,16 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         attached.take_changes()
         ids = attached.request_ids()
         # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
-        found = ((index, ids[index], self._requests[index]) for index in sorted(self._requests))
-        rows = [row for index, name, request in found if (row := self._row(index, name, request)) is not None]
+        found = ((self._requests[index], index) for index in sorted(self._requests))
+        rows = [(asked, row) for asked, index in found if (row := self._row(index, ids[index], asked)) is not None]
         if unfinished := attached.unfinished():
-            self.guide.read_ahead([(row, unfinished[row.index]) for row in rows if row.index in unfinished])
-            rows = [row for row in rows if row.index not in unfinished]
-        if not rows:
-            return logits
-        return self.guide.step(logits, rows, None if self.hidden is None else self.hidden.rows(len(logits)))
+            ahead = ((asked, (row, unfinished[row.index])) for asked, row in rows if row.index in unfinished)
+            for guide, chunks in steps_of(ahead).items():
+                guide.read_ahead(chunks)
+            rows = [(asked, row) for asked, row in rows if row.index not in unfinished]
+        for guide, own in steps_of(rows).items():
+            logits = guide.step(logits, own, None if self.hidden is None else self.hidden.rows(len(logits)))
+        return logits
 
     def next_tokens(self, generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """See `ValueProcessor`."""

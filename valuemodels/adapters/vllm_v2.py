@@ -1,12 +1,15 @@
 """The logits-processor interface of vLLM's V2 runner, adapted to the value guide. Runs in every worker.
 
 V2 gives every request a slot when it enters the batch, and tells once; of its end, or that it is preempted, it tells
-nothing: the slot is given to another, and a request that is resumed enters again. Tokens lie on the device, by slot. A
-row of the logits names its slot and its place in the sequence; with speculative decoding a request has a row for every
-draft as well, whose tokens are the model's input and nowhere else.
+nothing: the slot is given to another, and a request that is resumed enters again. Tokens lie on the device, by slot.
+Which slot a row of the logits belongs to, and how long its sequence is, the host knows; with speculative decoding only
+the device does, and a request has a row for every draft as well, whose tokens are the model's input and nowhere else.
+
+So fast scoring waits for nothing, unless there is speculation: its tokens come to the host some steps later. Exact
+scoring plans on the host what is to be read, and waits for the newest tokens.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,39 +18,11 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
-from valuemodels.adapters.processor import ValueProcessor
+from valuemodels.adapters.processor import ValueProcessor, steps_of
 from valuemodels.adapters.requests import RunningRequest, choice_name, is_through
+from valuemodels.adapters.slots import ComingTokens, SlotRequest
+from valuemodels.guide.step_record import Backlog
 from valuemodels.scoring.rows import Row
-
-
-@dataclass(slots=True, eq=False)
-class SlotRequest:
-    """A request since it last entered the batch.
-
-    Attributes:
-        request_id: the engine's; slot: where it stands, while the runner says so.
-        params: as it was added; running: what the guide knows of it.
-        prompt_tokens: how many its prompt has.
-        reached: how many tokens have been sampled by the end of its latest step.
-    """
-
-    request_id: str
-    slot: int
-    params: SamplingParams
-    running: RunningRequest
-    prompt_tokens: int
-    reached: int = 0
-
-    @property
-    def known(self) -> int:
-        """How many of its tokens are on the host."""
-        return len(self.running.prompt) + len(self.running.output)
-
-    def learn(self, tokens: Sequence[int]) -> None:
-        """Append tokens, of the prompt or sampled."""
-        missing = self.prompt_tokens - len(self.running.prompt)
-        self.running.prompt += tokens[:missing]
-        self.running.output += tokens[max(missing, 0) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +43,9 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         self._states = req_states
         self._slots: dict[int, SlotRequest] = {}
         self._of_generation: dict[str, dict[str, SlotRequest]] = {}
+        self._speculates = vllm_config.speculative_config is not None
+        self._backlog = Backlog()
+        self._coming: ComingTokens | None = None
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Follow a request that is new, or resumed, perhaps in another slot.
@@ -94,22 +72,27 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
             return logits
         self._attached.take_changes()
         lines = list(self._lines(ctx))
-        self._learn({line.request: line.committed for line in lines})
-        ahead: list[tuple[Row, int]] = []
-        rows: list[Row] = []
         for line in lines:
-            request, committed = line.request, line.committed
-            row = self._row(line.index, request.request_id, request.running, line.drafts)
-            if committed < self._states.prefill_len.np[request.slot]:
+            line.request.reach(line.committed)
+        found = [(line, self._row_of(line)) for line in lines]
+        ahead: list[tuple[RunningRequest, tuple[Row, int]]] = []
+        rows: list[tuple[RunningRequest, Row]] = []
+        for line, row in found:
+            running = line.request.running
+            if line.committed < self._states.prefill_len.np[line.request.slot]:
                 # Not the prompt's last part: its sample is thrown away. Drafts of it are none.
-                ahead += [] if row is None or line.drafts else [(row, committed)]
+                ahead += [] if row is None or line.drafts else [(running, (row, line.committed))]
                 continue
-            request.reached = committed - request.prompt_tokens + 1
-            rows += [] if row is None else [row]
-        if ahead:
-            self.guide.read_ahead(ahead)
+            line.request.reached = line.committed - line.request.prompt_tokens + 1
+            rows += [] if row is None else [(running, row)]
+        self._learn([line.request for line, row in found if row is not None and row.guidance.scoring != "fast"])
+        self._learn_later([line.request for line in lines])
+        for guide, chunks in steps_of(ahead).items():
+            guide.read_ahead(chunks)
         hidden = None if self.hidden is None else self.hidden.rows(len(logits))
-        return self.guide.step(logits, rows, hidden) if rows else logits
+        for guide, own in steps_of(rows).items():
+            logits = guide.step(logits, own, hidden)
+        return logits
 
     def next_tokens(self, generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """See `ValueProcessor`. Of one that is preempted, or finished and not yet forgotten, the token after its last
@@ -130,6 +113,12 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
 
     def _lines(self, ctx: LogitsContext) -> Iterator[_Line]:
         """The rows of our requests, in the batch's order: those of one request stand together, drafts after it."""
+        if not self._speculates:
+            # One row a request, and the host's figures are exact.
+            for index, slot in enumerate(ctx.idx_mapping_np.tolist()):
+                if (request := self._slots.get(slot)) is not None:
+                    yield _Line(index, request, int(ctx.seq_lens_upper_bound_np[index]), ())
+            return
         columns = (ctx.expanded_idx_mapping, ctx.pos, ctx.expanded_local_pos, ctx.input_ids)
         drafts: tuple[int, ...] = ()
         for index, row in enumerate(torch.stack([column.long() for column in columns], dim=1).tolist()):
@@ -138,17 +127,22 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
             if (request := self._slots.get(slot)) is not None:
                 yield _Line(index, request, position + 1 - offset, drafts)
 
-    def _learn(self, committed: Mapping[SlotRequest, int]) -> None:
-        """Bring so many tokens of these requests to the host: one copy, whatever their number."""
-        missing = {request: range(request.known, tokens) for request, tokens in committed.items()}
-        slots = [request.slot for request, places in missing.items() for _ in places]
-        if not slots:
-            return
-        tokens = self._states.all_token_ids.gpu
-        index = torch.tensor([slots, [at for places in missing.values() for at in places]], device=tokens.device)
-        found = iter(tokens[index[0], index[1]].tolist())
-        for request, places in missing.items():
-            request.learn([next(found) for _ in places])
+    def _row_of(self, line: _Line) -> Row | None:
+        return self._row(line.index, line.request.request_id, line.request.running, line.drafts)
+
+    def _learn(self, requests: Sequence[SlotRequest]) -> None:
+        """Bring all tokens of these requests to the host, now."""
+        table = self._states.all_token_ids.gpu
+        ComingTokens(table, {request: request.missing(prompt=True) for request in requests}).learn()
+
+    def _learn_later(self, requests: Sequence[SlotRequest]) -> None:
+        """Every few steps, have what these requests have sampled on its way; take what has come."""
+        if self._coming is not None and self._coming.are_here:
+            self._coming.learn()
+            self._coming = None
+        if self._coming is None and self._backlog.is_full(len(requests)):
+            table = self._states.all_token_ids.gpu
+            self._coming = ComingTokens(table, {request: request.missing(prompt=False) for request in requests})
 
     def _is_live(self, request: SlotRequest) -> bool:
         """Whether it stands in its slot, neither preempted nor gone."""

@@ -9,8 +9,9 @@ from valuemodels.adapters.change_socket import ChangeSocket, change_socket
 from valuemodels.adapters.hidden_states import HiddenStates
 from valuemodels.adapters.processor import Attachment, ValueProcessor
 from valuemodels.contract.changes import Change
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.offers import Offers
 from valuemodels.guide.recorder import PositionRecorder
-from valuemodels.guide.value_guide import ValueGuide
 
 logger = logging.getLogger("vllm.mavis")
 
@@ -59,10 +60,9 @@ class ValueWorkerExtension:
         processor = self._mavis_processor()
         if processor is None or self._mavis_socket is None:
             return
-        guide = processor.guide
 
         def taken(change: Change) -> dict[str, int]:
-            guide.changed.take([change])
+            processor.changed.take([change])
             return processor.next_tokens({change.generation_id}).get(change.generation_id, {})
 
         self._mavis_socket.take(taken)
@@ -101,24 +101,46 @@ class ValueWorkerExtension:
         processor = self._mavis_processor()
         if processor is None:
             return None
-        guide = processor.guide
         self._mavis_take_changes()  # they were sent before
-        guide.changed.take(Change.from_wire(change) for change in changes)
+        processor.changed.take(Change.from_wire(change) for change in changes)
         next_of = processor.next_tokens({change["generation_id"] for change in changes})
-        traces, failed = self._mavis_read(guide, read)
+        traces, failed = self._mavis_read(processor.offers, read)
         processor.forget(drop)
-        return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": guide.stats()}
+        return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": processor.stats()}
+
+    def mavis_load(self, offer: int, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Begin to load another offer of objectives, beside the steps of the engine; see `Offers.state`.
+
+        Args:
+            config: `GuideConfig.to_wire`.
+        """
+        if (processor := self._mavis_processor()) is None:
+            return None
+        processor.offers.begin(offer, GuideConfig.from_wire(config))
+        return processor.offers.state(offer)
+
+    def mavis_offer(self, offer: int) -> dict[str, Any] | None:
+        """How far the loading of an offer is; see `Offers.state`."""
+        processor = self._mavis_processor()
+        return None if processor is None else processor.offers.state(offer)
+
+    def mavis_unload(self, offer: int) -> dict[str, Any] | None:
+        """Let go of an offer that no request is about any more."""
+        if (processor := self._mavis_processor()) is None:
+            return None
+        processor.offers.end(offer)
+        return processor.offers.state(offer)
 
     @staticmethod
     def _mavis_read(
-        guide: ValueGuide, read: Mapping[str, Mapping[str, Sequence[Any]]]
+        offers: Offers, read: Mapping[str, Mapping[str, Sequence[Any]]]
     ) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """One generation after another, so that one that cannot be read costs only its own answer."""
         traces: dict[str, dict[str, Any]] = {}
         failed = []
         for generation_id, ranges in read.items():
             try:
-                traces |= guide.traces.read({generation_id: ranges})
+                traces |= offers.read({generation_id: ranges})
             except Exception:  # whatever it is, the others' traces and all drops must not suffer
                 logger.exception("the trace of a generation could not be read")
                 failed.append(generation_id)
@@ -127,7 +149,7 @@ class ValueWorkerExtension:
     def mavis_stats(self) -> dict[str, int] | None:
         """Counters since the start and the cache's present size."""
         processor = self._mavis_processor()
-        return None if processor is None else processor.guide.stats()
+        return None if processor is None else processor.stats()
 
     def _mavis_processor(self) -> ValueProcessor | None:
         runner: Any = self.model_runner

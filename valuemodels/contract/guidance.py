@@ -65,6 +65,7 @@ class Guidance:
         key: name of the API key that the request came with, where that key has rules of its own.
         schedule: what changes along the text, by rising token; see `valuemodels.contract.schedule`.
         n: choices of each prompt.
+        offer: number of the offer of objectives that it was checked against.
     """
 
     generation_id: str
@@ -79,6 +80,7 @@ class Guidance:
     candidate_min_p: float | None = None
     schedule: tuple[ScheduledChange, ...] = ()
     n: int = 1
+    offer: int = 0
 
     def index_of(self, choice: ChoiceName) -> int:
         """The place of a choice in the response."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from valuemodels.contract.throttle import Throttle, left_out
 from valuemodels.scoring.exact import ExactScorer, Prefix
 from valuemodels.scoring.scorer import Scorer, ScoringBatch
+from valuemodels.transfers import to_device
 
 logger = logging.getLogger("vllm.mavis")
 
@@ -39,7 +40,7 @@ class RowByRow:
         together = self._try(scorer, batch.select(trusted)) if trusted else None
         if together is None:
             return self._each_alone(scorer, batch, values, places)
-        values[torch.tensor(trusted, device=values.device)] = together
+        values[to_device(trusted, values.device)] = together
         return self._each_alone(scorer, batch, values, suspected)
 
     def read(self, scorer: ExactScorer, prefixes: Sequence[Prefix]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from valuemodels.contract.guidance import Scoring
 from valuemodels.scoring.rows import Row
 from valuemodels.tilting import sampling_temperature
+from valuemodels.transfers import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,10 @@ class SettingsOfRows:
 
     def _write(self, rows: Sequence[Row]) -> None:
         self._make_room(1 + max(row.index for row in rows))
-        index = torch.tensor([row.index for row in rows], device=self._device)
+        index = to_device([row.index for row in rows], self._device)
         self._lines.update((row.index, self._line(row)) for row in rows)
-        numbers = torch.tensor([self._lines[row.index] for row in rows], dtype=torch.float32)
-        counts = torch.tensor([[row.guidance.candidates, row.last_token] for row in rows])
-        self._numbers[index] = numbers.to(self._device)
-        self._counts[index] = counts.to(self._device)
+        self._numbers[index] = to_device([self._lines[row.index] for row in rows], self._device, torch.float32)
+        self._counts[index] = to_device([[row.guidance.candidates, row.last_token] for row in rows], self._device)
         # The row itself, so that its guidance stays alive: only so is an identity its own.
         self._written.update((row.index, row) for row in rows)
 
@@ -119,7 +118,7 @@ class SettingsOfRows:
         places: dict[Scoring, list[int]] = {}
         for place, row in enumerate(rows):
             places.setdefault(row.guidance.scoring, []).append(place)
-        index = torch.tensor(order, device=self._device)
+        index = to_device(order, self._device)
         numbers, counts = self._numbers[index], self._counts[index]
         free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 5], dim=1)
         tilts = rest[:, 2] != 0

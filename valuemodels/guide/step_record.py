@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from valuemodels.contract.trace_wire import CandidateColumns
 from valuemodels.tilting import NEG_INF, Tilt, advantages_of
+from valuemodels.transfers import to_device
 
 SETTLE_STEPS, SETTLE_ROWS = 64, 4096
 """When what waits is worked out: so few rows that they are small, so many steps that each costs next to nothing."""
@@ -114,7 +115,7 @@ class StepRecord:
         """Some rows, in this order."""
         if len(rows) == len(self.dropped) and all(place == row for place, row in enumerate(rows)):
             return self
-        index = torch.tensor(rows, device=self.dropped.device)
+        index = to_device(rows, self.dropped.device)
         return replace(self, **{name: getattr(self, name)[index] for name in _BY_ROW})
 
     def widened(self, k: int) -> "StepRecord":
@@ -130,9 +131,9 @@ class StepRecord:
             shift=functional.pad(self.shift, (0, more)),
         )
 
-    def settle(self, token_ids: Sequence[int]) -> list[TokenEntry]:
-        """What the sampled token of every row did: one copy from the device, whatever the number of rows."""
-        sampled = torch.tensor(token_ids, device=self.dropped.device)
+    def outcomes(self, token_ids: Sequence[int]) -> Tensor:
+        """[rows, 7 + 2 objectives] float32: what the sampled token of every row did, for `entries_of`."""
+        sampled = to_device(token_ids, self.dropped.device)
         hit = (self.token_ids == sampled[:, None]) & self.valid
         objectives = self.values.shape[-1]
         at = hit.to(torch.uint8).argmax(1)[:, None]
@@ -143,31 +144,17 @@ class StepRecord:
         log_ratios = (self.tilt.logprobs - self.tilt.base_logprobs).gather(1, at)[:, 0]
         flags = torch.stack([known, known & self.gives_levels, ~self.is_scored, self.is_aborted], dim=1)
         numbers = torch.stack([kl, self.dropped, torch.where(known, log_ratios, 0.0)], dim=1)
-        columns = torch.cat([numbers, flags.float(), advantages, levels], dim=1).tolist()
-        return [
-            TokenEntry(
-                kl=row[0],
-                dropped=row[1],
-                log_ratio=row[2],
-                advantages=row[7 : 7 + objectives] if row[3] else None,
-                levels=row[7 + objectives :] if row[4] else None,
-                fell_back=bool(row[5]),
-                is_aborted=bool(row[6]),
-            )
-            for row in columns
-        ]
+        return torch.cat([numbers, flags.float(), advantages, levels], dim=1)
 
-    def candidates(self) -> list[CandidateColumns]:
-        """Every candidate of every row, none where a row fell back: three copies, whatever the number of rows."""
+    def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Every candidate of every row, none where a row fell back, for `columns_of`.
+
+        Returns:
+            [rows] how many, [rows, k] int32 ids, [rows, k, 2 + objectives] float32.
+        """
         base = self.tilt.base_logprobs
-        counts = (self.valid.sum(1) * self.is_scored).tolist()
         parts = [base[..., None], self.tilt.logprobs[..., None], advantages_of(self.values, base)]
-        numbers = torch.cat(parts, dim=-1).float().cpu().numpy()
-        token_ids = self.token_ids.int().cpu().numpy()
-        return [
-            CandidateColumns(token_ids[r, :count].tobytes(), numbers[r, :count].tobytes())
-            for r, count in enumerate(counts)
-        ]
+        return self.valid.sum(1) * self.is_scored, self.token_ids.int(), torch.cat(parts, dim=-1).float()
 
 
 _BY_ROW = (
@@ -182,6 +169,29 @@ _BY_ROW = (
     "is_aborted",
     "is_level",
 )
+
+
+def entries_of(outcomes: Tensor) -> list[TokenEntry]:
+    """Of `StepRecord.outcomes`, on the host."""
+    objectives = (outcomes.shape[1] - 7) // 2
+    return [
+        TokenEntry(
+            kl=row[0],
+            dropped=row[1],
+            log_ratio=row[2],
+            advantages=row[7 : 7 + objectives] if row[3] else None,
+            levels=row[7 + objectives :] if row[4] else None,
+            fell_back=bool(row[5]),
+            is_aborted=bool(row[6]),
+        )
+        for row in outcomes.tolist()
+    ]
+
+
+def columns_of(counts: Tensor, token_ids: Tensor, numbers: Tensor) -> list[CandidateColumns]:
+    """Of `StepRecord.candidates`, on the host."""
+    ids, floats = token_ids.numpy(), numbers.numpy()
+    return [CandidateColumns(ids[r, :n].tobytes(), floats[r, :n].tobytes()) for r, n in enumerate(counts.tolist())]
 
 
 def broken(values: Tensor, valid: Tensor, needed: Tensor) -> Tensor:

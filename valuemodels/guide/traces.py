@@ -1,7 +1,8 @@
 """What each sampled token did for each objective, kept in the worker until the response has been told.
 
 A step is recorded before its tokens are sampled, and nobody needs it at once. So it waits on the device, as one record
-of the whole batch; every few steps, and whenever somebody reads, what has been sampled by then is settled together.
+of the whole batch; every few steps what has been sampled by then is settled together, and read once it has come to the
+host. Whoever reads a trace meanwhile waits for it.
 """
 
 from collections import OrderedDict
@@ -12,10 +13,9 @@ from typing import Any
 
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, TraceDetail
 from valuemodels.contract.trace_wire import NO_CANDIDATES, CandidateColumns, TokenRange
-from valuemodels.guide.step_record import Backlog, StepRecord, TokenEntry, join
-from valuemodels.scoring.rows import Row
-
-_UNKNOWN_TOKEN = -1
+from valuemodels.guide.step_record import Backlog, StepRecord, TokenEntry, columns_of, entries_of, join
+from valuemodels.scoring.rows import UNKNOWN_TOKEN, Row
+from valuemodels.transfers import Arrival
 
 Waiting = tuple[StepRecord, int]
 """A step that waits for its token, and the row in it."""
@@ -63,14 +63,14 @@ class SequenceTrace:
         """
         first = len(self.entries)
         tokens = (self._token(position, told) for position in range(first, first + len(self.waiting)))
-        return list(takewhile(lambda token: token != _UNKNOWN_TOKEN, tokens))
+        return list(takewhile(lambda token: token != UNKNOWN_TOKEN, tokens))
 
     def _token(self, position: int, told: TokenRange | None) -> int:
-        if position < len(self.output) and self.output[position] != _UNKNOWN_TOKEN:
+        if position < len(self.output) and self.output[position] != UNKNOWN_TOKEN:
             return self.output[position]
         if told is not None and told.start <= position < told.start + len(told.token_ids):
             return told.token_ids[position - told.start]
-        return _UNKNOWN_TOKEN
+        return UNKNOWN_TOKEN
 
     def enter(self, entry: TokenEntry, candidates: CandidateColumns) -> None:
         """Append the next token's entry, in place of the first step that waits."""
@@ -81,7 +81,7 @@ class SequenceTrace:
 
     def read(self, told: TokenRange | None = None) -> dict[str, Any]:
         """The tokens asked for, as far as they are known, as plain data for the RPC. None: everything."""
-        settle([self], told)
+        Settlement([self], told).enter()
         start = 0 if told is None else told.start
         stop = len(self.entries) if told is None else min(len(self.entries), start + len(told.token_ids))
         entries = self.entries[start:stop]
@@ -108,41 +108,52 @@ class SequenceTrace:
         return [[first, list(held.weights), held.beta, held.kl_budget] for first, held in since]
 
 
-def settle(traces: Sequence[SequenceTrace], told: TokenRange | None = None) -> None:
-    """Enter every waiting step whose token has been sampled by now, all of them together.
+class Settlement:
+    """What sampled tokens did, on its way to the host; together, since a step's record alone would take as long."""
 
-    Args:
-        told: see `SequenceTrace.due`; of a single trace.
-    """
-    due = [
-        (trace, waiting, token_id)
-        for trace in traces
-        for waiting, token_id in zip(trace.waiting, trace.due(told), strict=False)
-    ]
-    scored = {waiting: token_id for _, waiting, token_id in due if waiting is not None}
-    entries = _settled(scored)
-    detailed = [waiting for trace, waiting, _ in due if waiting is not None and trace.detail == "candidates"]
-    candidates = _candidates(detailed)
-    for trace, waiting, _ in due:
-        if waiting is None:
-            trace.enter(TokenEntry(), NO_CANDIDATES)
-        else:
-            trace.enter(entries[waiting], candidates.get(waiting, NO_CANDIDATES))
+    def __init__(self, traces: Sequence[SequenceTrace], told: TokenRange | None = None) -> None:
+        """Of every waiting step whose token has been sampled by now.
 
+        Args:
+            told: see `SequenceTrace.due`; of a single trace.
+        """
+        self._due = [(trace, list(zip(trace.waiting, trace.due(told), strict=False))) for trace in traces]
+        scored = {waiting: token for _, due in self._due for waiting, token in due if waiting is not None}
+        detailed = [w for trace, due in self._due if trace.detail == "candidates" for w, _ in due if w is not None]
+        self._order, self._outcomes = self._sent(scored)
+        self._detailed, self._candidates = self._sent_candidates(detailed)
 
-def _settled(tokens: Mapping[Waiting, int]) -> dict[Waiting, TokenEntry]:
-    """The entries of sampled tokens."""
-    if not tokens:
-        return {}
-    joined, order = _joined(tokens)
-    return dict(zip(order, joined.settle([tokens[waiting] for waiting in order]), strict=True))
+    @property
+    def is_here(self) -> bool:
+        """Whether `enter` need not wait."""
+        return all(arrival.is_here for arrival in (*self._outcomes, *self._candidates))
 
+    def enter(self) -> None:
+        """Enter it into the traces, as far as they wait for the same steps still."""
+        found = [entries_of(outcomes.read()) for outcomes in self._outcomes]
+        entries = dict(zip(self._order, *found, strict=True)) if found else {}
+        columns = columns_of(*(arrival.read() for arrival in self._candidates)) if self._candidates else []
+        candidates = dict(zip(self._detailed, columns, strict=True))
+        for trace, due in self._due:
+            for waiting, _ in due:
+                if not trace.waiting or trace.waiting[0] is not waiting:
+                    break  # scored again meanwhile
+                entry = TokenEntry() if waiting is None else entries[waiting]
+                trace.enter(entry, NO_CANDIDATES if waiting is None else candidates.get(waiting, NO_CANDIDATES))
 
-def _candidates(wanted: Sequence[Waiting]) -> dict[Waiting, CandidateColumns]:
-    if not wanted:
-        return {}
-    joined, order = _joined(wanted)
-    return dict(zip(order, joined.candidates(), strict=True))
+    @staticmethod
+    def _sent(tokens: Mapping[Waiting, int]) -> tuple[list[Waiting], list[Arrival]]:
+        if not tokens:
+            return [], []
+        joined, order = _joined(tokens)
+        return order, [Arrival(joined.outcomes([tokens[waiting] for waiting in order]))]
+
+    @staticmethod
+    def _sent_candidates(wanted: Sequence[Waiting]) -> tuple[list[Waiting], list[Arrival]]:
+        if not wanted:
+            return [], []
+        joined, order = _joined(wanted)
+        return order, [Arrival(tensor) for tensor in joined.candidates()]
 
 
 def _joined(wanted: Iterable[Waiting]) -> tuple[StepRecord, list[Waiting]]:
@@ -164,6 +175,7 @@ class TraceStore:
         self._generations: OrderedDict[str, dict[ChoiceName, SequenceTrace]] = OrderedDict()
         self._backlog = Backlog()
         self._running: list[SequenceTrace] = []
+        self._coming: Settlement | None = None
 
     def __len__(self) -> int:
         """How many generations have one."""
@@ -172,8 +184,11 @@ class TraceStore:
     def record(self, step: StepRecord, rows: Sequence[Row]) -> None:
         """Note a step of the batch. Rows without a generation leave no trace."""
         traces = [(r, self._open(row)) for r, row in enumerate(rows) if row.generation_id]
+        if self._coming is not None and self._coming.is_here:
+            self._finish()
         if self._backlog.is_full(len(rows)):
-            settle(list(dict.fromkeys(trace for _, trace in traces)))
+            self._finish()
+            self._coming = Settlement(list(dict.fromkeys(trace for _, trace in traces)))
         for r, trace in traces:
             trace.wait(step, r, rows[r].position, rows[r].guidance)
         # One that has drafts has several rows.
@@ -186,7 +201,8 @@ class TraceStore:
             wanted: generation id -> `str` of a choice -> a `TokenRange`; no choices = everything of all of them.
         """
         # All that run, together: they wait for the same steps, and will be read soon.
-        settle(self._running)
+        self._finish()
+        Settlement(self._running).enter()
         return {
             generation_id: {
                 str(choice): trace.read(TokenRange(*ranges[str(choice)]) if ranges else None)
@@ -196,6 +212,11 @@ class TraceStore:
             for generation_id, ranges in wanted.items()
             if generation_id in self._generations
         }
+
+    def _finish(self) -> None:
+        if self._coming is not None:
+            self._coming.enter()
+            self._coming = None
 
     def drop(self, generation_ids: Sequence[str]) -> None:
         """Forget these generations; unknown ones are ignored."""

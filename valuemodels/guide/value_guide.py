@@ -1,9 +1,8 @@
 """The value guide: logits in, tilted logits out, for every row that asked. Lives in the worker and in training.
 
 Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
-works on whole batches. It waits for the device a fixed number of times, however many rows there are: where candidates
-are read, once a step, to know how many a row has, and for traces once every few steps. Only a recorder, in training,
-copies more.
+works on whole batches, and waits for the device a fixed number of times, however many rows there are: where candidates
+are read, once, to know how many a row has; else not at all. Only a recorder, in training, copies more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.policy import GuidancePolicy
-from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.fallbacks import Fallbacks
 from valuemodels.guide.recorder import PositionRecorder
 from valuemodels.guide.row_by_row import RowByRow
@@ -35,6 +33,7 @@ from valuemodels.tilting import (
     write_only,
     write_tilted,
 )
+from valuemodels.transfers import to_device
 
 
 class ValueGuide:
@@ -52,7 +51,6 @@ class ValueGuide:
         self.policy = policy
         self.device = device
         self.traces = TraceStore(max_traces)
-        self.changed = ChangedGenerations()
         self.recorder: PositionRecorder | None = None
         self.guided_rows = 0
         self._fallbacks = Fallbacks(policy.objectives, device)
@@ -126,7 +124,7 @@ class ValueGuide:
         shape = (*batch.candidates.logits.shape, len(self.policy.objectives))
         values = torch.zeros(shape, device=self.device)
         for scoring, places in settings.places.items():
-            index = torch.tensor(places, device=self.device)
+            index = to_device(places, self.device)
             values[index] = self._score_by(scoring, batch.select(places))
         return values
 
@@ -197,7 +195,6 @@ class ValueGuide:
             "guided_rows": self.guided_rows,
             "value_fallback_rows": self._fallbacks.count(),
             "traces": len(self.traces),
-            "changed_generations": len(self.changed),
             "cache_bytes": sum(cache.bytes for cache in caches),
             "cache_capacity_bytes": sum(cache.budget_bytes for cache in caches),
             "cached_sequences": sum(len(cache) for cache in caches),

@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, KVShape, blocks_for
 from valuemodels.scoring.kv_cache import KVCache
+from valuemodels.transfers import to_device
 
 ATTENTION_NAME = "mavis_cached"
 
@@ -108,7 +109,7 @@ class AttentionPlan:
 def plan_attention(cache: KVCache, segments: Sequence[Segment]) -> AttentionPlan:
     """Where the keys of a flat batch go, and its runs."""
     device = cache.shape.device
-    slots = torch.tensor([slot for segment in segments for slot in segment.slots], device=device)
+    slots = to_device([slot for segment in segments for slot in segment.slots], device)
     most_blocks = MOST_GATHERED_BYTES * cache.shape.layers // cache.shape.bytes_per_block
     runs = tuple(_run(cache.shape, some, len(slots)) for some in _alike(segments, most_blocks))
     return AttentionPlan(cache, slots, runs)
@@ -143,17 +144,17 @@ def _run(shape: KVShape, segments: Sequence[Segment], all_tokens: int) -> Run:
         limits.append([*sees, *[1] * short])
         own.append([*segment.columns, *[0] * short])
     column = torch.arange(blocks * BLOCK_TOKENS, device=device)
-    limit, mine = (torch.tensor(numbers, device=device)[..., None] for numbers in (limits, own))
+    limit, mine = (to_device(numbers, device)[..., None] for numbers in (limits, own))
     mask = torch.zeros(len(segments), width, len(column), dtype=shape.dtype, device=device)
     mask.masked_fill_((column >= limit) & (column != mine), float("-inf"))
     return Run(
         rows=len(segments),
         width=width,
-        tokens=torch.tensor(tokens, device=device),
-        table=torch.tensor(table, device=device),
+        tokens=to_device(tokens, device),
+        table=to_device(table, device),
         mask=mask[:, None].repeat(1, 1, shape.groups, 1),
         seen=min(least for sees in limits for least in sees),
-        real=None if len(real) == len(tokens) else torch.tensor(real, device=device),
+        real=None if len(real) == len(tokens) else to_device(real, device),
         is_all=tokens == list(range(all_tokens)),
     )
 

@@ -14,6 +14,7 @@ from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, CacheFullError, Sequence
 from valuemodels.scoring.kv_cache import KVCache
 from valuemodels.scoring.own_check import check_same, kv_shape_of, sample_of, uncached_values
 from valuemodels.scoring.scorer import ScoringBatch
+from valuemodels.transfers import to_device
 
 READ_TOKENS = 512
 """Of prefixes, in one forward: as much as fills the machine, and an attention mask that stays small."""
@@ -101,8 +102,8 @@ class ExactScorer:
         values = torch.zeros(*token_ids.shape, len(self.objectives), device=token_ids.device)
         if queries:
             found = torch.cat(self.score_queries(queries))
-            rows = torch.tensor([place for place in places for _ in range(counts[place])], device=values.device)
-            columns = torch.tensor([c for place in places for c in range(counts[place])], device=values.device)
+            rows = to_device([place for place in places for _ in range(counts[place])], values.device)
+            columns = to_device([c for place in places for c in range(counts[place])], values.device)
             values[rows, columns] = found
         return values
 
@@ -215,7 +216,7 @@ class ExactScorer:
     def _run_trunk(self, parts: Sequence[_Part], segments: Sequence[Segment]) -> Tensor:
         """Last hidden states [tokens, hidden] of the flat batch."""
         device = self.cache.shape.device
-        gained = torch.tensor([token for part in parts for token in part.gained], device=device)
+        gained = to_device([token for part in parts for token in part.gained], device, torch.int64)
         pieces = zip(torch.split(gained, [len(part.gained) for part in parts]), parts, strict=True)
         token_ids = torch.cat([piece for own, part in pieces for piece in (own, part.candidates.to(device))])
         # Every candidate stands where the next token will stand.
@@ -223,7 +224,7 @@ class ExactScorer:
         # A base may pad its vocabulary beyond the tokenizer's, and further than a trunk of its own does.
         output = self.model.backbone(
             input_ids=token_ids.long().clamp_(max=self._vocabulary - 1)[None],
-            position_ids=torch.tensor(positions, device=device)[None],
+            position_ids=to_device(positions, device)[None],
             use_cache=False,
             plan=plan_attention(self.cache, segments),
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, Block, CacheFullError, KVShape, SequenceKV, blocks_for
+from valuemodels.transfers import to_device
 
 _REMEMBERED = 4096
 
@@ -137,7 +138,7 @@ class KVCache:
         left behind must not reach this one.
         """
         if self._unclean:
-            self.data.index_fill_(2, torch.tensor(self._unclean, device=self.data.device), 0.0)
+            self.data.index_fill_(2, to_device(self._unclean, self.data.device), 0.0)
             self._unclean = []
 
     def forget(self, sequence_id: str) -> None:

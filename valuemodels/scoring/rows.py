@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance
 
+UNKNOWN_TOKEN = -1
+"""One that has been sampled, and is not on the host yet: what vLLM puts in its place, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -15,7 +18,7 @@ class Row:
         sequence_id: the engine's id of the request behind it.
         generation_id: empty where nobody will ask for a trace.
         temperature: 0 = greedy.
-        prompt, output: token ids; `output` is the engine's live list.
+        prompt, output: token ids; `output` is a live list. They may be unknown where only fast scoring reads the row.
         last_token: the token that ends the sequence.
         drafts: tokens that are only proposed to follow the output, and that this row comes after.
     """

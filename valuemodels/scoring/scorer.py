@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from valuemodels.contract.value_config import ObjectiveConfig
 from valuemodels.scoring.rows import Row
 from valuemodels.tilting import Candidates
+from valuemodels.transfers import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ScoringBatch:
 
     def select(self, places: Sequence[int]) -> "ScoringBatch":
         """The batch of some of the rows."""
-        index = torch.tensor(places, device=self.candidates.logits.device)
+        index = to_device(places, self.candidates.logits.device)
         candidates = Candidates(self.candidates.token_ids[index], self.candidates.logits[index])
         return ScoringBatch(
             [self.rows[place] for place in places],

@@ -197,7 +197,7 @@ class Engine:
     def __init__(self, *objectives: str) -> None:
         self.objectives = objectives
 
-    async def collective_rpc(self, method: str) -> list[dict[str, list[str]]]:
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[dict[str, list[str]]]:
         assert method == "mavis_attach"
         return [{"objectives": list(self.objectives)}]
 
@@ -217,7 +217,7 @@ async def test_workers_that_hold_something_else_are_refused(tmp_path: Path) -> N
 
 async def test_workers_without_a_guide_are_refused_with_the_reason(tmp_path: Path) -> None:
     class Silent(Engine):
-        async def collective_rpc(self, method: str) -> list[Any]:
+        async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
             return [None]
 
     (tmp_path / "value_config.json").write_text(value_config("a").model_dump_json())

@@ -175,7 +175,7 @@ def test_guidance_that_is_not_ours_is_refused_at_admission() -> None:
 def change(processor: ValueLogitsProcessor, choice: ChoiceName | None = None, **fields: Any) -> None:
     """Take over a change; what is no field of `Change` is an objective's weight."""
     strength = {name: fields.pop(name) for name in ("beta", "kl_budget") if name in fields}
-    processor.guide.changed.take([Change("g", weights=fields, choice=choice, **strength)])
+    processor.changed.take([Change("g", weights=fields, choice=choice, **strength)])
 
 
 def test_a_change_holds_from_the_next_step_as_if_the_request_had_begun_with_it(processor: ValueLogitsProcessor) -> None:
@@ -214,7 +214,7 @@ def test_a_change_outlives_removal_and_readding_with_the_original_parameters(pro
     change(processor, brevity=-0.5)
     batch.update(add=[(0, "x", params(**GUIDED), [3, 4, 5], list(output))])
     assert torch.equal(batch.step(1), steered)
-    processor.guide.changed.drop(["g"])
+    processor.changed.drop(["g"])
     batch.update(remove=[0])
     batch.update(add=[add])
     assert not torch.equal(batch.step(1), steered), "the next generation of this id inherits nothing"
@@ -332,7 +332,7 @@ def test_a_schedule_follows_the_tokens_and_a_change_is_made_over_it(processor: V
         batch.step(token)
         output.append(5)
         if token == 2:
-            processor.guide.changed.take([Change("g", {"brevity": 2.0})])
+            processor.changed.take([Change("g", {"brevity": 2.0})])
     (trace,) = processor.guide.traces.read({"g": {}})["g"].values()
     assert [(at, weights) for at, weights, *_ in trace["settings"]] == [
         (0, [1.0, 0.0]), (2, [-1.0, 0.0]), (3, [-1.0, 2.0]), (4, [0.5, 2.0]),

@@ -16,6 +16,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as V1Interface
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor
 
 from tests.conftest import TINY_VOCAB
+from tests.valuemodels.waits import counted_waits
 from valuemodels.adapters import vllm_v1
 from valuemodels.adapters.either_runner import ValueLogitsProcessor as EitherRunner
 from valuemodels.adapters.processor import Attachment
@@ -24,8 +25,9 @@ from valuemodels.adapters.worker import _check_drafts
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName, Guidance, ScheduledChange
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.step_record import SETTLE_STEPS
 
-SLOTS, LONGEST = 4, 32
+SLOTS, LONGEST = 4, 96
 GUIDED: dict[str, Any] = {"weights": {"warmth": 1.0, "brevity": -0.5}, "candidates": TINY_VOCAB}
 
 
@@ -86,7 +88,11 @@ def config(tiny_base: str, tiny_checkpoint: Path) -> Any:
         checkpoints=(str(tiny_checkpoint),), base_model=tiny_base, value_dtype="float32", max_candidates=64
     )
     model = SimpleNamespace(dtype=torch.float32, max_model_len=64, hf_text_config=SimpleNamespace(eos_token_id=[9]))
-    return SimpleNamespace(additional_config={"mavis": guide.to_wire()}, model_config=model)
+    return SimpleNamespace(
+        additional_config={"mavis": guide.to_wire()},
+        model_config=model,
+        speculative_config=None,
+    )
 
 
 @pytest.fixture
@@ -96,6 +102,17 @@ def runner() -> Runner:
 
 @pytest.fixture
 def processor(config: Any, runner: Any) -> ValueLogitsProcessor:
+    return attached(config, runner)
+
+
+@pytest.fixture
+def drafting(config: Any, runner: Any) -> ValueLogitsProcessor:
+    """One of an engine that speculates."""
+    config.speculative_config = SimpleNamespace(num_speculative_tokens=2)
+    return attached(config, runner)
+
+
+def attached(config: Any, runner: Any) -> ValueLogitsProcessor:
     processor = ValueLogitsProcessor(config, runner)
     processor.attach(Attachment(lambda: runner.ids))
     return processor
@@ -183,39 +200,105 @@ def test_a_change_holds_for_a_plain_request_and_for_all_its_choices(
 ) -> None:
     assert runner.add(processor, 0, "g-1", params("g", trace="totals"), [4, 5]), "it may be changed later"
     assert torch.equal(runner.step(processor, 0), runner.before)
-    processor.guide.changed.take([Change("g", {"warmth": 1.0})])
+    processor.changed.take([Change("g", {"warmth": 1.0})])
     assert not torch.equal(runner.step(processor, 0), runner.before)
 
 
-def test_drafts_are_rows_after_other_prefixes(processor: ValueLogitsProcessor, runner: Runner) -> None:
+def test_drafts_are_rows_after_other_prefixes(drafting: ValueLogitsProcessor, runner: Runner) -> None:
     """Each is valued after those before it; what is refused leaves nothing in the trace."""
-    runner.add(processor, 0, "g-1", params("g", **GUIDED), [4, 5])
-    runner.step(processor, 0)
+    runner.add(drafting, 0, "g-1", params("g", **GUIDED), [4, 5])
+    runner.step(drafting, 0)
     runner.sampled(0, 6)
-    with_drafts = runner.step(processor, 0, drafts=(7, 8))
+    with_drafts = runner.step(drafting, 0, drafts=(7, 8))
     runner.sampled(0, 7, 9)  # the first was right, the second was not
-    runner.step(processor, 0)
+    runner.step(drafting, 0)
     runner.sampled(0, 3)
-    runner.step(processor, 0)
-    trace = trace_of(processor, told=[6, 7, 9, 3])
+    runner.step(drafting, 0)
+    trace = trace_of(drafting, told=[6, 7, 9, 3])
     assert len(trace["kl"]) == 4 and all(trace["advantages"])
     assert with_drafts.shape[0] == 3
 
 
-def test_a_schedule_holds_for_drafts_and_no_longer_than_they_do(
-    processor: ValueLogitsProcessor, runner: Runner
-) -> None:
+def test_a_schedule_holds_for_drafts_and_no_longer_than_they_do(drafting: ValueLogitsProcessor, runner: Runner) -> None:
     """A draft may reach a token of which the schedule says something else, and be refused."""
     schedule = (ScheduledChange(2, {"objective_weights": {"warmth": -1.0}}),)
-    runner.add(processor, 0, "g-1", params("g", weights={"warmth": 1.0}, schedule=schedule), [4, 5])
-    runner.step(processor, 0)
+    runner.add(drafting, 0, "g-1", params("g", weights={"warmth": 1.0}, schedule=schedule), [4, 5])
+    runner.step(drafting, 0)
     runner.sampled(0, 6)
-    runner.step(processor, 0, drafts=(7, 8))
+    runner.step(drafting, 0, drafts=(7, 8))
     runner.sampled(0, 9)
-    runner.step(processor, 0)
+    runner.step(drafting, 0)
     runner.sampled(0, 3)
-    settings = trace_of(processor, told=[6, 9, 3])["settings"]
+    settings = trace_of(drafting, told=[6, 9, 3])["settings"]
     assert [(first, weights[0]) for first, weights, *_ in settings] == [(0, 1.0), (2, -1.0)]
+
+
+class Watched:
+    """A processor whose steps are watched for what waits in them."""
+
+    def __init__(self, processor: ValueLogitsProcessor) -> None:
+        self._processor = processor
+        self.waits: list[str] = []
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        with counted_waits() as seen:
+            found = self._processor.apply(logits, ctx)
+        self.waits += seen
+        return found
+
+
+@pytest.fixture
+def fast(config: Any, runner: Any, tiny_base: str, tiny_probed_checkpoint: Path) -> ValueLogitsProcessor:
+    guide = GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base, scorings=("fast",))
+    config.additional_config = {"mavis": guide.to_wire()}
+    processor = ValueLogitsProcessor(config, runner)
+    hidden: Any = SimpleNamespace(rows=lambda count: torch.zeros(count, 32))
+    processor.attach(Attachment(lambda: runner.ids, hidden))
+    return processor
+
+
+def test_fast_scoring_waits_for_nothing(
+    fast: ValueLogitsProcessor, runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests that come, go on in chunks, change places and end; with traces, and more steps than are kept."""
+    watched = Watched(fast)
+    asked = {**GUIDED, "kl_budget": 0.5, "trace": "candidates"}
+    runner.add(fast, 0, "g-1", params("g", **asked), [4, 5, 6])
+    runner.step(watched, 0, read=2)
+    runner.add(fast, 2, "h-1", params("h", **asked), [4, 5])
+    sampled = [3 + token % 7 for token in range(LONGEST - 4)]
+    for place, token in enumerate(sampled):
+        runner.step(watched, *((0, 2) if place % 2 else (2, 0)))
+        for slot in (0, 2):
+            runner.sampled(slot, token)
+    assert watched.waits == [] and fast.guide.guided_rows == 2 * (LONGEST - 4)
+    assert caplog.records == [], "no row fell back"
+    trace = trace_of(fast, told=sampled)
+    assert len(trace["kl"]) == LONGEST - 4 and all(trace["advantages"])
+
+
+def test_exact_scoring_waits_once_for_tokens_and_once_for_candidates(
+    processor: ValueLogitsProcessor, runner: Runner
+) -> None:
+    watched = Watched(processor)
+    for slot in (0, 2):
+        runner.add(processor, slot, f"{slot}-1", params(str(slot), **GUIDED), [4, 5, 6])
+    for _ in range(3):
+        watched.waits.clear()
+        runner.step(watched, 0, 2)
+        assert len(watched.waits) == 2
+        runner.sampled(0, 7)
+        runner.sampled(2, 8)
+
+
+def test_tokens_come_to_the_host_some_steps_later(fast: ValueLogitsProcessor, runner: Runner) -> None:
+    """So that traces nobody has read do not wait on the device for ever."""
+    runner.add(fast, 0, "g-1", params("g", weights={"warmth": 1.0}), [4, 5])
+    steps = SETTLE_STEPS + 1
+    for token in range(steps):
+        runner.step(fast, 0)
+        runner.sampled(0, token % 7 + 3)
+    assert trace_of(fast)["token_ids"] == [token % 7 + 3 for token in range(SETTLE_STEPS - 1)]
 
 
 def test_what_vllm_hands_on_in_parts_is_refused_at_the_start() -> None:

@@ -22,7 +22,7 @@ def test_a_trace_that_cannot_be_read_spoils_neither_its_neighbours_nor_the_drops
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Would catch one bad read that is everybody's error, and leaves what should be forgotten."""
-    guide = SimpleNamespace(traces=Traces(4))
-    traces, failed = ValueWorkerExtension._mavis_read(guide, {"a": {}, "broken": {}, "b": {}})  # type: ignore[arg-type]
+    offers = SimpleNamespace(read=Traces(4).read)
+    traces, failed = ValueWorkerExtension._mavis_read(offers, {"a": {}, "broken": {}, "b": {}})  # type: ignore[arg-type]
     assert traces.keys() == {"a", "b"} and failed == ["broken"]
     assert "could not be read" in caplog.text

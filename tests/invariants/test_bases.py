@@ -1,0 +1,146 @@
+"""What the guide reads of bases of other kinds: other families, one with an adapter, one that is compiled.
+
+Every test says in a line which bug it would catch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from tests.conftest import TINY_PROBE, TINY_VOCAB, character_tokenizer, random_probe, random_tensors
+from tests.invariants.conftest import only_float32, tiny_guide
+from tests.invariants.engine import IS_V2, generate, open_engine, read_traces
+from tests.invariants.kit import assert_trace_is_exact, guided, request
+from tests.invariants.test_fast_engine import assert_trace_is_the_probes
+from valuemodels.contract.value_config import ValueConfig, read_value_config
+from valuemodels.models.checkpoint import load_probe, load_value_model, save_checkpoint
+from valuemodels.models.trunk import ValueModel
+from valuemodels.scoring.fast import FastScorer
+
+pytestmark = pytest.mark.engine
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": TINY_VOCAB,
+    "hidden_size": 128,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.15,
+    "eos_token_id": 1,
+}
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "qwen": (Qwen3Config, Qwen3ForCausalLM),
+    "gemma": (GemmaConfig, GemmaForCausalLM),
+}
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(
+    request: pytest.FixtureRequest,
+    tiny_config: Callable[..., ValueConfig],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[str, Path]:
+    """A base of another family, and a checkpoint for it."""
+    config_class, model_class = FAMILIES[request.param]
+    base = str(tmp_path_factory.mktemp(request.param))
+    torch.manual_seed(0)
+    model_class(config_class(**SHAPE)).save_pretrained(base)
+    character_tokenizer().save_pretrained(base)
+    config = tiny_config(probe=TINY_PROBE)
+    folder = tmp_path_factory.mktemp(f"{request.param}-values") / "tiny"
+    save_checkpoint(folder, config, {**random_tensors(config, base), **random_probe(config, base)})
+    return base, folder
+
+
+def fast_scorer(checkpoint: Path, base: str) -> FastScorer:
+    config = read_value_config(checkpoint)
+    assert config.probe is not None
+    return FastScorer(config, config.probe, *load_probe(checkpoint, base, device="cpu"))
+
+
+def assert_traces_hold(
+    engine: Any, asked: list[dict[str, Any]], base: Any, fast: FastScorer, exact: ValueModel, **more: Any
+) -> None:
+    """Of every guided request: what its scoring says, without engine and cache."""
+    for r, (output,) in zip(asked, generate(engine, asked, **more), strict=True):
+        if "guidance" not in r:
+            continue
+        name = r["guidance"].generation_id
+        trace = read_traces(engine, name)[name]["0:0"]
+        if r["guidance"].scoring == "exact":
+            assert_trace_is_exact(exact, r["prompt"], output, trace)
+        else:
+            assert_trace_is_the_probes(base, fast, r["prompt"], output, trace)
+
+
+def a_few(content: int, tokens: int = 12) -> list[dict[str, Any]]:
+    return [
+        request(20, content, guided(scoring="fast"), max_tokens=tokens),
+        request(70, content + 1, guided(scoring="exact"), max_tokens=tokens),
+        request(20, content + 2, max_tokens=tokens),
+    ]
+
+
+def test_other_families_are_read_as_they_are(family: tuple[str, Path]) -> None:
+    """Catches what holds of Llama alone: where a family norms, scales its embeddings, or names its modules."""
+    base, checkpoint = family
+    exact = load_value_model(checkpoint, base, dtype=torch.float32, device="cpu")
+    own = AutoModelForCausalLM.from_pretrained(base).eval()
+    assert_traces_hold(
+        open_engine(base, tiny_guide(base, checkpoint)), a_few(300), own, fast_scorer(checkpoint, base), exact
+    )
+
+
+@only_float32
+@pytest.mark.skipif(IS_V2, reason="on a CPU V2's adapters need kernels that Triton's interpreter does not run")
+def test_fast_scoring_reads_the_adapters_states_and_exact_scoring_the_text(
+    engine_base: str, engine_checkpoint: Path, fast: FastScorer, uncached: ValueModel, tmp_path: Path
+) -> None:
+    """Catches states of the base without its adapter, or of another request's."""
+    from peft import LoraConfig, get_peft_model
+    from vllm.lora.request import LoRARequest
+
+    torch.manual_seed(3)
+    tuned = get_peft_model(
+        LlamaForCausalLM.from_pretrained(engine_base),
+        LoraConfig(r=8, lora_alpha=64, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False),
+    )
+    tuned.save_pretrained(tmp_path / "adapter")
+    engine = open_engine(
+        engine_base, tiny_guide(engine_base, engine_checkpoint), enable_lora=True, max_lora_rank=8, max_loras=1
+    )
+    asked = a_few(310)
+    adapter = LoRARequest("tuned", 1, str(tmp_path / "adapter"))
+    merged = tuned.merge_and_unload().eval()
+    assert_traces_hold(engine, asked, merged, fast, uncached, adapters=[adapter, adapter, None])
+    assert_traces_hold(engine, a_few(310), LlamaForCausalLM.from_pretrained(engine_base).eval(), fast, uncached)
+
+
+@only_float32
+@pytest.mark.skipif(IS_V2, reason="what is compiled is the same, and takes as long")
+def test_a_compiled_base_shows_the_same_rows(
+    engine_base: str,
+    engine_checkpoint: Path,
+    base_model: LlamaForCausalLM,
+    fast: FastScorer,
+    uncached: ValueModel,
+) -> None:
+    """Catches a hook that a graph has swallowed, or that sees padded rows."""
+    engine = open_engine(engine_base, tiny_guide(engine_base, engine_checkpoint), enforce_eager=False)
+    assert_traces_hold(engine, a_few(320), base_model, fast, uncached)
