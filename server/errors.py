@@ -16,7 +16,9 @@
         ├── NotOwnerError       the caller does not hold the generation's key
         ├── TracesLostError     the engine died, or the worker failed, before the values could be read
         ├── ValueFailureError   a value was no number, and the operator lets no answer go without
-        └── EngineLostError     the engine died, or the worker failed, before it had answered
+        ├── EngineLostError     the engine died, or the worker failed, before it had answered
+        ├── CheckpointsError    value checkpoints cannot be served
+        └── LoadingError        others are being loaded
 
 No torch, no vLLM.
 """
@@ -153,6 +155,24 @@ class EngineLostError(RequestError):
         self.reason = reason
 
 
+class CheckpointsError(RequestError):
+    """Value checkpoints cannot be served: they do not fit, or could not be loaded."""
+
+    param = "checkpoints"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"checkpoints: {reason}")
+
+
+class LoadingError(RequestError):
+    """Other value checkpoints are being loaded."""
+
+    param = "checkpoints"
+
+    def __init__(self) -> None:
+        super().__init__("checkpoints: others are being loaded; ask again when that has been answered")
+
+
 _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
     BodyError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
     HeaderError: (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "BadRequestError"),
@@ -168,6 +188,8 @@ _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
     EngineLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
     ValueFailureError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
     TracesLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
+    CheckpointsError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
+    LoadingError: (HTTPStatus.CONFLICT, "ConflictError"),
 }
 
 

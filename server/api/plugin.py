@@ -14,7 +14,7 @@ Runs in the HTTP process. Does not import torch itself.
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from server.api import generation_routes, playground_routes, refusing_routes, routes
+from server.api.checkpoint_routes import checkpoint_router
 from server.api.route_table import close_unknown_routes, generates, is_open, methods_of, replace_route
 from server.api.schema import GenerationChange
 from server.audit import Audit
@@ -32,6 +33,7 @@ from server.gate.gate import Routes, place_gate
 from server.gate.load import EngineLoad
 from server.gate.refusal import refusal
 from server.generations.gateway import EngineGateway
+from server.generations.hot_checkpoints import HotCheckpoints
 from server.generations.ownership import TOKEN_HEADER
 from server.generations.registry import Registry
 from server.generations.service import GenerationService
@@ -47,7 +49,7 @@ from server.workers.mailbox import Mailbox
 from server.workers.rpc import call_workers
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
 from valuemodels.contract.guide_config import GuideConfig
-from valuemodels.contract.value_config import read_value_config
+from valuemodels.contract.value_config import ValueConfig, read_value_config
 
 KNOWN_PARAMS = frozenset(
     {*GuidanceFields.model_fields, *GenerationChange.model_fields, REQUEST_ID_HEADER, TOKEN_HEADER}
@@ -113,7 +115,12 @@ class MavisEndpoints:
             raise StartupError("the engine holds no value guide; start the server with `mavis serve`")
         config, settings = GuideConfig.from_wire(wire), options.settings
         checkpoints = [read_value_config(folder) for folder in config.checkpoints]
-        catalogue = Catalogue(config, checkpoints, settings.all_profiles(config.checkpoints), options.keys.profiles)
+
+        def catalogue_of(config: GuideConfig, checkpoints: Sequence[ValueConfig], offer: int = 0) -> Catalogue:
+            profiles, is_hot = settings.all_profiles(config.checkpoints), settings.admin_key is not None
+            return Catalogue(config, checkpoints, profiles, options.keys.profiles, offer, may_be_replaced=is_hot)
+
+        catalogue = catalogue_of(config, checkpoints)
         attached = await _attached(engine_client, catalogue)
         mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
         # What comes by a socket reaches one engine.
@@ -124,6 +131,9 @@ class MavisEndpoints:
         state.mavis = service = GenerationService(
             catalogue, registry, mailbox, line, admission, audit, has_api_keys=bool(options.keys)
         )
+        if settings.admin_key is not None and settings.values_root is not None:
+            hot = HotCheckpoints(service, engine_client, config, settings.values_root, catalogue_of, audit)
+            self._app.include_router(checkpoint_router(hot, settings.admin_key.get_secret_value()))
         for handler in _handlers(state, engine_client):
             handler.engine_client = EngineGateway(engine_client, service, load)
         state.mavis_drain = drain

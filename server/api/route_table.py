@@ -38,6 +38,7 @@ COMPLETIONS_PATH = "/v1/completions"
 INVOCATIONS_PATH = "/invocations"
 # An id is what the client chose with `X-Request-Id`; that may hold slashes.
 GENERATION_PATH = "/v1/generations/{generation_id:path}"
+CHECKPOINTS_PATH = "/v1/checkpoints"
 
 ROUTES: dict[tuple[str, str], Kind] = {
     ("POST", CHAT_PATH): Kind.GUIDED,
@@ -62,6 +63,9 @@ ROUTES: dict[tuple[str, str], Kind] = {
     ("POST", "/tokenize"): Kind.QUIET,
     ("POST", "/detokenize"): Kind.QUIET,
     ("GET", "/tokenizer_info"): Kind.QUIET,
+    # Of the operator's alone: they want a key of their own, and are there where it is set.
+    ("GET", CHECKPOINTS_PATH): Kind.OPEN,
+    ("PUT", CHECKPOINTS_PATH): Kind.OPEN,
     ("GET", "/health"): Kind.OPEN,
     ("GET", "/ready"): Kind.OPEN,
     ("GET", "/metrics"): Kind.OPEN,

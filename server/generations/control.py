@@ -12,14 +12,12 @@ from server.errors import EndedError, FieldError, RequestError, UnknownIdError
 from server.generations.apart import worked_out
 from server.generations.change_sender import ChangeSender
 from server.generations.generation import Generation
-from server.generations.mavis_block import MavisBlock
 from server.generations.ownership import Ownership
 from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.trace_reader import TraceReader
 from server.metrics import CHANGES
 from server.requests.admission import Admission
-from server.requests.catalogue import Catalogue
 from server.requests.change import read_change
 from server.requests.keys import current_key
 from valuemodels.contract.changes import Change
@@ -48,21 +46,17 @@ class GenerationControl:
 
     def __init__(
         self,
-        catalogue: Catalogue,
         registry: Registry,
         reader: TraceReader,
         sender: ChangeSender,
         ownership: Ownership,
-        block: MavisBlock,
         admission: Admission,
         audit: Audit,
     ) -> None:
-        self._catalogue = catalogue
         self._registry = registry
         self._reader = reader
         self._sender = sender
         self._ownership = ownership
-        self._block = block
         self._admission = admission
         self._audit = audit
 
@@ -82,7 +76,7 @@ class GenerationControl:
         try:
             generation = self._owned(generation_id, caller)
             names = [generation.choice_name(index) for index in range(generation.size)]
-            change = read_change(body, self._catalogue.policy.of(generation.guidance.key), generation.id, names)
+            change = read_change(body, generation.catalogue.policy.of(generation.guidance.key), generation.id, names)
             self._check_what_will_hold(generation, change, names)
             answer = await self._apply(generation, change)
         except RequestError as error:
@@ -119,11 +113,11 @@ class GenerationControl:
 
     def _described(self, generation: Generation, index: int, tokens: range) -> dict[str, Any]:
         choice = generation.choice(index)
-        now = self._catalogue.policy.resolve(generation.asked(index))
+        now = generation.catalogue.policy.resolve(generation.asked(index))
         described = {
             "index": index,
             "finished": generation.phase is Phase.OVER or choice.phase > Phase.RUNNING,
-            "mavis": self._block.so_far(choice, generation.resolved, now, tokens),
+            "mavis": generation.block.so_far(choice, generation.resolved, now, tokens),
         }
         return described | (
             {"next_token": tokens.stop} if min(choice.returned, len(choice.trace)) > tokens.stop else {}
@@ -131,15 +125,16 @@ class GenerationControl:
 
     def _check_what_will_hold(self, generation: Generation, change: Change, names: Sequence[ChoiceName]) -> None:
         """Refuse a change that is allowed by itself, and not with what it leaves as it is."""
+        policy = generation.catalogue.policy
         named = names if change.choice is None else [change.choice]
         pairs = ((name, held) for name in named for held in states(generation.guidance, name))
         for asked in (change.over(generation.overrides.over(held, name)) for name, held in pairs):
             try:
-                self._catalogue.policy.check(asked)
+                policy.check(asked)
             except GuidanceError as error:
                 raise FieldError(error.field, error.value, error.allowed) from None
             if not generation.is_watched:  # its prompt would be read now
-                resolved = self._catalogue.policy.resolve(asked)
+                resolved = policy.resolve(asked)
                 self._admission.check_prefill(resolved, generation.tokens_to_read, "objective_weights")
 
     def _owned(self, generation_id: str, caller: Caller) -> Generation:

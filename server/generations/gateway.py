@@ -28,7 +28,7 @@ class EngineGateway:
 
     def __init__(self, engine: Any, service: GenerationService, load: EngineLoad) -> None:
         self._engine = engine
-        self._catalogue = service.catalogue
+        self._service = service
         self._registry = service.registry
         self._reader = service.reader
         self._admission = service.admission
@@ -46,9 +46,12 @@ class EngineGateway:
         n, tokens = sampling_params.n, _length(prompt)
         carried = (sampling_params.extra_args or {}).get(EXTRA_ARGS_KEY)
         guidance = carried if isinstance(carried, Guidance) else None
-        silent = None if guidance is not None else self._catalogue.silent(current_key.get(), f"silent-{request_id}")
-        resolved = silent.resolved if silent is not None else self._catalogue.policy.resolve(guidance)
+        catalogue = self._service.catalogue
+        silent = None if guidance is not None else catalogue.silent(current_key.get(), f"silent-{request_id}")
         generation = None if guidance is None else self._registry.running(guidance.generation_id)
+        if generation is not None:
+            catalogue = generation.catalogue
+        resolved = silent.resolved if silent is not None else catalogue.policy.resolve(guidance)
         if generation is not None:
             generation.note_prompt(tokens)
         self._admission.check_prefill(resolved, tokens if generation is None else generation.prompt_tokens)

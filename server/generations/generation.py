@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.generations.choice import Choice
+from server.generations.mavis_block import MavisBlock
 from server.generations.ownership import Owner
 from server.generations.phase import Phase
 from server.requests.catalogue import CheckedRequest
@@ -27,6 +28,7 @@ class Generation:
     A choice is found by its index in the response, `prompt * n + child`; the workers know it by its `ChoiceName`.
 
     Attributes:
+        catalogue: of the objectives that it began with; block: writes its values.
         owner: who may change it and read its trace.
         is_watched: the workers keep something of it: values, or changes.
         echoes_only: the answer repeats the prompt and holds none of the sampled tokens.
@@ -44,6 +46,8 @@ class Generation:
         echoes_only: bool = False,
     ) -> None:
         self.id = checked.guidance.generation_id
+        self.catalogue = checked.catalogue
+        self.block = MavisBlock(checked.catalogue.policy.objectives, checked.catalogue.checkpoint)
         self.guidance = checked.guidance
         self.resolved = checked.resolved
         self.owner = owner

@@ -14,7 +14,6 @@ from server.generations.change_sender import ChangeSender
 from server.generations.choice import Choice
 from server.generations.control import GenerationControl
 from server.generations.generation import Generation
-from server.generations.mavis_block import MavisBlock
 from server.generations.ownership import TOKEN_HEADER, Ownership
 from server.generations.phase import Phase
 from server.generations.registry import Registry
@@ -49,15 +48,12 @@ class GenerationService:
         *,
         has_api_keys: bool,
     ) -> None:
-        self.catalogue = catalogue
+        self.catalogue = catalogue  # of requests that come now
         self.registry = registry
         self.admission = admission
         self.reader = TraceReader(mailbox, registry)
-        self._block = MavisBlock(catalogue.policy.objectives, catalogue.checkpoint)
         self._ownership = Ownership(by_api_key=has_api_keys)
-        self.control = GenerationControl(
-            catalogue, registry, self.reader, ChangeSender(line), self._ownership, self._block, admission, audit
-        )
+        self.control = GenerationControl(registry, self.reader, ChangeSender(line), self._ownership, admission, audit)
 
     @asynccontextmanager
     async def generation(
@@ -102,7 +98,7 @@ class GenerationService:
         await self.reader.read(generation)
         resolved = generation.resolved
         blocks = await worked_out(
-            generation.weight, lambda: [self._block.whole(choice, resolved) for choice in choices]
+            generation.weight, lambda: [generation.block.whole(choice, resolved) for choice in choices]
         )
         for wire, choice, block in zip(body["choices"], choices, blocks, strict=True):
             wire["mavis"] = block
@@ -110,7 +106,7 @@ class GenerationService:
 
     def stream(self, generation: Generation) -> GuidedStream:
         """What rewrites the events of a streamed answer."""
-        return GuidedStream(generation, self.reader, self._block, lambda choice: self._observe(generation, choice))
+        return GuidedStream(generation, self.reader, lambda choice: self._observe(generation, choice))
 
     def _admit(self, request: Any, headers: Mapping[str, str], id_prefix: str) -> CheckedRequest | None:
         """Check everything of ours in a request, before the engine hears of it; None where nothing of ours goes along.

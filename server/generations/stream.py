@@ -15,7 +15,6 @@ from typing import Any
 from server.errors import RequestError, envelope
 from server.generations.choice import Choice
 from server.generations.generation import Generation
-from server.generations.mavis_block import MavisBlock
 from server.generations.phase import Phase
 from server.generations.trace_reader import TraceReader
 
@@ -59,13 +58,11 @@ def encode(payload: dict[str, Any]) -> str:
 class GuidedStream:
     """Adds the generation's token to its first event, and its `mavis` blocks to the events of their tokens."""
 
-    def __init__(
-        self, generation: Generation, reader: TraceReader, block: MavisBlock, on_finish: FinishedChoice
-    ) -> None:
+    def __init__(self, generation: Generation, reader: TraceReader, on_finish: FinishedChoice) -> None:
         """Args: `on_finish` is called once a choice, with its totals known."""
         self._generation = generation
         self._reader = reader
-        self._block = block
+        self._block = generation.block
         self._on_finish = on_finish
         self._has_sent_token = False
 

@@ -38,11 +38,13 @@ class CheckedRequest:
     """What a request asked for, checked, beside what holds for it.
 
     Attributes:
+        catalogue: that it was checked against.
         guidance: goes into the request's sampling parameters.
         resolved: with the operator's defaults filled in.
         must_travel: without the guidance the worker would do something else.
     """
 
+    catalogue: "Catalogue"
     guidance: Guidance
     resolved: ResolvedGuidance
     must_travel: bool
@@ -71,16 +73,23 @@ class Catalogue:
         checkpoints: Sequence[ValueConfig],
         profiles: ProfileSet = _NO_PROFILES,
         key_profiles: Mapping[str, str] | None = None,
+        offer: int = 0,
+        *,
+        may_be_replaced: bool = False,
     ) -> None:
         """
         Args:
             checkpoints: the `value_config.json` of `config.checkpoints`, in this order.
             key_profiles: API key -> the profile of its requests that name none.
+            offer: number by which the workers know these objectives.
+            may_be_replaced: another offer may take its place: then every request that needs values says which is its.
 
         Raises:
             CheckpointError: two checkpoints have the same objective, or an evaluation is none.
             GuidanceError: the operator's defaults, bounds or profiles do not fit.
         """
+        self.offer = offer
+        self._may_be_replaced = may_be_replaced
         owners = objective_owners(checkpoints)
         self.policy: GuidancePolicy = config.policy(tuple(owners), offered_scorings(checkpoints))
         self.entries = {
@@ -144,7 +153,8 @@ class Catalogue:
         """What holds for a request on a route that takes none of our fields."""
         checked = self.check({}, generation_id, key)
         has_own = key is not None and (key.rules is not None or key.profile is not None)
-        must_travel = has_own or (self._aborts and checked.resolved.needs_values)
+        depends = self._aborts or self._may_be_replaced
+        must_travel = has_own or (depends and checked.resolved.needs_values)
         return replace(checked, must_travel=must_travel)
 
     def check(self, fields: Mapping[str, Any], generation_id: str, key: ApiKey | None = None) -> CheckedRequest:
@@ -174,6 +184,7 @@ class Catalogue:
             trace=_trace(fields.get("return_values", False)),
             schedule=read_schedule(fields.get("schedule", []), tuple(self.entries)),
             key=key.name if key is not None and key.rules is not None else None,
+            offer=self.offer,
         )
         try:
             self.policy.check(guidance)
@@ -181,7 +192,7 @@ class Catalogue:
             raise FieldError(error.field, error.value, error.allowed) from None
         resolved = self.policy.resolve(guidance)
         must_travel = resolved.needs_values or not self._plain_without_guidance or guidance.key is not None
-        return CheckedRequest(guidance, resolved, must_travel)
+        return CheckedRequest(self, guidance, resolved, must_travel)
 
     def _with_profile(self, name: object, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The profile's fields under the request's own, which win; weights one by one."""

@@ -5,7 +5,6 @@ Runs in the process that becomes the HTTP server. What needs torch runs in a pro
 
 import argparse
 import errno
-import os
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from server.errors import StartupError
 from server.start.vllm_arguments import VALUE_FLAGS
+from server.workers.checkpoint_check import check_command, check_environment, complaint_of
 from valuemodels.contract.errors import CheckpointError, HubError
 from valuemodels.contract.value_config import ValueConfig, read_value_config
 from valuemodels.sources.embedded import EMBEDDED
@@ -116,13 +116,12 @@ class CheckpointCheck:
     """
 
     def __init__(self, folders: Sequence[Path], base_model: str, base_revision: str | None) -> None:
-        command = [sys.executable, "-m", "valuemodels.models.check", *map(str, folders), "--base", base_model]
-        if base_revision is not None:
-            command += ["--base-revision", base_revision]
-        # One thread: the other cores import vLLM meanwhile.
-        quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=quiet
+            check_command(folders, base_model, base_revision),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=check_environment(),
         )
 
     def result(self) -> None:
@@ -133,5 +132,4 @@ class CheckpointCheck:
         """
         _, complaint = self._process.communicate()
         if self._process.returncode != 0:
-            lines = complaint.strip().splitlines() or [f"the check ended with status {self._process.returncode}"]
-            raise StartupError(lines[-1])
+            raise StartupError(complaint_of(complaint, self._process.returncode))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import StartupError
@@ -60,6 +60,7 @@ class Settings(BaseSettings):
         profiles: name -> fields of a request: what `profile` may name; profiles_file: a file of more of them. See
             `server.requests.profiles`.
         keys_file: API keys with names and rules of their own; see `server.requests.keys`.
+        admin_key: opens `/v1/checkpoints`, by which others are loaded from folders under `values_root`; both or none.
         audit_log: file of the audit log; None: with our other messages.
         max_n, max_choices, max_weights, max_traced, max_exact_tokens: of one request; see `server.requests.admission`.
         max_header_bytes, max_body_bytes, max_waiting, max_wait_s: see `server.gate.gate`.
@@ -88,6 +89,8 @@ class Settings(BaseSettings):
     profiles: dict[str, Profile] = {}
     profiles_file: Path | None = None
     keys_file: Path | None = None
+    admin_key: SecretStr | None = Field(default=None, min_length=16)
+    values_root: Path | None = None
     audit_log: Path | None = None
     max_n: Count = 128
     max_choices: Count = 1024
@@ -102,6 +105,14 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     cache_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "Settings":
+        if (self.admin_key is None) != (self.values_root is None):
+            raise ValueError("MAVIS_ADMIN_KEY and MAVIS_VALUES_ROOT go together: set both, or none")
+        if self.values_root is not None and not self.values_root.is_dir():
+            raise ValueError(f"MAVIS_VALUES_ROOT: {self.values_root} is no folder")
+        return self
 
     @property
     def limits(self) -> Limits:

@@ -31,6 +31,30 @@ async def call_workers(
 ) -> list[Mapping[str, Any]]:
     """One call; what every engine answers.
 
+    Raises:
+        EngineLostError: an engine died, or no rank of one answered.
+        Exception: what the worker raised, as vLLM hands it on.
+    """
+    return [_first_answer(ranks) for ranks in await _called(engine, method, args, liveness_s)]
+
+
+async def call_ranks(
+    engine: EngineRpc, method: str, *args: Any, liveness_s: float = LIVENESS_S
+) -> list[Mapping[str, Any]]:
+    """One call; what every rank of every engine answers that has anything to say.
+
+    Raises:
+        EngineLostError, Exception: as `call_workers`.
+    """
+    found = await _called(engine, method, args, liveness_s)
+    return [answer for ranks in found for answer in ranks if answer is not None]
+
+
+async def _called(
+    engine: EngineRpc, method: str, args: tuple[Any, ...], liveness_s: float
+) -> Sequence[Sequence[Mapping[str, Any] | None]]:
+    """What every rank of every engine answers.
+
     vLLM never settles the calls that were under way when the engine died, so this looks after it every `liveness_s`.
 
     Raises:
@@ -44,7 +68,7 @@ async def call_workers(
                 raise EngineLostError("the engine died")
     finally:
         call.cancel()
-    return [_first_answer(ranks) for ranks in call.result()]
+    return call.result()
 
 
 async def _answers(engine: EngineRpc, method: str, args: tuple[Any, ...]) -> Sequence[Sequence[Any]]:

@@ -53,7 +53,7 @@ def guided(source: Source, on_finish: Callable[[Choice], None] = lambda choice: 
     registry = Registry()
     registry.open(source.generation)
     reader = TraceReader(Mailbox(source.engine, interval_s=0.001, liveness_s=0.02), registry)
-    return GuidedStream(source.generation, reader, BLOCK, on_finish)
+    return GuidedStream(source.generation, reader, on_finish)
 
 
 async def rewritten(source: Source, finished: list[Choice] | None = None) -> list[str]:

@@ -4,6 +4,8 @@ What the real runner does with it is in tests/invariants, which run on V2 as wel
 """
 
 import inspect
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -299,6 +301,27 @@ def test_tokens_come_to_the_host_some_steps_later(fast: ValueLogitsProcessor, ru
         runner.step(fast, 0)
         runner.sampled(0, token % 7 + 3)
     assert trace_of(fast)["token_ids"] == [token % 7 + 3 for token in range(SETTLE_STEPS - 1)]
+
+
+def test_rows_of_two_offers_are_tilted_each_by_its_own(
+    processor: ValueLogitsProcessor, runner: Runner, config: Any
+) -> None:
+    """Catches rows that a newer guide takes over, and traces that only the latest guide is asked for."""
+    other = replace(GuideConfig.from_wire(config.additional_config["mavis"]), default_beta=2.0)
+    processor.offers.begin(1, other)
+    while processor.offers.state(1)["state"] == "loading":
+        time.sleep(0.005)
+    runner.add(processor, 0, "g-1", params("g", **GUIDED), [4, 5])
+    runner.add(processor, 1, "h-1", params("h", offer=1, **GUIDED), [4, 5])
+    both = runner.step(processor, 0, 1)
+    runner.add(processor, 1, "i-1", params("i", beta=2.0, **GUIDED), [4, 5])
+    assert torch.equal(both, runner.step(processor, 0, 1))
+    for slot in (0, 1):
+        runner.sampled(slot, 7)
+    assert processor.offers.read({"g": {}, "h": {}}).keys() == {"g", "h"}
+    before = runner.step(processor, 0, 1)
+    processor.offers.end(0)
+    torch.testing.assert_close(runner.step(processor, 0, 1), before, msg="what has begun with an offer outlives it")
 
 
 def test_what_vllm_hands_on_in_parts_is_refused_at_the_start() -> None:

@@ -1,0 +1,36 @@
+"""How checkpoints are tried before the workers hear of them: in a process of their own. No torch, no vLLM."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def check_command(folders: Sequence[Path | str], base_model: str, base_revision: str | None) -> list[str]:
+    """What exits with 2 and one sentence on stderr where a checkpoint does not fit this base."""
+    command = [sys.executable, "-m", "valuemodels.models.check", *map(str, folders), "--base", base_model]
+    return command if base_revision is None else [*command, "--base-revision", base_revision]
+
+
+def check_environment(current: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """One thread: the other cores have something else to do."""
+    return {**current, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+
+def complaint_of(stderr: str, status: int) -> str:
+    """The sentence in which a failed check says why."""
+    lines = stderr.strip().splitlines() or [f"the check ended with status {status}"]
+    return lines[-1]
+
+
+async def complaint_about(folders: Sequence[str], base_model: str, base_revision: str | None) -> str | None:
+    """Why some checkpoints do not fit a base, in one sentence; None where they do."""
+    process = await asyncio.create_subprocess_exec(
+        *check_command(folders, base_model, base_revision),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=check_environment(),
+    )
+    _, stderr = await process.communicate()
+    return complaint_of(stderr.decode(errors="replace"), process.returncode) if process.returncode else None

@@ -1,0 +1,68 @@
+"""Guides that come and go in a worker while its engine steps."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from valuemodels.contract.errors import CheckpointError
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.offers import Offers
+
+
+def config(name: str) -> GuideConfig:
+    return GuideConfig(checkpoints=(name,), base_model="base")
+
+
+def guide(config: GuideConfig) -> Any:
+    (name,) = config.checkpoints
+    if name == "broken":
+        raise CheckpointError("it has no head")
+    if name == "large":
+        raise MemoryError("cannot allocate 4 GiB\nand a traceback")
+    return SimpleNamespace(
+        name=name,
+        policy=SimpleNamespace(objectives=(name,)),
+        traces=SimpleNamespace(read=lambda wanted: {name: {"0:0": {"from": 0}}} if name in wanted else {}),
+        stats=lambda: {"guided_rows": len(name), "cache_bytes": 1},
+    )
+
+
+def loaded(offers: Offers, number: int) -> dict[str, Any]:
+    deadline = time.monotonic() + 10
+    while (state := offers.state(number))["state"] == "loading" and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return state
+
+
+def test_the_latest_is_for_requests_that_name_none_and_earlier_ones_stay() -> None:
+    offers = Offers(guide, config("warmth"))
+    offers.begin(3, config("brevity"))
+    assert loaded(offers, 3) == {"state": "ready", "objectives": ["brevity"]}
+    found: Any = [offers.latest, offers.of(0), offers.of(3), offers.of(7)]
+    assert [each and each.name for each in found] == ["brevity", "warmth", "brevity", None]
+    assert offers.read({"warmth": {}, "brevity": {}, "other": {}}).keys() == {"warmth", "brevity"}
+    assert offers.stats() == {"guided_rows": len("warmth") + len("brevity"), "cache_bytes": 2}
+
+
+@pytest.mark.parametrize(("name", "reason"), [("broken", "it has no head"), ("large", "cannot allocate 4 GiB")])
+def test_one_that_cannot_be_loaded_says_why_and_changes_nothing(name: str, reason: str) -> None:
+    offers = Offers(guide, config("warmth"))
+    offers.begin(1, config(name))
+    state = loaded(offers, 1)
+    assert state["state"] == "failed" and reason in state["reason"] and "\n" not in state["reason"]
+    offers.end(1)
+    assert offers.state(1) == {"state": "unknown"}
+    found: Any = offers.latest
+    assert found.name == "warmth"
+
+
+def test_what_has_ended_is_let_go_of_but_for_the_last() -> None:
+    offers = Offers(guide, config("warmth"))
+    offers.end(0)
+    assert offers.state(0)["state"] == "ready", "something has to be served"
+    offers.begin(1, config("brevity"))
+    loaded(offers, 1)
+    offers.end(0)
+    assert offers.of(0) is None and [each.policy.objectives for each in offers] == [("brevity",)]
