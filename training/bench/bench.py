@@ -19,6 +19,7 @@ from training.bench.http import bench_http
 from training.bench.live import bench_live
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.report import bench_report
+from training.bench.roofline import bench_roofline
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, sides_of
 from training.bench.step import bench_step
 from training.bench.worker import BenchWorker, Job, Timing
@@ -33,6 +34,7 @@ app = typer.Typer(invoke_without_command=True, help="Measure speed, without weig
 app.command("http")(bench_http)
 app.command("live")(bench_live)
 app.command("step")(bench_step)
+app.command("roofline")(bench_roofline)
 app.command("report")(bench_report)
 
 BATCHES = (1, 8, 32, 128)
