@@ -140,12 +140,12 @@ def page(loads: Sequence[Load]) -> str:
     one = loads[0]
     parts = [
         "# On GPUs: computed, not measured\n",
-        f"`mavis bench roofline`, from shapes and data sheets: {one.context:,} tokens a row, {one.candidates} candidates, "
-        f"{one.objectives} objectives, bfloat16, heads in float32. A step takes as long as its bytes from memory or "
-        "its arithmetic, whichever is more. The columns of ratios are guided tokens a second over plain vLLM's. Left "
-        "out on both sides: launches of kernels (fast scoring queues some two dozen small ones a step while the GPU is busy "
-        "with the base), sampling, and what the host does. So these are bounds: a real server's ratios will be below "
-        "them. A base that needs several GPUs is computed as if it lay in the memory of one.\n",
+        f"`mavis bench roofline`, from shapes and data sheets: {one.context:,} tokens a row, {one.candidates} "
+        f"candidates, {one.objectives} objectives, bfloat16, heads in float32. A step takes as long as its bytes from "
+        "memory or its arithmetic, whichever is more. The columns of ratios are guided tokens a second over plain "
+        "vLLM's. Left out on both sides: launches of kernels (fast scoring queues some two dozen small ones a step "
+        "while the GPU is busy with the base), sampling, and what the host does. So these are bounds: a real server's "
+        "ratios will be below them. A base that needs several GPUs is computed as if it lay in the memory of one.\n",
     ]
     for device in DEVICES:
         parts += [f"## {device.name}: {device.memory:g} TB/s, {device.arithmetic:g} TFLOP/s\n"]

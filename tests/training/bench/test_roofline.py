@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import app
+from training.bench import bench
 from training.bench.roofline import (
     BASES,
     DEVICES,
@@ -59,7 +59,7 @@ def test_fast_scoring_costs_next_to_nothing_and_exact_scoring_more_with_every_ro
 
 def test_the_page_says_that_nothing_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "gpu.md"
-    result = CliRunner().invoke(app, ["bench", "roofline", "--rows", "4", "--out", str(out)])
+    result = CliRunner().invoke(bench.app, ["roofline", "--rows", "4", "--out", str(out)])
     assert result.exit_code == 0, result.output
     text = out.read_text()
     assert "computed, not measured" in text and text.count("| 4 |") == len(DEVICES) * len(BASES)
