@@ -112,13 +112,15 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
     check_port(flags)
 
     base_model = prepare_embedded(settings.cache_dir) if options.model is None else options.model
-    check = None if flags.config else CheckpointCheck(folders, base_model, flags.revision)
+    config = replace(config, base_model=base_model)
+    check = None if flags.config else CheckpointCheck(replace(config, base_revision=flags.revision))
     _set_environment(options)
     args = parse_for_vllm(options, base_model)
     refuse_unsupported(args, base_model)
     require_plugin()
-    (check or CheckpointCheck(folders, base_model, args.revision)).result()
-    apply_guide(args, replace(config, base_model=base_model, base_revision=args.revision))
+    config = replace(config, base_revision=args.revision)
+    (check or CheckpointCheck(config)).result()
+    apply_guide(args, config)
     keys = keys_of(take_api_keys(args, os.environ), settings.keys_file)
     setattr(args, SERVER_OPTIONS, ServerOptions(settings, keys, stop.drain_first))
     return run_server(args, stop)

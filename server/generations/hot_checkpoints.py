@@ -117,7 +117,7 @@ class HotCheckpoints:
             catalogue = self._catalogue_of(config, [each.config for each in wanted], number)
         except MavisError as error:
             raise CheckpointsError(str(error)) from None
-        if complaint := await complaint_about(config.checkpoints, config.base_model, config.base_revision):
+        if complaint := await complaint_about(config):
             raise CheckpointsError(complaint)
         await self._load(number, config)
         before, self._service.catalogue, self._served = self._service.catalogue, catalogue, wanted

@@ -16,6 +16,7 @@ from server.errors import StartupError
 from server.start.vllm_arguments import VALUE_FLAGS
 from server.workers.checkpoint_check import check_command, check_environment, complaint_of
 from valuemodels.contract.errors import CheckpointError, HubError
+from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.value_config import ValueConfig, read_value_config
 from valuemodels.sources.embedded import EMBEDDED
 from valuemodels.sources.values import resolve_values
@@ -115,9 +116,9 @@ class CheckpointCheck:
     The engine would find the same faults, a minute later and inside a traceback.
     """
 
-    def __init__(self, folders: Sequence[Path], base_model: str, base_revision: str | None) -> None:
+    def __init__(self, config: GuideConfig) -> None:
         self._process = subprocess.Popen(
-            check_command(folders, base_model, base_revision),
+            check_command(config),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,14 +3,16 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+
+from valuemodels.contract.guide_config import GuideConfig
 
 
-def check_command(folders: Sequence[Path | str], base_model: str, base_revision: str | None) -> list[str]:
-    """What exits with 2 and one sentence on stderr where a checkpoint does not fit this base."""
-    command = [sys.executable, "-m", "valuemodels.models.check", *map(str, folders), "--base", base_model]
-    return command if base_revision is None else [*command, "--base-revision", base_revision]
+def check_command(config: GuideConfig) -> list[str]:
+    """What exits with 2 and one sentence on stderr where a checkpoint does not fit the base."""
+    command = [sys.executable, "-m", "valuemodels.models.check", *config.checkpoints, "--base", config.base_model]
+    command += [] if config.base_revision is None else ["--base-revision", config.base_revision]
+    return command + [part for scoring in config.scorings or () for part in ("--scoring", scoring)]
 
 
 def check_environment(current: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -24,10 +26,10 @@ def complaint_of(stderr: str, status: int) -> str:
     return lines[-1]
 
 
-async def complaint_about(folders: Sequence[str], base_model: str, base_revision: str | None) -> str | None:
-    """Why some checkpoints do not fit a base, in one sentence; None where they do."""
+async def complaint_about(config: GuideConfig) -> str | None:
+    """Why checkpoints do not fit their base, in one sentence; None where they do."""
     process = await asyncio.create_subprocess_exec(
-        *check_command(folders, base_model, base_revision),
+        *check_command(config),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=check_environment(),

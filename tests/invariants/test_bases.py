@@ -3,12 +3,16 @@
 Every test says in a line which bug it would catch.
 """
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -24,11 +28,14 @@ from tests.conftest import TINY_PROBE, TINY_VOCAB, character_tokenizer, random_p
 from tests.invariants.conftest import only_float32, tiny_guide
 from tests.invariants.engine import IS_V2, generate, open_engine, read_traces
 from tests.invariants.kit import assert_trace_is_exact, guided, request
-from tests.invariants.test_fast_engine import assert_trace_is_the_probes
+from tests.invariants.test_fast_engine import assert_trace_is_the_probes, hidden_states
+from tests.valuemodels.scoring.kit import scoring_batch
 from valuemodels.contract.value_config import ValueConfig, read_value_config
+from valuemodels.guide.recorder import read_positions
 from valuemodels.models.checkpoint import load_probe, load_value_model, save_checkpoint
 from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.fast import FastScorer
+from valuemodels.tilting import Candidates
 
 pytestmark = pytest.mark.engine
 
@@ -144,3 +151,59 @@ def test_a_compiled_base_shows_the_same_rows(
     """Catches a hook that a graph has swallowed, or that sees padded rows."""
     engine = open_engine(engine_base, tiny_guide(engine_base, engine_checkpoint), enforce_eager=False)
     assert_traces_hold(engine, a_few(320), base_model, fast, uncached)
+
+
+@pytest.fixture(scope="session")
+def quantised(engine_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The base with 8-bit weights, a scale a row, as compressed-tensors writes it; activations are rounded, too."""
+    folder = tmp_path_factory.mktemp("quantised") / "base"
+    shutil.copytree(engine_base, folder)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if name.endswith("proj.weight"):
+            scale = weight.abs().amax(1, keepdim=True) / 127
+            tensors[name], tensors[f"{name}_scale"] = (weight / scale).round().to(torch.int8), scale
+        else:
+            tensors[name] = weight
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    eight: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**eight, "strategy": "channel", "dynamic": False},
+        "input_activations": {**eight, "strategy": "token", "dynamic": True},
+    }
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": group},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@only_float32
+@pytest.mark.skipif(IS_V2, reason="says nothing of the runner")
+def test_fast_scoring_reads_a_quantised_bases_own_states(
+    quantised: str, engine_checkpoint: Path, base_model: LlamaForCausalLM, fast: FastScorer, tmp_path: Path
+) -> None:
+    """Catches a head that reads rescaled states, or embeddings that were taken for something else."""
+    guide = replace(tiny_guide(quantised, engine_checkpoint), scorings=("fast",), default_scoring="fast")
+    engine = open_engine(quantised, guide)
+    engine.collective_rpc("mavis_record", args=(str(tmp_path),))
+    asked = request(20, 330, guided(scoring="fast"), max_tokens=12)
+    ((output,),) = generate(engine, [asked])
+    engine.collective_rpc("mavis_record", args=(None,))
+    name = asked["guidance"].generation_id
+    trace = read_traces(engine, name)[name]["0:0"]
+    found = read_positions(tmp_path)
+    states = hidden_states(base_model, [*asked["prompt"], *output])[len(asked["prompt"]) - 1 : -1]
+    assert torch.cosine_similarity(found.hidden.float(), states).min() > 0.98, "nearly the same model"
+    for position, table in enumerate(trace["candidates"]):
+        ids = torch.tensor([[entry.token_id for entry in table]])
+        logprobs = torch.tensor([[entry.logprob for entry in table]])
+        values = fast.score(scoring_batch(Candidates(ids, logprobs), found.hidden[position].float()[None]))[0]
+        expected = values - (logprobs[0].exp()[:, None] * values).sum(0)
+        torch.testing.assert_close(torch.tensor([each.advantages for each in table]), expected, atol=1e-3, rtol=1e-3)

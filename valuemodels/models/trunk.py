@@ -100,7 +100,7 @@ def load_backbone(
     Only safetensors are read and no remote code runs.
 
     Raises:
-        CheckpointError: it cannot be found, has too few layers, or uses sliding-window attention.
+        CheckpointError: it cannot be found, has too few layers, is quantised, or uses sliding-window attention.
     """
     source = base_model if config.kind == "base" else cast(str, config.model)
     revision = base_revision if config.kind == "base" else config.revision
@@ -143,6 +143,11 @@ def _check_architecture(model_config: PretrainedConfig, config: BackboneConfig, 
     available = model_config.num_hidden_layers
     if config.layers is not None and config.layers > available:
         raise CheckpointError(f"the value model takes {config.layers} layers of {source}, which has {available}")
+    if config.kind == "base" and getattr(model_config, "quantization_config", None):
+        raise CheckpointError(
+            f"the value model takes its layers from {source}, whose weights are quantised; serve it with fast scoring "
+            "alone (MAVIS_SCORINGS='[\"fast\"]'), or with a trunk of its own"
+        )
     layer_types = set(getattr(model_config, "layer_types", None) or ["full_attention"])
     # Qwen's configs name a window and switch it off; Mistral's have no switch.
     if getattr(model_config, "sliding_window", None) and getattr(model_config, "use_sliding_window", True):

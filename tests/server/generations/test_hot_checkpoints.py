@@ -61,8 +61,8 @@ def catalogue_of(config: GuideConfig, checkpoints: Sequence[ValueConfig], offer:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    async def fits(folders: Sequence[str], base_model: str, base_revision: str | None) -> str | None:
-        return "its trunk is not this base's" if any("unfit" in folder for folder in folders) else None
+    async def fits(config: GuideConfig) -> str | None:
+        return "its trunk is not this base's" if any("unfit" in folder for folder in config.checkpoints) else None
 
     monkeypatch.setattr(hot_checkpoints, "complaint_about", fits)
     monkeypatch.setattr(hot_checkpoints, "POLL_S", 0.001)

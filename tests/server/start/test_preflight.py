@@ -11,6 +11,7 @@ import pytest
 from server.errors import StartupError
 from server.start.preflight import CheckpointCheck, check_port, early_flags, find_checkpoints
 from tests.server.kit import value_config
+from valuemodels.contract.guide_config import GuideConfig
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_the_checks_last_line_is_the_sentence(
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: Finished(returncode, stderr))
     with pytest.raises(StartupError, match=f"^{sentence}|{sentence}$"):
-        CheckpointCheck([Path("/v")], "base", None).result()
+        CheckpointCheck(GuideConfig(("/v",), "base")).result()
 
 
 def test_the_check_is_told_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +122,6 @@ def test_the_check_is_told_everything(monkeypatch: pytest.MonkeyPatch) -> None:
         return Finished(0, "")
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    CheckpointCheck([Path("/v"), Path("/w")], "base", "abc").result()
+    CheckpointCheck(GuideConfig(("/v", "/w"), "base", "abc", scorings=("fast",))).result()
     head = [sys.executable, "-m", "valuemodels.models.check", "/v", "/w", "--base", "base"]
-    assert commands == [[*head, "--base-revision", "abc"]]
+    assert commands == [[*head, "--base-revision", "abc", "--scoring", "fast"]]

@@ -171,3 +171,24 @@ def test_the_check_command_says_one_sentence_and_exits_with_2(
     assert main([str(folder), "--base", tiny_base]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
+
+
+def test_a_quantised_base_serves_fast_scoring_alone(
+    tiny_base: str, tiny_probed_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "quantised"
+    shutil.copytree(tiny_base, base)
+    config = json.loads((base / "config.json").read_text())
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+    (base / "config.json").write_text(json.dumps(config))
+    asked = [str(tiny_probed_checkpoint), "--base", str(base)]
+    assert main(asked) == 2
+    assert "quantised; serve it with fast scoring" in capsys.readouterr().err
+    assert main([*asked, "--scoring", "fast"]) == 0
