@@ -33,12 +33,13 @@ unit-with-coverage: setup-dev
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" --cov --cov-report= --cov-fail-under=0
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
-	@$(ON_V2) .venv/bin/python -m pytest -q -m engine tests/invariants $(ARGS)
+	@$(ON_V2) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
 
 unit: setup-dev ## Run the tests that need no engine: some 6 minutes
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" $(ARGS)
 
-slow: setup-dev ## Run the slow tests
+slow: setup-dev ## Run the slow tests, those on V2 first
+	@$(ON_V2) .venv/bin/python -m pytest -q -m "engine and slow" tests/invariants $(ARGS)
 	@.venv/bin/python -m pytest -m slow $(ARGS)
 
 soak: setup-dev ## A real server under everything at once for MINUTES (20); fails where anything is wrong

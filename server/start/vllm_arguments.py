@@ -3,6 +3,7 @@
 No torch, no vLLM.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -139,10 +140,10 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
                 f"--data-parallel-{flag} is not supported: one HTTP process has to reach all engines; "
                 "--data-parallel-size alone gives them to it"
             )
-    if args.pipeline_parallel_size > 1:
+    if args.pipeline_parallel_size > 1 and os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "0":
         raise StartupError(
-            "--pipeline-parallel-size above 1 is not supported: vLLM's pipelines do not run where this server is "
-            "tested; --tensor-parallel-size splits a model, too"
+            "--pipeline-parallel-size above 1 is not supported by vLLM's V1 runner here; its V2 runner, the default on "
+            "GPUs, takes it"
         )
     if args.enable_batch_sharded_sampling:
         raise StartupError("--enable-batch-sharded-sampling is not supported: each rank would sample other rows")

@@ -48,8 +48,9 @@ def steady(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         kill_server(server)
 
 
-def ask(http: httpx.Client, objective: str) -> httpx.Response:
+def ask(http: httpx.Client, objective: str, scoring: str = "fast") -> httpx.Response:
     body: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 8, "objective_weights": {objective: 1.0}}
+    body["scoring"] = scoring
     return http.post(CHAT, json={**body, "return_values": True})
 
 
@@ -64,7 +65,8 @@ def test_objectives_change_under_a_running_text_that_keeps_its_own(steady: Serve
             answer = http.put(PATH, json={"checkpoints": ["renamed"]}, headers=ADMIN)
             before = len(text.arrivals)
             assert answer.status_code == 200 and [each["id"] for each in answer.json()["data"]] == ["renamed-1"]
-            assert ask(http, "sunshine").json()["choices"][0]["mavis"]["checkpoint"] == "renamed-1"
+            for scoring in ("fast", "exact", "hybrid"):
+                assert ask(http, "sunshine", scoring).json()["choices"][0]["mavis"]["checkpoint"] == "renamed-1"
             assert error_of(ask(http, "positivity"))["param"].startswith("objective_weights")
             effective = patch(http, "under-way", {"objective_weights": DOWN}).json()["effective_from_token"]
             assert len(text.arrivals) < 600, "it has to run still"

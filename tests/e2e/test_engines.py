@@ -30,7 +30,11 @@ def test_changes_and_values_reach_the_engine_that_holds_each_choice(two_engines:
     names = [f"spread-{number}" for number in range(4)]
     with ExitStack() as stack, httpx.Client(base_url=two_engines.url, timeout=60) as http:
         asked = {"n": 2, "max_tokens": TOKENS, "objective_weights": UP, "return_values": True}
-        writing = [stack.enter_context(running(two_engines, name, **asked)) for name in names]
+        scorings = ("fast", "exact", "hybrid", "fast")
+        writing = [
+            stack.enter_context(running(two_engines, name, scoring=scoring, **asked))
+            for name, scoring in zip(names, scorings, strict=True)
+        ]
         at = [patch(http, name, {"objective_weights": DOWN}).json()["effective_from_token"] for name in names]
         told = [http.get(f"/v1/generations/chatcmpl-{name}", headers=MINE) for name in names]
         stack.close()

@@ -121,7 +121,10 @@ def generate_stepwise(engine: Any, request: Mapping[str, Any], before_step: Call
     core.add_request(request["guidance"].generation_id, {"prompt_token_ids": request["prompt"]}, params_of(request))
     for at in count():
         before_step(at)
-        (*_, output) = core.step()
+        outputs: list[Any] = []
+        while not outputs:  # a pipeline's first ranks have nothing to tell
+            outputs = core.step()
+        output = outputs[-1]
         if output.finished:
             _told[request["guidance"].generation_id] = {"0:0": [0, list(output.outputs[0].token_ids)]}
             return

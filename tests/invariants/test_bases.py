@@ -26,7 +26,7 @@ from transformers import (
 
 from tests.conftest import TINY_PROBE, TINY_VOCAB, character_tokenizer, random_probe, random_tensors
 from tests.invariants.conftest import only_float32, tiny_guide
-from tests.invariants.engine import IS_V2, generate, open_engine, read_traces
+from tests.invariants.engine import generate, open_engine, read_traces
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from tests.invariants.test_fast_engine import assert_trace_is_the_probes, hidden_states
 from tests.valuemodels.scoring.kit import scoring_batch
@@ -115,7 +115,6 @@ def test_other_families_are_read_as_they_are(family: tuple[str, Path]) -> None:
 
 
 @only_float32
-@pytest.mark.skipif(IS_V2, reason="on a CPU V2's adapters need kernels that Triton's interpreter does not run")
 def test_fast_scoring_reads_the_adapters_states_and_exact_scoring_the_text(
     engine_base: str, engine_checkpoint: Path, fast: FastScorer, uncached: ValueModel, tmp_path: Path
 ) -> None:
@@ -140,7 +139,6 @@ def test_fast_scoring_reads_the_adapters_states_and_exact_scoring_the_text(
 
 
 @only_float32
-@pytest.mark.skipif(IS_V2, reason="what is compiled is the same, and takes as long")
 def test_a_compiled_base_shows_the_same_rows(
     engine_base: str,
     engine_checkpoint: Path,
@@ -185,7 +183,6 @@ def quantised(engine_base: str, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 @only_float32
-@pytest.mark.skipif(IS_V2, reason="says nothing of the runner")
 def test_fast_scoring_reads_a_quantised_bases_own_states(
     quantised: str, engine_checkpoint: Path, base_model: LlamaForCausalLM, fast: FastScorer, tmp_path: Path
 ) -> None:

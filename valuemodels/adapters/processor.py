@@ -126,10 +126,18 @@ class ValueProcessor:
         until = math.inf if guidance is None or not guidance.schedule else 0
         return RunningRequest(guidance, guide, resolved, params.temperature, prompt, output, end_token, until=until)
 
-    def _row(self, index: int, request_id: str, request: RunningRequest, drafts: Sequence[int] = ()) -> Row | None:
+    def _row(
+        self,
+        index: int,
+        request_id: str,
+        request: RunningRequest,
+        drafts: Sequence[int] = (),
+        line: int | None = None,
+    ) -> Row | None:
         """What the guide is told of a row of the logits; None where there is nothing to tilt or to watch.
 
         Args:
+            line: see `Row`.
             drafts: tokens that are proposed to follow the output, and that the row comes after.
         """
         asked, row = request.asked, request.row
@@ -137,12 +145,14 @@ class ValueProcessor:
         if not request.follow(overrides, request_id, len(drafts)):
             return None
         if drafts:
-            return self._new_row(index, request_id, request, drafts)
+            return self._new_row(index, request_id, request, drafts, line)
         if row is None or row.index != index or row.sequence_id != request_id or row.guidance is not request.guidance:
-            row = request.row = self._new_row(index, request_id, request, ())
+            row = request.row = self._new_row(index, request_id, request, (), line)
         return row
 
-    def _new_row(self, index: int, request_id: str, request: RunningRequest, drafts: Sequence[int]) -> Row:
+    def _new_row(
+        self, index: int, request_id: str, request: RunningRequest, drafts: Sequence[int], line: int | None
+    ) -> Row:
         asked = request.asked
         return Row(
             index=index,
@@ -155,6 +165,7 @@ class ValueProcessor:
             output=request.output,
             last_token=request.end_token,
             drafts=tuple(drafts),
+            line=line,
         )
 
 

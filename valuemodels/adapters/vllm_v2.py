@@ -128,7 +128,9 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
                 yield _Line(index, request, position + 1 - offset, drafts)
 
     def _row_of(self, line: _Line) -> Row | None:
-        return self._row(line.index, line.request.request_id, line.request.running, line.drafts)
+        # Rows change their places from step to step, requests keep their slots; each draft has a line of its own.
+        kept_at = line.request.slot + len(line.drafts) * self._states.max_num_reqs
+        return self._row(line.index, line.request.request_id, line.request.running, line.drafts, kept_at)
 
     def _learn(self, requests: Sequence[SlotRequest]) -> None:
         """Bring all tokens of these requests to the host, now."""

@@ -56,7 +56,7 @@ class RowSettings:
 
 
 class SettingsOfRows:
-    """Tables with a line for every row of the batch, in which only the lines of changed rows are written.
+    """Tables with a line for every row (`Row.kept_at`), in which only the lines of changed rows are written.
 
     Two copies to the device carry all that has changed in a step, whatever it is; a step in which nothing changes gets
     the same `RowSettings` again.
@@ -77,13 +77,13 @@ class SettingsOfRows:
         self._lines: dict[int, list[float]] = {}
         self._numbers = torch.empty(0, 2 * self._objectives + 5, device=device)
         self._counts = torch.empty(0, 2, dtype=torch.int64, device=device)
-        self._order: list[int] = []
+        self._order: list[tuple[int, int]] = []
         self._settings: RowSettings | None = None
 
     def of(self, rows: Sequence[Row]) -> RowSettings:
         """The settings of a step's rows."""
-        changed = [row for row in rows if not _asks_for_the_same(self._written.get(row.index), row)]
-        order = [row.index for row in rows]
+        changed = [row for row in rows if not _asks_for_the_same(self._written.get(row.kept_at), row)]
+        order = [(row.index, row.kept_at) for row in rows]
         if changed:
             self._write(changed)
         if self._settings is None or changed or order != self._order:
@@ -91,13 +91,13 @@ class SettingsOfRows:
         return self._settings
 
     def _write(self, rows: Sequence[Row]) -> None:
-        self._make_room(1 + max(row.index for row in rows))
-        index = to_device([row.index for row in rows], self._device)
-        self._lines.update((row.index, self._line(row)) for row in rows)
-        self._numbers[index] = to_device([self._lines[row.index] for row in rows], self._device, torch.float32)
+        self._make_room(1 + max(row.kept_at for row in rows))
+        index = to_device([row.kept_at for row in rows], self._device)
+        self._lines.update((row.kept_at, self._line(row)) for row in rows)
+        self._numbers[index] = to_device([self._lines[row.kept_at] for row in rows], self._device, torch.float32)
         self._counts[index] = to_device([[row.guidance.candidates, row.last_token] for row in rows], self._device)
         # The row itself, so that its guidance stays alive: only so is an identity its own.
-        self._written.update((row.index, row) for row in rows)
+        self._written.update((row.kept_at, row) for row in rows)
 
     def _line(self, row: Row) -> list[float]:
         asked = row.guidance
@@ -114,12 +114,12 @@ class SettingsOfRows:
             self._numbers = torch.cat([self._numbers, self._numbers.new_zeros(more, self._numbers.shape[1])])
             self._counts = torch.cat([self._counts, self._counts.new_zeros(more, self._counts.shape[1])])
 
-    def _read(self, rows: Sequence[Row], order: Sequence[int]) -> RowSettings:
+    def _read(self, rows: Sequence[Row], order: Sequence[tuple[int, int]]) -> RowSettings:
         places: dict[Scoring, list[int]] = {}
         for place, row in enumerate(rows):
             places.setdefault(row.guidance.scoring, []).append(place)
-        index = to_device(order, self._device)
-        numbers, counts = self._numbers[index], self._counts[index]
+        index, lines = to_device(order, self._device).unbind(1)
+        numbers, counts = self._numbers[lines], self._counts[lines]
         free, pinned, rest = torch.split(numbers, [self._objectives, self._objectives, 5], dim=1)
         tilts = rest[:, 2] != 0
         temperature = sampling_temperature(rest[:, 0])
@@ -138,7 +138,7 @@ class SettingsOfRows:
             gives_levels=rest[:, 3] != 0,
             last_tokens=counts[:, 1],
             needed=(free != 0) | (pinned != 0) | ~tilts[:, None],
-            all_weigh=all(0.0 not in self._lines[line][: self._objectives] for line in order),
+            all_weigh=all(0.0 not in self._lines[line][: self._objectives] for _, line in order),
             places=dict(sorted(places.items())),
             zeros=torch.zeros_like(temperature),
             nobody=torch.zeros_like(tilts),

@@ -21,6 +21,8 @@ class Row:
         prompt, output: token ids; `output` is a live list. They may be unknown where only fast scoring reads the row.
         last_token: the token that ends the sequence.
         drafts: tokens that are only proposed to follow the output, and that this row comes after.
+        line: where the guide keeps what the row asks for: a place that it has for longer than its place in the logits.
+            None is that place.
     """
 
     index: int
@@ -33,6 +35,12 @@ class Row:
     output: Sequence[int]
     last_token: int = 0
     drafts: tuple[int, ...] = ()
+    line: int | None = None
+
+    @property
+    def kept_at(self) -> int:
+        """Its line."""
+        return self.index if self.line is None else self.line
 
     @property
     def position(self) -> int:

@@ -135,9 +135,17 @@ def parsed(**changes: Any) -> Namespace:
         ({"additional_config": {EXTRA_ARGS_KEY: {}}}, "--additional-config"),
     ],
 )
-def test_what_would_leave_answers_without_values_is_refused(changes: dict[str, Any], named: str) -> None:
+def test_what_would_leave_answers_without_values_is_refused(
+    changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     with pytest.raises(StartupError, match=named):
         refuse_unsupported(parsed(**changes), "base")
+
+
+def test_a_pipeline_is_v2s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    refuse_unsupported(parsed(pipeline_parallel_size=2), "base")
 
 
 def test_the_operators_own_processors_and_config_stay() -> None:

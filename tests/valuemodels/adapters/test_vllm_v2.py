@@ -27,6 +27,7 @@ from valuemodels.adapters.worker import _check_drafts
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName, Guidance, ScheduledChange
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.row_settings import SettingsOfRows
 from valuemodels.guide.step_record import SETTLE_STEPS
 
 SLOTS, LONGEST = 4, 96
@@ -46,6 +47,7 @@ class Runner:
         self.total_len = SimpleNamespace(gpu=torch.zeros(SLOTS, dtype=torch.int32))
         self.prompt_len, self.prefill_len = (SimpleNamespace(np=np.zeros(SLOTS, dtype=np.int32)) for _ in range(2))
         self.device = torch.device("cpu")
+        self.max_num_reqs = SLOTS
         self.ids: dict[int, str] = {}
 
     def add(
@@ -322,6 +324,22 @@ def test_rows_of_two_offers_are_tilted_each_by_its_own(
     before = runner.step(processor, 0, 1)
     processor.offers.end(0)
     torch.testing.assert_close(runner.step(processor, 0, 1), before, msg="what has begun with an offer outlives it")
+
+
+def test_rows_that_change_places_are_not_written_again(
+    fast: ValueLogitsProcessor, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V2 orders a batch anew in every step; what a request asks for stays in its slot's line."""
+    for slot, weight in ((0, 1.0), (2, -1.0)):
+        runner.add(fast, slot, f"{slot}-1", params(str(slot), weights={"warmth": weight}), [4, 5])
+    first = runner.step(fast, 0, 2)
+    monkeypatch.setattr(SettingsOfRows, "_write", lambda *_: pytest.fail("written again"))
+    swapped = runner.step(fast, 2, 0)
+    assert not torch.equal(first, swapped)
+    monkeypatch.undo()
+    runner.add(fast, 3, "3-1", params("3", weights={"warmth": -1.0}), [4, 5])
+    runner.add(fast, 1, "1-1", params("1", weights={"warmth": 1.0}), [4, 5])
+    assert torch.equal(runner.step(fast, 3, 1), swapped)
 
 
 def test_what_vllm_hands_on_in_parts_is_refused_at_the_start() -> None:
