@@ -4,7 +4,8 @@ What a step does is queued on a GPU and runs later. Who asks for a tensor's valu
 until all that is queued has been done, and meanwhile nothing new is. Elsewhere all of this is a plain copy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,20 @@ def to_device(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype |
     if device.type != "cuda":
         return made.to(device)
     return made.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def finished_on(device: torch.device) -> Iterator[None]:
+    """Everything that this thread has the device do meanwhile has been done at the end.
+
+    A thread of its own has neither the device of the others nor their order: what it has made could be read too early.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        yield
+        torch.cuda.current_stream(device).synchronize()
 
 
 class Arrival:

@@ -22,6 +22,7 @@ from valuemodels.guide.loading import load_guide
 from valuemodels.guide.offers import Offers
 from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.scoring.rows import Row
+from valuemodels.transfers import finished_on
 
 T = TypeVar("T")
 
@@ -67,7 +68,8 @@ class ValueProcessor:
         model = vllm_config.model_config
 
         def load(config: GuideConfig) -> ValueGuide:
-            return load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers)
+            with finished_on(device):  # later offers are loaded in threads of their own
+                return load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers)
 
         self.offers = Offers(load, GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY]))
         self.changed = ChangedGenerations()
