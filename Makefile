@@ -16,7 +16,7 @@ export PYTHON
 # vLLM and Triton look for these when they are imported.
 ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 
-.PHONY: help serve test v2 unit unit-with-coverage slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded experts-embedded compare-embedded lock clean setup setup-dev
+.PHONY: help serve test v2 unit unit-with-coverage slow soak fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,10 @@ evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does,
 front-embedded: setup-dev ## Which rewards can be had together, by tilting and by the alternatives; resumes where it stopped
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl --no-others \
 		--pair positivity,simplicity --pair positivity,conciseness --triple positivity,simplicity,curiosity $(ARGS)
+
+candidates-embedded: setup-dev ## What the number of candidates does to rewards, cost and fluency; resumes where it stopped
+	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/candidates --prompts held-out.jsonl --no-others --samples 1 \
+		--run-dir runs/front-candidates --tilts 1@112,1@5,1@10,1@20,1,1@256 --pair positivity,simplicity $(ARGS)
 
 experts-embedded: setup-dev ## Fine-tuned policies, mixed by Rewarded Soups and by MOD, beside tilting; hours; resumes where it stopped
 	@for each in positivity simplicity; do \

@@ -173,6 +173,8 @@ def test_readme_compares_the_scorings_as_was_measured() -> None:
         assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text("README.md")
 
 
+TILTS = ("5", "10", "20", "", "112", "256")
+"""Numbers of candidates; the server's default has none in its method's name."""
 BESIDE_EXPERTS = ("tilted, fast", "rewarded soup", "MOD")
 
 
@@ -194,6 +196,15 @@ def test_readme_says_what_can_be_had_together_as_was_measured() -> None:
     lines = list(front_lines(report))
     assert len(lines) >= 3 * 5
     for line in lines:
+        assert line in text("README.md")
+
+
+def test_readme_says_what_more_candidates_buy_as_was_measured() -> None:
+    report = json.loads((ROOT / "docs/evaluation/embedded/candidates/report.json").read_text(encoding="utf-8"))
+    lines = list(front_lines(report))
+    for count in TILTS:
+        name = "tilted, fast" + (f", {count} candidates" if count else "")
+        (line,) = (line for line in lines if f"| {name} |" in line)
         assert line in text("README.md")
 
 
