@@ -45,6 +45,7 @@ def test_a_slider_is_moved_while_the_text_streams(server: Server) -> None:
     assert weights == [1.0, -1.0]
 
 
+@pytest.mark.slow
 def test_an_objective_of_ones_own_becomes_a_checkpoint(tmp_path: Path) -> None:
     """The whole of training on the real engine: rollouts, an own reward with parameters, fit, calibration, export."""
     folder = tmp_path / "run"
