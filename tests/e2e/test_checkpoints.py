@@ -20,6 +20,7 @@ pytestmark = pytest.mark.engine
 
 ADMIN = {"Authorization": "Bearer an-operators-own-key"}
 PATH = "/v1/checkpoints"
+TOKENS = 480
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_objectives_change_under_a_running_text_that_keeps_its_own(steady: Serve
     with httpx.Client(base_url=steady.url, timeout=120) as http:
         assert http.get(PATH).status_code == http.put(PATH, json={"checkpoints": ["renamed"]}).status_code == 401
         assert http.get(PATH, headers=ADMIN).json()["available"] == sorted(["broken", "renamed", shipped])
-        with running(steady, "under-way", stream=True, max_tokens=600, objective_weights=UP) as text:
+        with running(steady, "under-way", stream=True, max_tokens=TOKENS, objective_weights=UP) as text:
             while len(text.arrivals) < 10:
                 time.sleep(0.01)
             answer = http.put(PATH, json={"checkpoints": ["renamed"]}, headers=ADMIN)
@@ -69,12 +70,12 @@ def test_objectives_change_under_a_running_text_that_keeps_its_own(steady: Serve
                 assert ask(http, "sunshine", scoring).json()["choices"][0]["mavis"]["checkpoint"] == "renamed-1"
             assert error_of(ask(http, "positivity"))["param"].startswith("objective_weights")
             effective = patch(http, "under-way", {"objective_weights": DOWN}).json()["effective_from_token"]
-            assert len(text.arrivals) < 600, "it has to run still"
+            assert len(text.arrivals) < TOKENS, "it has to run still"
         names = {each["id"] for each in http.get("/v1/objectives").json()["data"]}
         assert "sunshine" in names and "positivity" not in names
         assert text.steering() == [(0, 1.0), (effective, -1.0)] and effective >= before
         tokens = [token for block in text.blocks() for token in block.get("tokens", [])]
-        assert len(tokens) == 600 and all("positivity" in token["values"] for token in tokens)
+        assert len(tokens) == TOKENS and all("positivity" in token["values"] for token in tokens)
         refused = http.put(PATH, json={"checkpoints": ["broken"]}, headers=ADMIN)
         assert refused.status_code == 400 and error_of(refused)["param"] == "checkpoints"
         assert ask(http, "sunshine").status_code == 200

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import Server, kill_server, start_server, stop_server, wait_until_ready
 from tests.e2e.test_live_control import DOWN, MINE, UP, patch, running
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 TOKENS = 96
 

@@ -26,7 +26,7 @@ from transformers import (
 
 from tests.conftest import TINY_PROBE, TINY_VOCAB, character_tokenizer, random_probe, random_tensors
 from tests.invariants.conftest import only_float32, tiny_guide
-from tests.invariants.engine import IS_V2, generate, open_engine, read_traces
+from tests.invariants.engine import generate, open_engine, read_traces
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from tests.invariants.test_fast_engine import assert_trace_is_the_probes, hidden_states
 from tests.valuemodels.scoring.kit import scoring_batch
@@ -38,7 +38,6 @@ from valuemodels.scoring.fast import FastScorer
 from valuemodels.tilting import Candidates
 
 pytestmark = pytest.mark.engine
-slow_on_v2 = pytest.mark.slow if IS_V2 else pytest.mark.engine
 
 SHAPE: dict[str, Any] = {
     "vocab_size": TINY_VOCAB,
@@ -139,7 +138,7 @@ def test_fast_scoring_reads_the_adapters_states_and_exact_scoring_the_text(
     assert_traces_hold(engine, a_few(310), LlamaForCausalLM.from_pretrained(engine_base).eval(), fast, uncached)
 
 
-@slow_on_v2
+@pytest.mark.slow
 @only_float32
 def test_a_compiled_base_shows_the_same_rows(
     engine_base: str,
