@@ -13,33 +13,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
+from server.api.offer_schema import CheckpointList
 from server.api.route_table import CHECKPOINTS_PATH
 from server.errors import ApiKeyError, BodyError
 from server.generations.hot_checkpoints import HotCheckpoints
 from server.requests.keys import digest_of, secret_of
 
 _ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-class ServedCheckpoint(BaseModel):
-    """One value checkpoint that is served."""
-
-    name: str = Field(description="What `checkpoints` calls it.")
-    object: str = Field(description='Always "checkpoint".')
-    id: str = Field(description="As answers tell it in `mavis.checkpoint`.")
-    objectives: list[str]
-    scorings: list[str]
-
-
-class CheckpointList(BaseModel):
-    """What is served, and what might be."""
-
-    object: str = Field(description='Always "list".')
-    data: list[ServedCheckpoint]
-    available: list[str] = Field(description="What `checkpoints` may name.")
 
 
 _CHOICE = {

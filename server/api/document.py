@@ -75,6 +75,14 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
         "state",
     ),
     (
+        "`GET /v1/checkpoints`, `PUT /v1/checkpoints`",
+        "Which value checkpoints are served, and others in their place while texts are written: a body of "
+        '`{"checkpoints": ["name", ...]}`, answered once they are served. There only where the operator has set '
+        "`MAVIS_ADMIN_KEY`, which both want in place of an API key (401). 400 where they do not fit, and nothing "
+        "changes; 409 while others are being loaded.",
+        "checkpoints",
+    ),
+    (
         "`GET /ready`, `GET /health`, `GET /metrics`",
         "`/ready` answers 200 while the engine and its workers answer, the value models are loaded and the server is "
         "not about to stop, else 503. `/health` and "
@@ -96,6 +104,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "change": (schema.GenerationChange, schema.GenerationChanged, schema.ChangedChoice),
     "state": (schema.GenerationState, schema.GenerationChoiceState),
+    "checkpoints": (offer_schema.CheckpointList, offer_schema.ServedCheckpoint),
     "ready": (schema.Readiness,),
 }
 _BLOCK = (schema.MavisBlock, schema.TokenValues, schema.CandidateValues, schema.Steering, schema.MavisChunk)

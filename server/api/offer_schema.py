@@ -1,4 +1,4 @@
-"""What `GET /v1/objectives`, `/v1/profiles` and `/v1/evaluations` answer, as pydantic models.
+"""What `GET /v1/objectives`, `/v1/profiles`, `/v1/evaluations` and `/v1/checkpoints` answer, as pydantic models.
 
 Runs in the HTTP process. No torch.
 """
@@ -74,3 +74,21 @@ class EvaluationList(Answer):
 
     object: Annotated[Literal["list"], Field(description="Always this.")]
     data: Annotated[list[Evaluation], Field(description="In the order of the checkpoints.")]
+
+
+class ServedCheckpoint(Answer):
+    """One value checkpoint that is served."""
+
+    name: str = Field(description="What `checkpoints` calls it.")
+    object: Literal["checkpoint"] = Field(description="Always this.")
+    id: str = Field(description="As answers tell it in `mavis.checkpoint`.")
+    objectives: list[str] = Field(description="What its sliders are called.")
+    scorings: list[str] = Field(description="How it can value candidates.")
+
+
+class CheckpointList(Answer):
+    """What is served, and what might be."""
+
+    object: Literal["list"] = Field(description="Always this.")
+    data: list[ServedCheckpoint] = Field(description="What is served.")
+    available: list[str] = Field(description="What `checkpoints` may name.")

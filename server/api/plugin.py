@@ -15,6 +15,7 @@ Runs in the HTTP process. Does not import torch itself.
 import asyncio
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -42,7 +43,7 @@ from server.requests.admission import Admission
 from server.requests.catalogue import Catalogue
 from server.requests.fields import REQUEST_ID_HEADER, GuidanceFields
 from server.start.banner import Address, ready_text
-from server.start.server_options import SERVER_OPTIONS
+from server.start.server_options import SERVER_OPTIONS, ServerOptions
 from server.workers.change_line import ChangeLine
 from server.workers.heartbeat import Heartbeat
 from server.workers.mailbox import Mailbox
@@ -115,12 +116,8 @@ class MavisEndpoints:
             raise StartupError("the engine holds no value guide; start the server with `mavis serve`")
         config, settings = GuideConfig.from_wire(wire), options.settings
         checkpoints = [read_value_config(folder) for folder in config.checkpoints]
-
-        def catalogue_of(config: GuideConfig, checkpoints: Sequence[ValueConfig], offer: int = 0) -> Catalogue:
-            profiles, is_hot = settings.all_profiles(config.checkpoints), settings.admin_key is not None
-            return Catalogue(config, checkpoints, profiles, options.keys.profiles, offer, may_be_replaced=is_hot)
-
-        catalogue = catalogue_of(config, checkpoints)
+        catalogue_of = partial(_catalogue, options)
+        catalogue = catalogue_of(config, checkpoints, 0)
         attached = await _attached(engine_client, catalogue)
         mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
         # What comes by a socket reaches one engine.
@@ -145,6 +142,14 @@ class MavisEndpoints:
         gate = {"keys": options.keys, "routes": Routes(is_open, generates), "limits": settings.gate_limits}
         place_gate(self._app, **gate, load=load, drain=drain, audit=audit)
         options.on_drain(drain, settings.drain_s)
+
+
+def _catalogue(
+    options: ServerOptions, config: GuideConfig, checkpoints: Sequence[ValueConfig], offer: int
+) -> Catalogue:
+    """Of the checkpoints of a config, under the operator's settings."""
+    profiles, is_hot = options.settings.all_profiles(config.checkpoints), options.settings.admin_key is not None
+    return Catalogue(config, checkpoints, profiles, options.keys.profiles, offer, may_be_replaced=is_hot)
 
 
 async def _attached(engine_client: Any, catalogue: Catalogue) -> list[Mapping[str, Any]]:

@@ -182,10 +182,18 @@ def read_settings(environment: Mapping[str, str], **flags: Any) -> Settings:
         name = PREFIX + field[1].upper() if field else PREFIX + "*"
         raise StartupError(f"{name}: got {shown(environment.get(name))}, allowed is a JSON object") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        name, *keys = (str(part) for part in first["loc"])
-        where = ".".join([PREFIX + name.upper(), *keys])
-        raise StartupError(f"{where}: {first['msg']} (got {shown(first['input'])})") from None
+        raise StartupError(_in_a_sentence(error)) from None
+
+
+def _in_a_sentence(error: ValidationError) -> str:
+    """What is wrong first; never what a secret was."""
+    first = error.errors()[0]
+    if not first["loc"]:  # of several settings together
+        return first["msg"].removeprefix("Value error, ")
+    name, *keys = (str(part) for part in first["loc"])
+    is_secret = Settings.model_fields[name].annotation == SecretStr | None
+    got = "" if is_secret else f" (got {shown(first['input'])})"
+    return f"{'.'.join([PREFIX + name.upper(), *keys])}: {first['msg']}{got}"
 
 
 def _refuse_near_misses(environment: Mapping[str, str]) -> None:

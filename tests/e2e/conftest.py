@@ -112,15 +112,22 @@ def kill_server(server: Server) -> None:
     server.process.wait()
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("server") / "log.txt")
+@contextlib.contextmanager
+def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Server]:
+    """A server that is ready, and has to end well."""
+    running = start_server(folder / "log.txt", *arguments, **environment)
     try:
         wait_until_ready(running)
         yield running
-        stop_server(running)
+        assert stop_server(running)[0] == 0
     finally:
         kill_server(running)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, kill_server, start_server, stop_server, wait_until_ready
+from tests.e2e.conftest import Server, serving
 from tests.e2e.test_http import CHAT, MESSAGES, error_of
 from tests.e2e.test_live_control import DOWN, UP, patch, running
 from valuemodels.contract.value_config import read_value_config
@@ -40,13 +40,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def steady(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"MAVIS_ADMIN_KEY": "an-operators-own-key", "MAVIS_VALUES_ROOT": str(root)}
-    server = start_server(tmp_path_factory.mktemp("steady") / "log", **settings)
-    try:
-        wait_until_ready(server)
+    with serving(tmp_path_factory.mktemp("steady"), **settings) as server:
         yield server
-        assert stop_server(server)[0] == 0
-    finally:
-        kill_server(server)
 
 
 def ask(http: httpx.Client, objective: str, scoring: str = "fast") -> httpx.Response:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, kill_server, start_server, stop_server, wait_until_ready
+from tests.e2e.conftest import Server, serving
 from tests.e2e.test_live_control import DOWN, MINE, UP, patch, running
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -17,13 +17,8 @@ TOKENS = 96
 
 @pytest.fixture(scope="module")
 def two_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_server(tmp_path_factory.mktemp("engines") / "log", "--data-parallel-size", "2")
-    try:
-        wait_until_ready(server)
+    with serving(tmp_path_factory.mktemp("engines"), "--data-parallel-size", "2") as server:
         yield server
-        assert stop_server(server)[0] == 0
-    finally:
-        kill_server(server)
 
 
 def test_changes_and_values_reach_the_engine_that_holds_each_choice(two_engines: Server) -> None:

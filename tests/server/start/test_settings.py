@@ -55,6 +55,25 @@ def test_a_wrong_setting_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_secret_stands_in_no_error_and_what_goes_together_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAVIS_ADMIN_KEY", "hush")
+    monkeypatch.setenv("MAVIS_VALUES_ROOT", str(tmp_path))
+    with pytest.raises(StartupError, match=r"^MAVIS_ADMIN_KEY: .*16") as caught:
+        read_settings(os.environ)
+    assert "hush" not in str(caught.value)
+    monkeypatch.setenv("MAVIS_ADMIN_KEY", "hush-hush-hush-hush")
+    read_settings(os.environ)
+    monkeypatch.setenv("MAVIS_VALUES_ROOT", str(tmp_path / "missing"))
+    with pytest.raises(StartupError, match=r"^MAVIS_VALUES_ROOT: .*missing is no folder$"):
+        read_settings(os.environ)
+    monkeypatch.delenv("MAVIS_VALUES_ROOT")
+    with pytest.raises(StartupError, match=r"^MAVIS_ADMIN_KEY and MAVIS_VALUES_ROOT go together") as caught:
+        read_settings(os.environ)
+    assert "hush" not in str(caught.value)
+
+
 def test_other_peoples_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAVIS_BASE_URL", "http://127.0.0.1:8000")
     read_settings(os.environ)
