@@ -7,6 +7,7 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from server.audit import Audit
-from server.errors import CheckpointsError, FieldError, LoadingError, RequestError
+from server.errors import CheckpointsError, EngineLostError, FieldError, LoadingError, RequestError
 from server.generations.service import GenerationService
 from server.requests.catalogue import Catalogue
 from server.workers.checkpoint_check import complaint_about
@@ -99,9 +100,9 @@ class HotCheckpoints:
             LoadingError: others are being loaded.
             EngineLostError: the engine died.
         """
-        if self._loading.locked():
-            raise LoadingError
         try:
+            if self._loading.locked():
+                raise LoadingError
             async with self._loading:
                 await self._replace(self._read(names))
         except RequestError as error:
@@ -142,30 +143,28 @@ class HotCheckpoints:
         ending.add_done_callback(self._ending.discard)
 
     async def _unload(self, number: int) -> None:
-        await call_ranks(self._engine, "mavis_unload", number)
+        with contextlib.suppress(EngineLostError):
+            await call_ranks(self._engine, "mavis_unload", number)
 
     def _read(self, names: Any) -> list[_Served]:
-        allowed = f"a list of 1 to {MOST} different names of checkpoints; GET tells which there are"
-        if not isinstance(names, list) or not 1 <= len(names) <= MOST or not all(isinstance(n, str) for n in names):
+        are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not are_texts or not 1 <= len(names) <= MOST or len(set(names)) < len(names):
+            allowed = f"a list of 1 to {MOST} different names of checkpoints; GET tells which there are"
             raise FieldError("checkpoints", names, allowed)
-        if len(set(names)) < len(names):
-            raise FieldError("checkpoints", names, allowed)
-        return [self._find(name) for name in names]
+        return [self._first.get(name) or self._find(name) for name in names]
 
     def _find(self, name: str) -> _Served:
-        if name in self._first:
-            return self._first[name]
         try:
             folder = (self._root / name).resolve()
-            is_inside = folder.is_relative_to(self._root) and folder != self._root
-            if not is_inside or not (folder / CONFIG_FILE).is_file():
-                raise FieldError("checkpoints", name, "a checkpoint's folder under MAVIS_VALUES_ROOT")
+            is_inside = folder != self._root and folder.is_relative_to(self._root)
+            is_there = is_inside and (folder / CONFIG_FILE).is_file()
+        except (ValueError, OSError):  # no file can have such a name
+            is_there = False
+        if not is_there:
+            raise FieldError("checkpoints", name, "a checkpoint's folder under MAVIS_VALUES_ROOT")
+        try:
             return _Served(name, str(folder), read_value_config(folder))
-        except (ValueError, OSError):
-            raise FieldError("checkpoints", name, "a checkpoint's folder under MAVIS_VALUES_ROOT") from None
         except MavisError as error:
-            if isinstance(error, FieldError):
-                raise
             raise CheckpointsError(str(error)) from None
 
 

@@ -157,10 +157,11 @@ async def test_a_worker_that_cannot_load_leaves_all_as_it_was(served: Served, ca
     assert service.catalogue.offer == 2
 
 
-async def test_one_at_a_time(served: Served) -> None:
+async def test_one_at_a_time(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     hot, _, _ = served
     first = asyncio.ensure_future(hot.replace(["new"], "-"))
     await asyncio.sleep(0)
-    with pytest.raises(LoadingError):
+    with caplog.at_level(logging.INFO, "mavis.audit"), pytest.raises(LoadingError):
         await hot.replace(["start"], "-")
+    assert "LoadingError" in caplog.text
     await first
