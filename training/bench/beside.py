@@ -4,13 +4,14 @@ Runs in the command's process. Must not import torch or vllm.
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-import httpx
+import aiohttp
 import numpy as np
 
 from training.bench.load import Beside
@@ -70,7 +71,7 @@ class LiveSide:
     def beside(self, label: str, objectives: Sequence[str], changes: Changes, max_tokens: int) -> Beside:
         """What is done while the streams of `label` run, and noted in `changes`."""
 
-        async def busy(http: httpx.AsyncClient, streams: Sequence[Sequence[float]]) -> None:
+        async def busy(http: aiohttp.ClientSession, streams: Sequence[Sequence[float]]) -> None:
             rng = random.Random(label)
             tasks = []
             for row, times in enumerate(streams):
@@ -85,13 +86,14 @@ class LiveSide:
         return busy
 
 
-async def _read(http: httpx.AsyncClient, label: str, row: int, share: float) -> None:
+async def _read(http: aiohttp.ClientSession, label: str, row: int, share: float) -> None:
     """Read all that is known of a stream, again and again. `share` of the first pause, so that not all read at once."""
     await asyncio.sleep(share * READ_EVERY_S)
     while True:
-        answer = await http.get(f"/v1/generations/cmpl-{label}-{row}", headers=headers_of(label, row))
-        if answer.status_code not in (HTTPStatus.OK, *_OVER):
-            raise MeasurementError(f"reading a stream was answered with {answer.status_code}: {answer.text[:300]}")
+        async with http.get(f"/v1/generations/cmpl-{label}-{row}", headers=headers_of(label, row)) as answer:
+            text = await answer.text()
+        if answer.status not in (HTTPStatus.OK, *_OVER):
+            raise MeasurementError(f"reading a stream was answered with {answer.status}: {text[:300]}")
         await asyncio.sleep(READ_EVERY_S)
 
 
@@ -103,7 +105,7 @@ class _Changed:
         times: when its request was sent, and when each of its tokens came so far.
     """
 
-    http: httpx.AsyncClient
+    http: aiohttp.ClientSession
     label: str
     row: int
     times: Sequence[float]
@@ -123,14 +125,12 @@ class _Changed:
 
     async def _change(self, weights: Mapping[str, float], changes: Changes) -> None:
         asked = time.perf_counter()
-        answer = await self.http.patch(
-            f"/v1/generations/cmpl-{self.label}-{self.row}",
-            json={"objective_weights": dict(weights)},
-            headers=headers_of(self.label, self.row),
-        )
-        if answer.status_code in _OVER:
+        path, headers = f"/v1/generations/cmpl-{self.label}-{self.row}", headers_of(self.label, self.row)
+        async with self.http.patch(path, json={"objective_weights": dict(weights)}, headers=headers) as answer:
+            text = await answer.text()
+        if answer.status in _OVER:
             return
-        if answer.status_code != HTTPStatus.OK:
-            raise MeasurementError(f"a change was answered with {answer.status_code}: {answer.text[:300]}")
+        if answer.status != HTTPStatus.OK:
+            raise MeasurementError(f"a change was answered with {answer.status}: {text[:300]}")
         changes.latencies_s.append(time.perf_counter() - asked)
-        changes.lags.append(answer.json()["effective_from_token"] - (len(self.times) - 1))
+        changes.lags.append(json.loads(text)["effective_from_token"] - (len(self.times) - 1))

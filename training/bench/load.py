@@ -1,6 +1,7 @@
 """Load on a server over HTTP: streams that begin at given times, and when each of their tokens arrives.
 
-Runs in the command's process. Must not import torch or vllm.
+The client is aiohttp, as that of vLLM's own benchmark: httpx takes several times the processor time for a request,
+which the server would miss on a machine that both share. Runs in the command's process. Must not import torch or vllm.
 """
 
 import asyncio
@@ -10,15 +11,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import pairwise
 
-import httpx
+import aiohttp
 
 from training.errors import MeasurementError
 
 PATH = "/v1/completions"
 _TIMEOUT_S = 600
-_DATA, _DONE = "data: ", "[DONE]"
+_LONGEST_LINE_BYTES = 2**22
+_DATA, _DONE = b"data: ", b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,12 @@ class LoadTiming:
         return self.tokens / self.seconds
 
 
-Beside = Callable[[httpx.AsyncClient, Sequence[Sequence[float]]], Awaitable[None]]
+Beside = Callable[[aiohttp.ClientSession, Sequence[Sequence[float]]], Awaitable[None]]
 """What else is done while the streams of a load run, and ended with them: it gets a client, and of every stream the
 times so far, that of its request first."""
 
 
-async def _nothing(http: httpx.AsyncClient, streams: Sequence[Sequence[float]]) -> None:
+async def _nothing(http: aiohttp.ClientSession, streams: Sequence[Sequence[float]]) -> None:
     """Nothing else is done."""
 
 
@@ -112,8 +115,13 @@ def run_load(url: str, arrivals: Sequence[Arrival], max_tokens: int, beside: Bes
 
 
 async def _run(url: str, arrivals: Sequence[Arrival], max_tokens: int, beside: Beside) -> LoadTiming:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits) as http:
+    session = aiohttp.ClientSession(
+        url,
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+        read_bufsize=_LONGEST_LINE_BYTES,
+    )
+    async with session as http:
         started = time.perf_counter()
         every: list[list[float]] = [[] for _ in arrivals]
         other = asyncio.ensure_future(beside(http, every))
@@ -137,23 +145,25 @@ async def _end(task: asyncio.Future[None]) -> None:
 
 
 async def _stream(
-    http: httpx.AsyncClient, arrival: Arrival, max_tokens: int, started: float, times: list[float]
+    http: aiohttp.ClientSession, arrival: Arrival, max_tokens: int, started: float, times: list[float]
 ) -> None:
     """Note when the request was sent, then when each of its chunks came."""
     await asyncio.sleep(started + arrival.at_s - time.perf_counter())
     tokens = max_tokens if arrival.is_watched else 1
     body = {**arrival.body, "max_tokens": tokens, "ignore_eos": True, "stream": True}
     times.append(time.perf_counter())
-    async with http.stream("POST", PATH, json=body, headers=dict(arrival.headers)) as answer:
-        if answer.status_code != httpx.codes.OK:
-            reason = (await answer.aread()).decode(errors="replace")
-            raise MeasurementError(f"the server answered {answer.status_code}: {reason[:300]}")
-        line = ""
-        async for line in answer.aiter_lines():
-            if line.startswith(_DATA) and not line.endswith(_DONE):
-                times.append(time.perf_counter())
-                if '"error"' in line:
-                    raise MeasurementError(f"a stream broke: {line[:300]}")
-            if line.endswith(_DONE):
-                return
+    try:
+        async with http.post(PATH, json=body, headers=arrival.headers) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise MeasurementError(f"the server answered {answer.status}: {(await answer.text())[:300]}")
+            async for raw in answer.content:
+                line = raw.rstrip()
+                if line.endswith(_DONE):
+                    return
+                if line.startswith(_DATA):
+                    times.append(time.perf_counter())
+                    if b'"error"' in line:
+                        raise MeasurementError(f"a stream broke: {line.decode(errors='replace')[:300]}")
+    except aiohttp.ClientError as error:
+        raise MeasurementError(f"a stream broke after {len(times) - 1} chunks: {error!r}") from error
     raise MeasurementError(f"a stream ended after {len(times) - 1} chunks without saying that it was done")

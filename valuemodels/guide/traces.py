@@ -52,7 +52,8 @@ class SequenceTrace:
         self.waiting.append((record, row))
         while self.settings and self.settings[-1][0] >= position:
             self.settings.pop()
-        if not self.settings or self.settings[-1][1] != guidance:
+        held = self.settings[-1][1] if self.settings else None
+        if held is not guidance and held != guidance:  # mostly it is the same object, and they are long
             self.settings.append((position, guidance))
 
     def due(self, told: TokenRange | None = None) -> list[int]:
