@@ -14,12 +14,14 @@ import uvloop
 from pydantic import ValidationError
 
 from server.errors import StartupError
+from server.start.cores import keep_off_the_workers_cores
 from server.start.http_protocol import bounded_http
 from server.start.preflight import port_sentence
 from server.start.server_options import SERVER_OPTIONS, ServerOptions
 from server.start.stopping import Stop, StoppableLoop
 from server.start.vllm_arguments import PLUGIN, ServeOptions, vllm_argv, vllm_defaults
 from valuemodels.contract.errors import first_line
+from valuemodels.sources.cpu import serves_on_cpu
 
 logger = logging.getLogger("mavis.server")
 
@@ -107,6 +109,8 @@ async def _listen(args: Namespace) -> None:
         async with build_async_engine_client(args) as engine:
             if "generate" not in await engine.get_supported_tasks():
                 raise StartupError(f"{args.model} does not generate text, so there is nothing to guide")
+            if serves_on_cpu():
+                keep_off_the_workers_cores()
             shutdown = await build_and_serve(
                 engine,
                 address,

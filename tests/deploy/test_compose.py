@@ -24,6 +24,13 @@ def test_what_is_built_has_a_file_to_build_it_from() -> None:
         assert (DEPLOY / build["context"] / build.get("dockerfile", "Dockerfile")).is_file()
 
 
+def test_arguments_settings_and_the_hub_s_token_reach_the_server() -> None:
+    for server in SERVERS:
+        service = SERVICES[server]
+        assert service["command"] == "${ARGS:-}" and service["environment"] == ["HF_TOKEN"]
+        assert service["env_file"] == [{"path": "server.env", "required": False}]
+
+
 def test_prometheus_finds_the_server_by_the_name_that_both_have() -> None:
     (job,) = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
     (target,) = job["static_configs"][0]["targets"]

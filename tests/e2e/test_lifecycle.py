@@ -1,5 +1,6 @@
 """Starting and stopping as an operator does."""
 
+import os
 import shutil
 import signal
 import socket
@@ -7,9 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.e2e.conftest import Server, free_port, kill_server, start_server, stop_server, wait_until_ready
+from tests.e2e.conftest import (
+    Server,
+    free_port,
+    kill_server,
+    processes_of,
+    start_server,
+    stop_server,
+    wait_until_ready,
+)
 from valuemodels.sources.embedded import EMBEDDED_VALUES
 
 pytestmark = pytest.mark.engine
@@ -32,6 +42,17 @@ def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(
     command = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1])
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0 and '"mavis"' in answer.stdout, answer
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is no core to keep off to")
+def test_nothing_else_runs_on_the_cores_that_compute_the_model(server: Server) -> None:
+    family = processes_of(server)
+    taken = {core for process in family if "Worker" in process.name() for core in process.cpu_affinity()}
+    others = [server.process.pid, *(process.pid for process in family if "EngineCore" in process.name())]
+    assert taken and len(others) == 2
+    for process in map(psutil.Process, others):
+        for thread in process.threads():
+            assert not taken & os.sched_getaffinity(thread.id)
 
 
 def test_a_port_in_use_is_said_at_once() -> None:

@@ -1,8 +1,8 @@
 """The value guide: logits in, tilted logits out, for every row that asked. Lives in the worker and in training.
 
 Knows nothing of vLLM: an adapter tells it which rows there are, and hands in their logits and hidden states. A step
-works on whole batches, and waits for the device a fixed number of times, however many rows there are: where candidates
-are read, once, to know how many a row has; else not at all. Only a recorder, in training, copies more.
+works on whole batches and does not wait for the device. Only where candidates are read on a CPU is it asked, once, how
+many a row has; and a recorder, in training, copies more.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar, cast
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.models.trunk import ValueModel
-from valuemodels.scoring.attention import ATTENTION_NAME, Segment, plan_attention
+from valuemodels.scoring.attention import ATTENTION_NAME
 from valuemodels.scoring.kv_blocks import BLOCK_TOKENS, CacheFullError, SequenceKV, blocks_for
 from valuemodels.scoring.kv_cache import KVCache
 from valuemodels.scoring.own_check import check_same, kv_shape_of, sample_of, uncached_values
+from valuemodels.scoring.padded import PaddedStep
+from valuemodels.scoring.parts import Part
+from valuemodels.scoring.ragged import RaggedStep
 from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.transfers import to_device
 
@@ -47,15 +51,8 @@ class Query(Prefix):
 _AnyPrefix = TypeVar("_AnyPrefix", bound=Prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one sequence brings to a forward: the tokens that it has gained, and candidates after them."""
-
-    sequence: SequenceKV
-    gained: Sequence[int]
-    candidates: Tensor
-
-
+_Gain = tuple[SequenceKV, Sequence[int], Tensor]
+"""A sequence, the tokens that it has gained, and candidates after them."""
 PrepareTrunk = Callable[[nn.Module], None]
 
 
@@ -64,11 +61,20 @@ class ExactScorer:
 
     gives_levels = True
 
-    def __init__(self, model: ValueModel, cache_bytes: int, prepare_trunk: PrepareTrunk | None = None) -> None:
+    def __init__(
+        self,
+        model: ValueModel,
+        cache_bytes: int,
+        prepare_trunk: PrepareTrunk | None = None,
+        *,
+        pads: bool | None = None,
+    ) -> None:
         """Takes over the model: its attention becomes the cached one. The cache's memory is taken here.
 
         Args:
             prepare_trunk: changes the trunk in place into what runs faster; that it gives the same values is checked.
+            pads: steps are padded to few shapes (`valuemodels.scoring.padded`), for devices that queue what they are
+                to do; None: on a GPU.
 
         Raises:
             CheckpointError: the backbone's attention does not go through transformers' interface, or the cache is too
@@ -79,9 +85,11 @@ class ExactScorer:
         # Every objective of a checkpoint with a trunk has one.
         self.scales = tuple(cast(float, objective.scale) for objective in self.objectives)
         self.checkpoint_id = model.config.id
-        self._vocabulary = model.backbone.get_input_embeddings().weight.shape[0]
         try:
             self.cache = KVCache(kv_shape_of(model), cache_bytes)
+            is_queued = self.cache.shape.device.type == "cuda" if pads is None else pads
+            self._padded = PaddedStep(model, self.cache) if is_queued else None
+            self._ragged = RaggedStep(model, self.cache)
         except CacheFullError as error:
             raise CheckpointError(f"the value cache is too small: {error}") from None
         expected = uncached_values(model, *sample_of(model))
@@ -93,6 +101,9 @@ class ExactScorer:
     def score(self, batch: ScoringBatch) -> Tensor:
         """See `Scorer.score`. A row with a single candidate is not read now: its tokens catch up later."""
         token_ids, valid = batch.candidates.token_ids, batch.candidates.valid
+        if self._padded is not None:  # to count candidates is to wait for the device
+            named = zip(batch.rows, token_ids, strict=True)
+            return torch.stack(self.score_queries([Query(row.read_as, row.token_ids, some) for row, some in named]))
         counts = valid.sum(-1).tolist()
         places = [place for place, count in enumerate(counts) if count > 1]
         queries = [
@@ -156,7 +167,7 @@ class ExactScorer:
         """
         in_use = {prefix.sequence_id for prefix in prefixes}
         while True:
-            parts: list[_Part] = []
+            gains: list[_Gain] = []
             room, begun = READ_TOKENS, set()
             sequences = [self.cache.open(prefix.sequence_id, prefix.token_ids) for prefix in prefixes]
             for prefix, sequence in zip(prefixes, sequences, strict=True):
@@ -170,65 +181,40 @@ class ExactScorer:
                     continue
                 begun.add(begin)
                 self.cache.reserve(sequence, stop, in_use)
-                parts.append(_Part(sequence, prefix.token_ids[start:stop], _NO_CANDIDATES))
+                gains.append((sequence, prefix.token_ids[start:stop], _NO_CANDIDATES))
                 room -= stop - start
-            if not parts:
+            if not gains:
                 return sequences
-            self._forward(parts, in_use)
+            self._forward(gains, in_use)
 
     def _score_group(self, queries: Sequence[Query]) -> list[Tensor]:
         # What a block holds or less is read along with the candidates.
         sequences = self._read_group(queries, BLOCK_TOKENS + 1)
         in_use = {query.sequence_id for query in queries}
-        parts = []
+        gains: list[_Gain] = []
         for query, sequence in zip(queries, sequences, strict=True):
             self.cache.reserve(sequence, len(query.token_ids), in_use)
-            parts.append(_Part(sequence, query.token_ids[sequence.stored :], query.candidates))
-        return self._forward(parts, in_use)
+            gains.append((sequence, query.token_ids[sequence.stored :], query.candidates))
+        return self._forward(gains, in_use)
 
-    def _forward(self, parts: Sequence[_Part], in_use: set[str]) -> list[Tensor]:
-        """Values of every part's candidates; the tokens gained are in the cache afterwards."""
-        borrowed = self.cache.borrow(sum(blocks_for(len(part.candidates)) for part in parts), in_use)
+    def _forward(self, gains: Sequence[_Gain], in_use: set[str]) -> list[Tensor]:
+        """Values of everyone's candidates; the tokens gained are in the cache afterwards."""
+        needs = [blocks_for(len(candidates)) for _, _, candidates in gains]
+        borrowed = self.cache.borrow(sum(needs), in_use)
         self.cache.clean()
+        lent = iter(borrowed)
+        parts = [
+            Part(sequence.stored, gained, candidates, [*sequence.block_indices, *islice(lent, more)])
+            for (sequence, gained, candidates), more in zip(gains, needs, strict=True)
+        ]
         try:
-            segments = self._segments(parts, borrowed)
-            hidden = self._run_trunk(parts, segments)
+            step = self._padded if self._padded is not None and all(needs) else self._ragged
+            values = step.values(parts)
         finally:
             self.cache.give_back(borrowed)
-        for part in parts:
-            self.cache.extend(part.sequence, part.gained)
-        # A candidate is what stands after its segment's gained tokens.
-        places = [torch.arange(s.start + s.pending, s.start + s.width, device=hidden.device) for s in segments]
-        values = self.model.head(hidden[torch.cat(places)])
-        return list(torch.split(values, [segment.candidates for segment in segments]))
-
-    def _segments(self, parts: Sequence[_Part], borrowed: Sequence[int]) -> list[Segment]:
-        segments: list[Segment] = []
-        start = lent = 0
-        for part in parts:
-            own = [block.index for block in part.sequence.blocks]
-            more = blocks_for(len(part.candidates))
-            table = [*own, *borrowed[lent : lent + more]]
-            segments.append(Segment(start, part.sequence.stored, len(part.gained), len(part.candidates), table))
-            start, lent = start + segments[-1].width, lent + more
-        return segments
-
-    def _run_trunk(self, parts: Sequence[_Part], segments: Sequence[Segment]) -> Tensor:
-        """Last hidden states [tokens, hidden] of the flat batch."""
-        device = self.cache.shape.device
-        gained = to_device([token for part in parts for token in part.gained], device, torch.int64)
-        pieces = zip(torch.split(gained, [len(part.gained) for part in parts]), parts, strict=True)
-        token_ids = torch.cat([piece for own, part in pieces for piece in (own, part.candidates.to(device))])
-        # Every candidate stands where the next token will stand.
-        positions = [p for s in segments for p in (*range(s.stored, s.prefix), *[s.prefix] * s.candidates)]
-        # A base may pad its vocabulary beyond the tokenizer's, and further than a trunk of its own does.
-        output = self.model.backbone(
-            input_ids=token_ids.long().clamp_(max=self._vocabulary - 1)[None],
-            position_ids=to_device(positions, device)[None],
-            use_cache=False,
-            plan=plan_attention(self.cache, segments),
-        )
-        return cast(Tensor, output.last_hidden_state[0])
+        for sequence, gained, _ in gains:
+            self.cache.extend(sequence, gained)
+        return values
 
     def _check_sample(self, expected: Tensor) -> None:
         """Refuse a backbone that does not give the expected values of `sample_of` with its new attention."""

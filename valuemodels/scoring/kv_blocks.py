@@ -68,6 +68,11 @@ class SequenceKV:
         """Tokens."""
         return len(self.token_ids)
 
+    @property
+    def block_indices(self) -> list[int]:
+        """Their places in the cache's tensor."""
+        return [block.index for block in self.blocks]
+
 
 def blocks_for(tokens: int) -> int:
     """How many blocks hold that many tokens."""

@@ -8,7 +8,6 @@ holds, least recently used first; then those of sequences that do not take part 
 checked against the tokens asked for: a stale or missing entry costs time, never a wrong value.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
@@ -41,10 +40,8 @@ class KVCache:
             raise CacheFullError(f"{budget_bytes} bytes do not hold a block of {shape.bytes_per_block}")
         size = (shape.layers, 2 * shape.kv_heads, self.capacity, BLOCK_TOKENS * shape.head_dim)
         self.data = torch.empty(size, dtype=shape.dtype, device=shape.device)
-        self.evictions = 0
-        self.shared_tokens = 0
+        self.evictions = self.shared_tokens = self._fresh = 0
         self._root = Block(-1, tokens=())
-        self._fresh = 0
         self._free: list[int] = []
         self._unclean: list[int] = []
         self._gathered = self.data.new_empty(0)
@@ -84,7 +81,7 @@ class KVCache:
     def held(self, sequence_id: str) -> list[int]:
         """The places of the blocks that a sequence holds."""
         sequence = self._sequences.get(sequence_id)
-        return [] if sequence is None else [block.index for block in sequence.blocks]
+        return [] if sequence is None else sequence.block_indices
 
     def reserve(self, sequence: SequenceKV, tokens: int, in_use: Collection[str]) -> None:
         """Make room for a sequence of that many tokens.
@@ -120,16 +117,11 @@ class KVCache:
         """Return what was borrowed."""
         self._free.extend(indices)
 
-    def gather(self, layer: int, table: Tensor) -> Tensor:
-        """The blocks of a table, side by side, in one layer: [2 * kv_heads, blocks, block_tokens * head_dim].
-
-        They lie in memory that the next call writes over: fresh memory of this size costs more than the copy.
-        """
-        store = self.data[layer]
-        size = (store.shape[0], len(table), store.shape[2])
-        if self._gathered.numel() < math.prod(size):
-            self._gathered = store.new_empty(math.prod(size))
-        return torch.index_select(store, 1, table, out=self._gathered[: math.prod(size)].view(size))
+    def gathering_space(self, numbers: int) -> Tensor:
+        """[numbers] of memory for copies of keys and values; the next call gives the same."""
+        if self._gathered.numel() < numbers:
+            self._gathered = self.data.new_empty(numbers)
+        return self._gathered[:numbers]
 
     def clean(self) -> None:
         """Blank what has been handed out since the last call.
@@ -140,6 +132,14 @@ class KVCache:
         if self._unclean:
             self.data.index_fill_(2, to_device(self._unclean, self.data.device), 0.0)
             self._unclean = []
+
+    def set_aside(self) -> int:
+        """Take a block out of use for good. Raises `CacheFullError` where it is the last one."""
+        if self.capacity == 1:
+            raise CacheFullError(f"one block of {self.shape.bytes_per_block} bytes is too few")
+        self.capacity -= 1
+        self.data[:, :, self.capacity] = 0.0
+        return self.capacity
 
     def forget(self, sequence_id: str) -> None:
         """Let go of a sequence's blocks, if it has any; sealed ones stay for others until they are needed."""

@@ -1,4 +1,4 @@
-"""How often a step waits for the device: never where a head scores, once where candidates are read."""
+"""How often a step waits for the device: never on a GPU; elsewhere once where candidates are read."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,16 +11,23 @@ from valuemodels.contract.guidance import ChoiceName, ResolvedGuidance, Scoring
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.loading import load_guide
 from valuemodels.guide.step_record import SETTLE_STEPS
+from valuemodels.scoring.padded import PaddedStep
 from valuemodels.scoring.rows import Row
 
 
-@pytest.mark.parametrize(("scoring", "a_step"), [("fast", 0), ("exact", 1), ("hybrid", 1)])
+@pytest.mark.parametrize(
+    ("scoring", "is_padded", "a_step"),
+    [("fast", False, 0), ("exact", True, 0), ("hybrid", True, 0), ("exact", False, 1), ("hybrid", False, 1)],
+)
 def test_steps_wait_a_fixed_number_of_times(
-    scoring: Scoring, a_step: int, tiny_base: str, tiny_probed_checkpoint: Path
+    scoring: Scoring, is_padded: bool, a_step: int, tiny_base: str, tiny_probed_checkpoint: Path
 ) -> None:
     """What `guide/value_guide.py` says of itself; a wait a row, or a step, would stall a GPU."""
     config = GuideConfig(checkpoints=(str(tiny_probed_checkpoint),), base_model=tiny_base)
     guide = load_guide(config, torch.device("cpu"), torch.float32)
+    if is_padded:  # as on a GPU
+        for reader in guide._readers:
+            reader._padded = PaddedStep(reader.model, reader.cache)
     guidance = ResolvedGuidance((1.0, -0.5), 1.0, 8, 0.5, scoring, "candidates", (1.0, -0.5), (0.5, 0.0))
     waits = {}
     for rows in (1, 7):

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from valuemodels.scoring import attention
-from valuemodels.scoring.attention import Run, _attend_by_products
+from valuemodels.scoring.attention import _attend_by_products
+from valuemodels.scoring.attention_plan import Run
 
 KV_HEADS, ROWS, QUERIES, COLUMNS, HEAD_DIM, SEEN = 3, 5, 4, 48, 8, 20
 

@@ -57,19 +57,19 @@ def test_only_sequences_that_come_back_count_as_evicted(tiny_base: str, tiny_che
 
 
 def test_what_sequences_begin_with_is_read_once(
-    scorer: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
+    ragged: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The choices of one prompt in one step, and a later prompt under the same system prompt."""
-    seen = count_tokens(scorer, monkeypatch)
+    seen = count_tokens(ragged, monkeypatch)
     prompt = tokens(3 * BLOCK_TOKENS + 5)
     choices = [query(f"{child}_a", [*prompt, child], [1, 2]) for child in range(4)]
-    assert_exact(uncached, choices, scorer.score_queries(choices))
+    assert_exact(uncached, choices, ragged.score_queries(choices))
     assert sum(seen) == 3 * BLOCK_TOKENS + 4 * (6 + 2)
     seen.clear()
     later = [query("b", prompt[: 2 * BLOCK_TOKENS] + tokens(7, 9), [4])]
-    assert_exact(uncached, later, scorer.score_queries(later))
+    assert_exact(uncached, later, ragged.score_queries(later))
     assert sum(seen) == 7 + 1
-    assert scorer.cache.shared_tokens == 3 * 3 * BLOCK_TOKENS + 2 * BLOCK_TOKENS
+    assert ragged.cache.shared_tokens == 3 * 3 * BLOCK_TOKENS + 2 * BLOCK_TOKENS
 
 
 def test_shared_blocks_outlive_whoever_wrote_them(scorer: ExactScorer, uncached: ValueModel) -> None:
@@ -82,24 +82,24 @@ def test_shared_blocks_outlive_whoever_wrote_them(scorer: ExactScorer, uncached:
 
 
 def test_reading_ahead_leaves_little_for_the_step(
-    scorer: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
+    ragged: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = tokens(5 * BLOCK_TOKENS + 3)
     for stop in (20, 50, len(prompt)):
-        scorer.read([Prefix("a", prompt[:stop])])
-    seen = count_tokens(scorer, monkeypatch)
+        ragged.read([Prefix("a", prompt[:stop])])
+    seen = count_tokens(ragged, monkeypatch)
     asked = [query("a", prompt, [7, 8])]
-    assert_exact(uncached, asked, scorer.score_queries(asked))
+    assert_exact(uncached, asked, ragged.score_queries(asked))
     assert seen == [3 + 2]
 
 
-def test_a_decoding_step_is_one_forward(scorer: ExactScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoding_step_is_one_forward(ragged: ExactScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a forward of its own for a token that fills a block."""
     texts = [tokens(20 + i, i) for i in range(4)]
-    scorer.score_queries([query(f"s{i}", list(text), [1, 2]) for i, text in enumerate(texts)])
-    seen = count_tokens(scorer, monkeypatch)
+    ragged.score_queries([query(f"s{i}", list(text), [1, 2]) for i, text in enumerate(texts)])
+    seen = count_tokens(ragged, monkeypatch)
     for step in range(2 * BLOCK_TOKENS):
         for text in texts:
             text.append(step)
-        scorer.score_queries([query(f"s{i}", list(text), [1, 2]) for i, text in enumerate(texts)])
+        ragged.score_queries([query(f"s{i}", list(text), [1, 2]) for i, text in enumerate(texts)])
     assert seen == [4 * (1 + 2)] * 2 * BLOCK_TOKENS

@@ -1,0 +1,39 @@
+"""On a CPU: the HTTP process and the engine's loop keep off the cores on which the model is computed.
+
+vLLM binds its CPU workers to cores, and nothing else. Left alone, the kernel puts the HTTP process on a worker's core
+as often as on another, where it takes from the worker what the other has to spare.
+"""
+
+import contextlib
+import logging
+import os
+
+import psutil
+
+logger = logging.getLogger("mavis.server")
+
+_WORKER = "VLLM::Worker"
+
+
+def keep_off_the_workers_cores() -> None:
+    """Bind this process and vLLM's others, where the workers leave them a core; else nothing changes."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    others, taken = [psutil.Process()], set[int]()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name().startswith(_WORKER) or child.cmdline()[0].startswith(_WORKER):
+                taken.update(child.cpu_affinity())
+            else:
+                others.append(child)
+    free = os.sched_getaffinity(0) - taken
+    if not taken or not free:
+        return
+    for process in others:
+        with contextlib.suppress(psutil.Error):
+            for thread in process.threads():
+                with contextlib.suppress(OSError):  # it has ended
+                    os.sched_setaffinity(thread.id, free)
+    logger.info(
+        "HTTP and the engine's loop keep to %d of the cores; the model is computed on %d", len(free), len(taken)
+    )
