@@ -30,6 +30,12 @@ KL_NATS = Histogram(
     "KL from the base model of a guided choice, in nats.",
     buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200),
 )
+VALUES = Histogram(
+    "mavis_values",
+    "What a guided choice's tokens did for an objective, in standard deviations of the base's reward.",
+    ["objective"],
+    buckets=(-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10),
+)
 
 _WORKER_COUNTERS = {
     "value_fallback_rows": Counter(
@@ -78,11 +84,13 @@ class WorkerStats:
                 gauge.set(float(stats[name]))
 
 
-def observe_choice(tokens: int, kl_nats: float | None) -> None:
-    """Note one finished guided choice; `kl_nats` is None where its trace was lost."""
+def observe_choice(tokens: int, kl_nats: float | None, values: Mapping[str, float]) -> None:
+    """Note one finished guided choice; where its trace was lost `kl_nats` is None and there are no values."""
     TOKENS.inc(tokens)
     if kl_nats is not None:
         KL_NATS.observe(kl_nats)
+    for objective, value in values.items():
+        VALUES.labels(objective).observe(value)
 
 
 def observe_error(label: str) -> None:

@@ -102,11 +102,11 @@ class GenerationService:
         )
         for wire, choice, block in zip(body["choices"], choices, blocks, strict=True):
             wire["mavis"] = block
-            self._observe(generation, choice)
+            self._observe(generation, choice, block)
 
     def stream(self, generation: Generation) -> GuidedStream:
         """What rewrites the events of a streamed answer."""
-        return GuidedStream(generation, self.reader, lambda choice: self._observe(generation, choice))
+        return GuidedStream(generation, self.reader, lambda choice, block: self._observe(generation, choice, block))
 
     def _admit(self, request: Any, headers: Mapping[str, str], id_prefix: str) -> CheckedRequest | None:
         """Check everything of ours in a request, before the engine hears of it; None where nothing of ours goes along.
@@ -146,9 +146,9 @@ class GenerationService:
         self.registry.open(generation)
         return generation
 
-    def _observe(self, generation: Generation, choice: Choice) -> None:
+    def _observe(self, generation: Generation, choice: Choice, block: Mapping[str, Any]) -> None:
         if generation.is_guided:
-            observe_choice(choice.returned, choice.kl_nats)
+            observe_choice(choice.returned, block["kl"], block["values"])
 
 
 def _prompt_count(request: Any) -> int:

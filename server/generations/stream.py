@@ -9,7 +9,7 @@ Runs in the HTTP process. No torch, no vLLM.
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 from server.errors import RequestError, envelope
@@ -22,7 +22,7 @@ _EVENT_END = re.compile(r"\r?\n\r?\n")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _DONE = "data: [DONE]\n\n"
 
-FinishedChoice = Callable[[Choice], None]
+FinishedChoice = Callable[[Choice, Mapping[str, Any]], None]
 
 
 class EventSplitter:
@@ -59,7 +59,7 @@ class GuidedStream:
     """Adds the generation's token to its first event, and its `mavis` blocks to the events of their tokens."""
 
     def __init__(self, generation: Generation, reader: TraceReader, on_finish: FinishedChoice) -> None:
-        """Args: `on_finish` is called once a choice, with its totals known."""
+        """Args: `on_finish` is called once a choice, with its last block, which has its totals."""
         self._generation = generation
         self._reader = reader
         self._block = generation.block
@@ -118,8 +118,9 @@ class GuidedStream:
         if wire.get("finish_reason") is not None and choice.phase < Phase.TOLD:
             choice.advance(Phase.TOLD)
             await self._reader.read(generation)
-            self._on_finish(choice)
-            return self._block.whole(choice, generation.resolved)
+            block = self._block.whole(choice, generation.resolved)
+            self._on_finish(choice, block)
+            return block
         return self._arrived(choice) if generation.resolved.shows_tokens else {}
 
     def _arrived(self, choice: Choice) -> dict[str, Any]:

@@ -17,13 +17,14 @@ def read(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def test_requests_tokens_kl_and_errors_are_counted(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_requests_tokens_kl_values_and_errors_are_counted(http: httpx.AsyncClient, engine: FakeEngine) -> None:
     names: list[tuple[str, dict[str, str]]] = [
         ("mavis_requests_total", {"route": ROUTE, "guided": "true"}),
         ("mavis_requests_total", {"route": ROUTE, "guided": "false"}),
         ("mavis_guided_tokens_total", {}),
         ("mavis_kl_nats_count", {}),
         ("mavis_kl_nats_sum", {}),
+        ("mavis_values_count", {"objective": "positivity"}),
         ("mavis_request_errors_total", {"param": "objective_weights"}),
     ]
     before = [read(name, **labels) for name, labels in names]
@@ -33,7 +34,7 @@ async def test_requests_tokens_kl_and_errors_are_counted(http: httpx.AsyncClient
     await http.post(ROUTE, json=CHAT)
     await http.post(ROUTE, json={**CHAT, "objective_weights": {"a name the client made up": 1}})
     after = [read(name, **labels) for name, labels in names]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 16, 4, 3.0, 1]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 16, 4, 3.0, 4, 1]
 
 
 async def test_what_a_client_writes_becomes_no_series(http: httpx.AsyncClient) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from server.generations.choice import Choice
 from server.generations.generation import Generation
 from server.generations.mavis_block import MavisBlock
 from server.generations.registry import Registry
-from server.generations.stream import EventSplitter, GuidedStream, decode, encode
+from server.generations.stream import EventSplitter, FinishedChoice, GuidedStream, decode, encode
 from server.generations.trace_reader import TraceReader
 from server.workers.mailbox import Mailbox
 from tests.server.kit import OWNER, FakeEngine, checked, generation
@@ -21,6 +22,7 @@ USAGE = 'data: {"id":"x","choices":[],"usage":{"total_tokens": 3}}\n\n'
 ERROR = 'data: {"error": {"message": "boom", "code": 500}}\n\n'
 KEEP_ALIVE = ": keep-alive\n\n"
 DONE = "data: [DONE]\n\n"
+Finished = tuple[Choice, Mapping[str, Any]]
 
 
 def chunk(index: int = 0, text: str = "t", finish: str | None = None) -> str:
@@ -49,15 +51,16 @@ class Source:
             self.is_closed = True
 
 
-def guided(source: Source, on_finish: Callable[[Choice], None] = lambda choice: None) -> GuidedStream:
+def guided(source: Source, on_finish: FinishedChoice = lambda choice, block: None) -> GuidedStream:
     registry = Registry()
     registry.open(source.generation)
     reader = TraceReader(Mailbox(source.engine, interval_s=0.001, liveness_s=0.02), registry)
     return GuidedStream(source.generation, reader, on_finish)
 
 
-async def rewritten(source: Source, finished: list[Choice] | None = None) -> list[str]:
-    stream = guided(source, (finished if finished is not None else []).append)
+async def rewritten(source: Source, finished: list[Finished] | None = None) -> list[str]:
+    seen = finished if finished is not None else []
+    stream = guided(source, lambda choice, block: seen.append((choice, block)))
     return [_without_token(text) async for text in stream.rewrite(source.events())]
 
 
@@ -107,14 +110,14 @@ def test_what_is_no_object_is_not_decoded(event: str) -> None:
 async def test_totals_come_with_the_last_chunk_and_all_else_passes_byte_for_byte() -> None:
     engine = FakeEngine()
     pieces = [(None, chunk(text="")), (0, chunk()), (None, KEEP_ALIVE), (0, chunk(finish="stop")), (None, USAGE)]
-    finished: list[Choice] = []
+    finished: list[Finished] = []
     out = await rewritten(Source(engine, generation(), [*pieces, (None, DONE)]), finished)
     assert out[:3] == [chunk(text=""), chunk(), KEEP_ALIVE]
     assert out[4:] == [USAGE, DONE]
     block = json.loads(out[3].removeprefix("data: "))["choices"][0].pop("mavis")
     assert block["kl"] == 1 / 8
     assert "tokens" not in block
-    assert [choice.returned for choice in finished] == [2]
+    assert [(choice.returned, told) for choice, told in finished] == [(2, block)]
     assert engine.dropped == ["chatcmpl-a"]
 
 
