@@ -22,6 +22,7 @@ from server.requests.catalogue import Catalogue
 from server.requests.keys import keys_of
 from server.start.preflight import (
     CheckpointCheck,
+    check_compiler,
     check_port,
     early_flags,
     find_checkpoints,
@@ -110,6 +111,8 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
         raise as_startup_error(error) from None
     flags = early_flags(options.vllm_args, vllm_defaults(options)["host"])
     check_port(flags)
+    if options.compiles:
+        check_compiler(os.environ)
 
     base_model = prepare_embedded(settings.cache_dir) if options.model is None else options.model
     config = replace(config, base_model=base_model)

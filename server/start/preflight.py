@@ -5,10 +5,11 @@ Runs in the process that becomes the HTTP server. What needs torch runs in a pro
 
 import argparse
 import errno
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from server.workers.checkpoint_check import check_command, check_environment, co
 from valuemodels.contract.errors import CheckpointError, HubError
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.value_config import ValueConfig, read_value_config
+from valuemodels.sources.cpu import serves_on_cpu
 from valuemodels.sources.embedded import EMBEDDED
 from valuemodels.sources.values import resolve_values
 
@@ -69,6 +71,20 @@ def check_port(flags: EarlyFlags) -> None:
             probe.bind(address)
     except OSError as error:
         raise StartupError(port_sentence(host, port, error)) from None
+
+
+def check_compiler(current: Mapping[str, str]) -> None:
+    """Look for what torch compiles with on a CPU; an engine would die of its absence, after minutes.
+
+    Raises:
+        StartupError: it is not there.
+    """
+    compiler = current.get("CXX") or "g++"
+    if serves_on_cpu() and shutil.which(compiler, path=current.get("PATH")) is None:
+        raise StartupError(
+            f"--compile: torch compiles with {compiler}, which is not there; install it, name another in CXX, or leave "
+            "the flag out"
+        )
 
 
 def port_sentence(host: str, port: int, error: OSError) -> str:

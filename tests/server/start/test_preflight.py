@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import StartupError
-from server.start.preflight import CheckpointCheck, check_port, early_flags, find_checkpoints
+from server.start.preflight import CheckpointCheck, check_compiler, check_port, early_flags, find_checkpoints
 from tests.server.kit import value_config
 from valuemodels.contract.guide_config import GuideConfig
 
@@ -56,6 +56,14 @@ def test_a_flag_without_its_value_is_one_sentence() -> None:
 def test_vllms_other_flags_are_not_looked_at() -> None:
     flags = early_flags(["--revision", "abc", "--host=::1", "--hostile", "x", "--rev", "no"], "127.0.0.1")
     assert (flags.host, flags.port, flags.revision) == ("::1", 8000, "abc")
+
+
+def test_compiling_needs_a_compiler(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"--compile: torch compiles with g\+\+, which is not there"):
+        check_compiler({"PATH": str(tmp_path)})
+    other = tmp_path / "another"
+    other.touch(0o755)
+    check_compiler({"PATH": str(tmp_path), "CXX": "another"})
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,190 @@
+"""A Dockerfile's steps without Docker: every stage in a root of its own, every RUN in a chroot, as root.
+
+Understands what our CPU image is made of, and refuses everything else. A stage that begins `FROM` an image begins in a
+fresh Debian of that image's release, made by debootstrap, with its Python in place of the image's.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dockerfile_parse import DockerfileParser
+
+_PYTHON_IMAGE = re.compile(r"python:(?P<python>3\.\d+)-slim-(?P<release>\w+)")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HOSTS_OWN = ("/etc/resolv.conf", "/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs")
+"""Of this machine, by which it reaches its package index."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """A stage as far as its steps have been run.
+
+    Attributes:
+        root: its file system; workdir, user, environment: as the last steps have set them.
+    """
+
+    root: Path
+    workdir: str = "/"
+    user: str = "0"
+    environment: dict[str, str] = field(
+        default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"}
+    )
+    entrypoint: list[str] = field(default_factory=list)
+    health: list[str] = field(default_factory=list)
+
+    def command(self, arguments: Sequence[str], *, user: str | None = None) -> list[str]:
+        """What runs a command in it."""
+        found = [f"{name}={value}" for name, value in {"HOME": self.home, **self.environment}.items()]
+        inside = f"cd {shlex.quote(self.workdir)} && exec {shlex.join(arguments)}"
+        own = self.user if user is None else user
+        return ["chroot", f"--userspec={own}:{own}", str(self.root), "env", "-i", *found, "sh", "-c", inside]
+
+    @property
+    def home(self) -> str:
+        """Of its user."""
+        lines = (self.root / "etc/passwd").read_text().splitlines()
+        found = {fields[2]: fields[5] for fields in (line.split(":") for line in lines)}
+        return found.get(self.user, "/")
+
+    def inside(self, path: str) -> Path:
+        """A path as the stage sees it."""
+        return self.root / os.path.normpath(os.path.join(self.workdir, path)).lstrip("/")
+
+
+class Build:
+    """Runs a Dockerfile, stage by stage."""
+
+    def __init__(self, context: Path, scratch: Path, proxied: Mapping[str, str]) -> None:
+        """Args: `proxied`: environment variables that every RUN gets beside its own: how pip reaches its index."""
+        self._context = context
+        self._scratch = scratch
+        self._proxied = dict(proxied)
+        self._stages: dict[str, Stage] = {}
+
+    def run(self, dockerfile: Path) -> Stage:
+        """The last stage, all steps run."""
+        stage: Stage | None = None
+        steps: list[dict[str, Any]] = DockerfileParser(fileobj=dockerfile.open("r+b")).structure
+        for step in steps:
+            kind, value = step["instruction"], step["value"]
+            if kind == "COMMENT":
+                continue
+            print(f"smoke: {kind} {value[:100]}", flush=True)
+            if kind == "FROM":
+                stage = self._begin(value)
+                continue
+            assert stage is not None, "FROM comes first"
+            getattr(self, f"_{kind.lower()}")(stage, value)
+        assert stage is not None, f"{dockerfile} has no stage"
+        return stage
+
+    def _begin(self, value: str) -> Stage:
+        image, *named = value.split()
+        name = named[1] if named else "last"
+        root = self._scratch / name
+        if image in self._stages:
+            before = self._stages[image]
+            _unmount(before.root)
+            subprocess.run(["cp", "-a", str(before.root), str(root)], check=True)
+            stage = Stage(root, before.workdir, before.user, dict(before.environment))
+        else:
+            stage = Stage(root)
+            _bootstrap(root, image)
+        _mount(root, self._proxied)
+        self._stages[name] = stage
+        return stage
+
+    def _run(self, stage: Stage, value: str) -> None:
+        before = dict(stage.environment)
+        stage.environment = {**self._proxied, **before}
+        try:
+            subprocess.run(stage.command(["sh", "-c", value]), check=True)
+        finally:
+            stage.environment = before
+
+    def _copy(self, stage: Stage, value: str) -> None:
+        words = value.split()
+        flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--"))
+        *sources, target = [word for word in words if not word.startswith("--")]
+        origin = self._stages[flags["from"]].root if "from" in flags else self._context
+        into = stage.inside(target)
+        for source in sources:
+            path = origin / source.lstrip("/")
+            place = into / path.name if len(sources) > 1 or target.endswith("/") else into
+            place.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-a", "-T", str(path), str(place)], check=True)
+            if (owner := flags.get("chown")) or "from" not in flags:
+                subprocess.run(["chown", "-R", owner or "0:0", str(place)], check=True)
+
+    @staticmethod
+    def _env(stage: Stage, value: str) -> None:
+        for word in shlex.split(value):
+            name, text = word.split("=", 1)
+            stage.environment[name] = text.replace("$PATH", stage.environment["PATH"])
+
+    @staticmethod
+    def _workdir(stage: Stage, value: str) -> None:
+        stage.workdir = value
+        stage.inside(value).mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def _user(stage: Stage, value: str) -> None:
+        stage.user = value
+
+    @staticmethod
+    def _entrypoint(stage: Stage, value: str) -> None:
+        stage.entrypoint = json.loads(value)
+
+    @staticmethod
+    def _healthcheck(stage: Stage, value: str) -> None:
+        stage.health = json.loads(value[value.index("CMD") + 3 :])
+
+    @staticmethod
+    def _label(stage: Stage, value: str) -> None:
+        """Says nothing about what is in the image."""
+
+    _expose = _label
+
+    def close(self) -> None:
+        """Let go of what the roots share with this machine."""
+        for stage in self._stages.values():
+            _unmount(stage.root)
+
+
+def _bootstrap(root: Path, image: str) -> None:
+    match = _PYTHON_IMAGE.fullmatch(image)
+    assert match, f"{image}: only Python's slim images are known"
+    python = f"python{match['python']}"
+    include = f"--include={python},{python}-venv,ca-certificates"
+    mirror = "http://deb.debian.org/debian"
+    subprocess.run(["debootstrap", "--variant=minbase", include, match["release"], str(root), mirror], check=True)
+    for name in ("python3", "python"):  # as the image has them
+        (root / "usr/local/bin" / name).symlink_to(f"/usr/bin/{python}")
+
+
+def _mount(root: Path, proxied: Mapping[str, str]) -> None:
+    for path in _HOSTS_OWN:
+        if Path(path).is_dir():
+            shutil.copytree(path, root / path.lstrip("/"), dirs_exist_ok=True)
+        elif Path(path).exists():
+            shutil.copy(path, root / path.lstrip("/"))
+    wheels = [path for path in proxied.get("PIP_FIND_LINKS", "").split() if Path(path).is_dir()]
+    for path in ["/proc", "/dev", *wheels]:
+        place = root / path.lstrip("/")
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "--rbind", "--make-rslave", path, str(place)], check=True)
+
+
+def _unmount(root: Path) -> None:
+    lines = Path("/proc/mounts").read_text().splitlines()
+    for place in sorted((line.split()[1] for line in lines), reverse=True):
+        if place.startswith(f"{root}/"):
+            subprocess.run(["umount", "--lazy", place], check=False)
