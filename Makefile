@@ -16,7 +16,7 @@ export PYTHON
 # vLLM and Triton look for these when they are imported.
 ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 
-.PHONY: help serve test v2 unit unit-with-coverage slow soak smoke fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
+.PHONY: help serve test v2 unit unit-with-coverage slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ soak: setup-dev ## A real server under everything at once for MINUTES (20); fail
 
 smoke: setup-dev ## The CPU image's steps in a clean root, and its server guided, scraped and drained; needs root and debootstrap
 	@.venv/bin/python -m tests.smoke $(ARGS)
+
+audit: setup-dev ## Bills of materials into build/, and what in them is known to be vulnerable
+	@.venv/bin/python deploy/audit.py
 
 fuzz: setup-dev ## A real server under generated requests: at least 2,000 cases
 	@.venv/bin/python -m tests.fuzz $(ARGS)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +99,8 @@ class Build:
             _bootstrap(root, image)
         _mount(root, self._proxied)
         self._stages[name] = stage
+        if image not in self._stages:
+            _install_python(stage, image)
         return stage
 
     def _run(self, stage: Stage, value: str) -> None:
@@ -162,24 +163,29 @@ class Build:
 def _bootstrap(root: Path, image: str) -> None:
     match = _PYTHON_IMAGE.fullmatch(image)
     assert match, f"{image}: only Python's slim images are known"
-    python = f"python{match['python']}"
-    include = f"--include={python},{python}-venv,ca-certificates"
     mirror = "http://deb.debian.org/debian"
-    subprocess.run(["debootstrap", "--variant=minbase", include, match["release"], str(root), mirror], check=True)
-    for name in ("python3", "python"):  # as the image has them
-        (root / "usr/local/bin" / name).symlink_to(f"/usr/bin/{python}")
+    subprocess.run(["debootstrap", "--variant=minbase", match["release"], str(root), mirror], check=True)
+
+
+def _install_python(stage: Stage, image: str) -> None:
+    """As the image has it: under these names, with ensurepip, and certificates to download by."""
+    python = image[image.index(":") + 1 : image.index("-")]
+    install = (
+        f"apt-get update -qq && apt-get install -y -qq --no-install-recommends python{python}-venv ca-certificates"
+    )
+    subprocess.run(stage.command(["sh", "-c", install]), check=True)
+    for name in ("python3", "python"):
+        (stage.root / "usr/local/bin" / name).symlink_to(f"/usr/bin/python{python}")
 
 
 def _mount(root: Path, proxied: Mapping[str, str]) -> None:
-    for path in _HOSTS_OWN:
-        if Path(path).is_dir():
-            shutil.copytree(path, root / path.lstrip("/"), dirs_exist_ok=True)
-        elif Path(path).exists():
-            shutil.copy(path, root / path.lstrip("/"))
     wheels = [path for path in proxied.get("PIP_FIND_LINKS", "").split() if Path(path).is_dir()]
-    for path in ["/proc", "/dev", *wheels]:
+    for path in ["/proc", "/dev", *filter(os.path.exists, _HOSTS_OWN), *wheels]:
         place = root / path.lstrip("/")
-        place.mkdir(parents=True, exist_ok=True)
+        if Path(path).is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.touch()
         subprocess.run(["mount", "--rbind", "--make-rslave", path, str(place)], check=True)
 
 
