@@ -8,15 +8,19 @@ ARGS ?=
 BENCH ?= docs/evaluation/embedded
 # How long `make soak` takes.
 MINUTES ?= 20
+# Coverage that is told with what comes after.
+UNREPORTED = --cov --cov-report= --cov-fail-under=0
 # Measures of what the shipped sliders are about, which nothing is trained on.
 SECOND = Polarity ReadingEase AskingSentences FewCharacters SharedWords UnlikeInsults
 export PYTHON
 
 .DEFAULT_GOAL := help
 # vLLM and Triton look for these when they are imported.
-ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
+ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 $(ON_ONE_CORE)
+# Two lanes of tests side by side: vLLM would bind its worker to the same core in both.
+ON_ONE_CORE = OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
 
-.PHONY: help serve test v2 unit unit-with-coverage slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
+.PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -25,12 +29,13 @@ serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000
 	@exec .venv/bin/mavis serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, also those on V2, and coverage has to reach its gate
-	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target v2 unit-with-coverage)
-	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --cov --cov-append)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target v2 in-process)
+	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore tests/invariants --cov --cov-append)
 
 # Beside those on V2: neither uses more than one core.
-unit-with-coverage: setup-dev
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" --cov --cov-report= --cov-fail-under=0
+in-process: setup-dev
+	@$(ON_ONE_CORE) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
+	@$(ON_ONE_CORE) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --cov-append $(UNREPORTED)
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)

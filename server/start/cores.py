@@ -34,6 +34,4 @@ def keep_off_the_workers_cores() -> None:
             for thread in process.threads():
                 with contextlib.suppress(OSError):  # it has ended
                     os.sched_setaffinity(thread.id, free)
-    logger.info(
-        "HTTP and the engine's loop keep to %d of the cores; the model is computed on %d", len(free), len(taken)
-    )
+    logger.info("%d cores compute the model; HTTP and the engine's loop keep to %d others", len(taken), len(free))

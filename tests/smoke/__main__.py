@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +25,7 @@ from tests.smoke.image import Build, Stage
 PROJECT = Path(__file__).parents[2]
 START_TIMEOUT_S, DRAIN_S = 600, 300
 STREAMS, TOKENS = 4, 64
+_ALONE = "MAVIS_SMOKE_IS_ALONE"
 _OWN_ROOT = """
 mount --rbind {root} {root}
 mount -o remount,bind,ro {root}
@@ -34,6 +36,9 @@ exec "$@"
 
 
 def main() -> None:
+    if _ALONE not in os.environ:  # mounts of its own: whatever happens here, they go with it, and nobody else has them
+        again = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.smoke", *sys.argv[1:]]
+        os.execvpe(again[0], again, {**os.environ, _ALONE: "1"})
     arguments = argparse.ArgumentParser(prog="make smoke")
     arguments.add_argument("--keep", type=Path, help="Folder for the roots, kept afterwards; else a temporary one.")
     keep: Path | None = arguments.parse_args().keep

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ from typing import Any
 
 from dockerfile_parse import DockerfileParser
 
+_DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 _PYTHON_IMAGE = re.compile(r"python:(?P<python>3\.\d+)-slim-(?P<release>\w+)")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOSTS_OWN = ("/etc/resolv.conf", "/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs")
-"""Of this machine, by which it reaches its package index."""
+"""Of this machine, by which it reaches its package index: copied, for what runs in a root may write to it."""
 
 
 @dataclass(slots=True)
@@ -98,9 +100,10 @@ class Build:
             stage = Stage(root)
             _bootstrap(root, image)
         _mount(root, self._proxied)
-        self._stages[name] = stage
         if image not in self._stages:
             _install_python(stage, image)
+            _copy_hosts_own(root)
+        self._stages[name] = stage
         return stage
 
     def _run(self, stage: Stage, value: str) -> None:
@@ -179,18 +182,31 @@ def _install_python(stage: Stage, image: str) -> None:
 
 
 def _mount(root: Path, proxied: Mapping[str, str]) -> None:
-    wheels = [path for path in proxied.get("PIP_FIND_LINKS", "").split() if Path(path).is_dir()]
-    for path in ["/proc", "/dev", *filter(os.path.exists, _HOSTS_OWN), *wheels]:
-        place = root / path.lstrip("/")
+    """What a container has, of its own; of this machine nothing but folders of wheels, to read."""
+    subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(root / "dev")], check=True)
+    for name, minor in _DEVICES.items():
+        os.mknod(root / "dev" / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        os.chmod(root / "dev" / name, 0o666)
+    (root / "dev/shm").mkdir()
+    (root / "dev/shm").chmod(0o1777)
+    for path in proxied.get("PIP_FIND_LINKS", "").split():
         if Path(path).is_dir():
+            place = root / path.lstrip("/")
             place.mkdir(parents=True, exist_ok=True)
-        else:
-            place.touch()
-        subprocess.run(["mount", "--rbind", "--make-rslave", path, str(place)], check=True)
+            subprocess.run(["mount", "--bind", path, str(place)], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
+
+
+def _copy_hosts_own(root: Path) -> None:
+    for path in filter(os.path.exists, _HOSTS_OWN):
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-rL", "--remove-destination", "-T", path, str(place)], check=True)
 
 
 def _unmount(root: Path) -> None:
-    lines = Path("/proc/mounts").read_text().splitlines()
-    for place in sorted((line.split()[1] for line in lines), reverse=True):
-        if place.startswith(f"{root}/"):
-            subprocess.run(["umount", "--lazy", place], check=False)
+    """Raises where something stays mounted: whoever deletes the root then would delete that."""
+    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for place in sorted((place for place in places if place.startswith(f"{root}/")), reverse=True):
+        subprocess.run(["umount", place], check=True)

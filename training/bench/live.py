@@ -3,8 +3,9 @@
     mavis bench live [--values DIR] [--streams 16] [--rounds 8] [--out live.json]
 
 One server of ours runs. All sides are guided alike, by fast scoring where there is any, and get the same loads in
-turns, round by round, in another order each time. Beside tokens a second, the server's processor time a token is
-compared: it depends less on what else the machine does. Runs in the command's process; must not import torch or vllm.
+turns, round by round, in another order each time, from a client on the cores that HTTP keeps to. Beside tokens a
+second, the server's processor time a token is compared: it depends less on what else the machine does. Runs in the
+command's process; must not import torch or vllm.
 """
 
 import multiprocessing
@@ -23,7 +24,7 @@ from rich.table import Table
 from training.bench.beside import Changes, LiveSide, headers_of
 from training.bench.load import Arrival, LoadTiming, run_load
 from training.bench.prompts import PromptsOption, drawn
-from training.bench.servers import BenchServer, our_command, serving, undisturbed
+from training.bench.servers import BenchServer, on_cores, our_command, serving, undisturbed
 from training.bench.sides import WEIGHT
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
 from training.prompts.chat import ChatPrompt
@@ -115,7 +116,8 @@ class Bench:
             for row, prompt in enumerate(drawn(self._prompts, streams, seed))
         ]
         beside = side.beside(label, self._names, self.changes[f"{side.name}, {streams} streams"], max_tokens)
-        with undisturbed(self._server, []):
+        # From where HTTP is served: what the client takes, on another machine, is not taken from the model here.
+        with undisturbed(self._server, []), on_cores(self._server.http_cores()):
             before = self._server.cpu_s()
             load = run_load(self._server.url, arrivals, max_tokens, beside)
             return Timed(load, self._server.cpu_s() - before)

@@ -58,6 +58,10 @@ class BenchServer:
         """Processor time that its processes have taken so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self._processes())
 
+    def http_cores(self) -> set[int]:
+        """The cores that its HTTP process keeps to."""
+        return set(psutil.Process(self.process.pid).cpu_affinity())
+
     def _processes(self) -> list[psutil.Process]:
         whole = psutil.Process(self.process.pid)
         return [whole, *whole.children(recursive=True)]
@@ -79,6 +83,17 @@ def undisturbed(server: BenchServer, others: Sequence[BenchServer]) -> Iterator[
     finally:
         for other in others:
             other.resume()
+
+
+@contextlib.contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """While this holds, this process keeps to some cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def our_command(base: str, values: Path) -> list[str]:

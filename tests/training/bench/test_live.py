@@ -1,6 +1,7 @@
 """`mavis bench live` around a server that streams, is read, and takes changes as ours does."""
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -71,6 +72,9 @@ class FakeServer:
     def cpu_s(self) -> float:
         return time.perf_counter()
 
+    def http_cores(self) -> set[int]:
+        return {min(os.sched_getaffinity(0))}
+
 
 @pytest.fixture(autouse=True)
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -98,7 +102,7 @@ def where(tiny_probed_checkpoint: Path, tiny_base: str, prompt_file: Path) -> li
 
 
 def test_every_side_is_timed_beside_guided_streams(where: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "live.json"
+    out, cores = tmp_path / "live.json", os.sched_getaffinity(0)
     result = CliRunner().invoke(bench.app, ["live", *where, *PLAN, "--out", str(out)])
     assert result.exit_code == 0, result.output
     report = json.loads(out.read_text())
@@ -111,6 +115,7 @@ def test_every_side_is_timed_beside_guided_streams(where: list[str], tmp_path: P
     for figures in report["changes"].values():
         assert figures["p50_ms"] <= figures["p95_ms"] <= figures["max_ms"] and figures["within_two"] > 0.8
     assert Generations.seen["read"] > 4
+    assert os.sched_getaffinity(0) == cores, "what was bound for the load goes where it likes again"
     kinds = {kind.split(", ")[1]: number for kind, number in Generations.seen.items() if "weights" in kind}
     # Two streams in a warm-up and two rounds of every side, and three in two rounds that only change.
     assert kinds == {"None": 3 * 6 + 6, "True": 6, "candidates": 6}
