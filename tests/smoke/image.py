@@ -184,6 +184,7 @@ def _install_python(stage: Stage, image: str) -> None:
 def _mount(root: Path, proxied: Mapping[str, str]) -> None:
     """What a container has, of its own; of this machine nothing but folders of wheels, to read."""
     subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
+    subprocess.run(["mount", "-t", "sysfs", "-o", "ro", "sysfs", str(root / "sys")], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(root / "dev")], check=True)
     for name, minor in _DEVICES.items():
         os.mknod(root / "dev" / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))

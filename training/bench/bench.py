@@ -21,6 +21,7 @@ from training.bench.prompts import PromptsOption, drawn
 from training.bench.report import bench_report
 from training.bench.roofline import bench_roofline
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, sides_of
+from training.bench.sizes import bench_sizes
 from training.bench.step import bench_step
 from training.bench.worker import BenchWorker, Job, Timing
 from training.evaluate.checkpoint import BaseFolderOption, OutOption, ValuesOption, find_checkpoint, write_report
@@ -35,6 +36,7 @@ app.command("http")(bench_http)
 app.command("live")(bench_live)
 app.command("step")(bench_step)
 app.command("roofline")(bench_roofline)
+app.command("sizes")(bench_sizes)
 app.command("report")(bench_report)
 
 BATCHES = (1, 8, 32, 128)

@@ -6,6 +6,7 @@ A step takes as long as its bytes from memory or its arithmetic, whichever is mo
 between them and all that vLLM does besides are left out on both sides. Standard library, typer and rich.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ BF16, FP32 = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU by its data sheet: memory in TB/s, dense bfloat16 arithmetic in TFLOP/s."""
+    """A GPU by its data sheet: memory in TB/s and in GB, dense bfloat16 arithmetic in TFLOP/s."""
 
     name: str
     memory: float
     arithmetic: float
+    memory_gb: float = math.inf
 
     def ms(self, work: "Work") -> float:
         """The least time of some work."""
@@ -76,9 +78,9 @@ class Decoder:
 
 
 DEVICES = (
-    Device("L4", 0.300, 121),
-    Device("A100 80 GB", 2.04, 312),
-    Device("H100 SXM", 3.35, 989),
+    Device("L4", 0.300, 121, 24),
+    Device("A100 80 GB", 2.04, 312, 80),
+    Device("H100 SXM", 3.35, 989, 80),
 )
 BASES = (
     Decoder("8B (Llama 3.1)", 32, 4096, 14336, 32, 8, 128, 128_256),
