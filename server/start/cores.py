@@ -22,7 +22,7 @@ def keep_off_the_workers_cores() -> None:
     others, taken = [psutil.Process()], set[int]()
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if child.name().startswith(_WORKER) or child.cmdline()[0].startswith(_WORKER):
+            if any(name.startswith(_WORKER) for name in (child.name(), *child.cmdline()[:1])):
                 taken.update(child.cpu_affinity())
             else:
                 others.append(child)
