@@ -68,7 +68,9 @@ class PaddedStep:
         lines = [self._line(part, pending, blocks) for part in parts]
         lines += [[0, 0, self._scratch, *[0] * pending, *[self._scratch] * blocks]] * absent
         most, device = max(len(part.candidates) for part in parts), self._cache.shape.device
-        some = [pad(part.candidates, (0, most - len(part.candidates))) for part in parts]
+        short = [most - len(part.candidates) for part in parts]
+        # Mostly none is short, and to pad by nothing is an operation a row.
+        some = [pad(p.candidates, (0, less)) if less else p.candidates for p, less in zip(parts, short, strict=True)]
         candidates = pad(torch.stack(some), (0, 0, 0, absent)).to(device).long()
 
         def read(lines: Tensor, candidates: Tensor) -> Tensor:
