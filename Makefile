@@ -16,9 +16,10 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 # vLLM and Triton look for these when they are imported.
-ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 $(ON_ONE_CORE)
-# Two lanes of tests side by side: vLLM would bind its worker to the same core in both.
-ON_ONE_CORE = OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
+ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
+# Two lanes of tests side by side: vLLM would bind its worker to the same core in both. Several ranks it has to bind.
+UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
+RANKS = tests/invariants/test_ranks.py
 
 .PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
 
@@ -30,15 +31,15 @@ serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000
 
 test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, also those on V2, and coverage has to reach its gate
 	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target v2 in-process)
-	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore tests/invariants --cov --cov-append)
+	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore-glob "tests/invariants/test_[!r]*" --cov --cov-append)
 
 # Beside those on V2: neither uses more than one core.
 in-process: setup-dev
-	@$(ON_ONE_CORE) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
-	@$(ON_ONE_CORE) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --cov-append $(UNREPORTED)
+	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
+	@$(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) --cov-append $(UNREPORTED)
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
-	@$(ON_V2) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
+	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
 
 unit: setup-dev ## Run the tests that need no engine: some 6 minutes
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" $(ARGS)
