@@ -5,6 +5,7 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from server.audit import Audit
@@ -106,7 +107,7 @@ class GenerationService:
 
     def stream(self, generation: Generation) -> GuidedStream:
         """What rewrites the events of a streamed answer."""
-        return GuidedStream(generation, self.reader, lambda choice, block: self._observe(generation, choice, block))
+        return GuidedStream(generation, self.reader, partial(self._observe, generation))
 
     def _admit(self, request: Any, headers: Mapping[str, str], id_prefix: str) -> CheckedRequest | None:
         """Check everything of ours in a request, before the engine hears of it; None where nothing of ours goes along.

@@ -166,8 +166,7 @@ class Build:
 def _bootstrap(root: Path, image: str) -> None:
     match = _PYTHON_IMAGE.fullmatch(image)
     assert match, f"{image}: only Python's slim images are known"
-    mirror = "http://deb.debian.org/debian"
-    subprocess.run(["debootstrap", "--variant=minbase", match["release"], str(root), mirror], check=True)
+    subprocess.run(["debootstrap", "--variant=minbase", match["release"], str(root)], check=True)
 
 
 def _install_python(stage: Stage, image: str) -> None:

@@ -114,9 +114,25 @@ def plan_attention(cache: KVCache, segments: Sequence[Segment]) -> AttentionPlan
     """Where the keys of a flat batch go, and its runs."""
     device = cache.shape.device
     slots = to_device([slot for segment in segments for slot in segment.slots], device)
-    most_blocks = MOST_GATHERED_BYTES * cache.shape.layers // cache.shape.bytes_per_block
-    runs = tuple(_run(cache.shape, some, len(slots)) for some in _alike(segments, most_blocks))
+    runs = tuple(_run(cache.shape, some, len(slots)) for some in _alike(segments, most_gathered(cache.shape)))
     return AttentionPlan(cache, slots, runs)
+
+
+def most_gathered(shape: KVShape) -> int:
+    """How many blocks may lie side by side for a run."""
+    return max(1, MOST_GATHERED_BYTES * shape.layers // shape.bytes_per_block)
+
+
+def mask_of(shape: KVShape, limits: Tensor, own: Tensor, blocks: int) -> Tensor:
+    """`Run.mask` of queries that see the columns before their limit, and their own.
+
+    Args:
+        limits, own: [rows, width].
+    """
+    column = torch.arange(blocks * BLOCK_TOKENS, device=limits.device)
+    mask = torch.zeros(*limits.shape, len(column), dtype=shape.dtype, device=limits.device)
+    mask.masked_fill_((column >= limits[..., None]) & (column != own[..., None]), float("-inf"))
+    return mask[:, None].repeat(1, 1, shape.groups, 1)
 
 
 def _alike(segments: Sequence[Segment], most_blocks: int) -> list[list[Segment]]:
@@ -147,16 +163,12 @@ def _run(shape: KVShape, segments: Sequence[Segment], all_tokens: int) -> Run:
         sees = [segment.stored + i + 1 for i in range(segment.pending)] + [segment.prefix] * segment.candidates
         limits.append([*sees, *[1] * short])
         own.append([*segment.columns, *[0] * short])
-    column = torch.arange(blocks * BLOCK_TOKENS, device=device)
-    limit, mine = (to_device(numbers, device)[..., None] for numbers in (limits, own))
-    mask = torch.zeros(len(segments), width, len(column), dtype=shape.dtype, device=device)
-    mask.masked_fill_((column >= limit) & (column != mine), float("-inf"))
     return Run(
         rows=len(segments),
         width=width,
         tokens=to_device(tokens, device),
         table=to_device(table, device),
-        mask=mask[:, None].repeat(1, 1, shape.groups, 1),
+        mask=mask_of(shape, to_device(limits, device), to_device(own, device), blocks),
         seen=min(least for sees in limits for least in sees),
         real=None if len(real) == len(tokens) else to_device(real, device),
         is_all=tokens == list(range(all_tokens)),

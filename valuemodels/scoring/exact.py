@@ -99,7 +99,7 @@ class ExactScorer:
         self._check_sample(expected)
 
     def score(self, batch: ScoringBatch) -> Tensor:
-        """See `Scorer.score`. A row with a single candidate is not read now: its tokens catch up later."""
+        """See `Scorer.score`. Unless steps are padded, a row with a single candidate is not read now but later."""
         token_ids, valid = batch.candidates.token_ids, batch.candidates.valid
         if self._padded is not None:  # to count candidates is to wait for the device
             named = zip(batch.rows, token_ids, strict=True)

@@ -80,8 +80,7 @@ class KVCache:
 
     def held(self, sequence_id: str) -> list[int]:
         """The places of the blocks that a sequence holds."""
-        sequence = self._sequences.get(sequence_id)
-        return [] if sequence is None else sequence.block_indices
+        return sequence.block_indices if (sequence := self._sequences.get(sequence_id)) else []
 
     def reserve(self, sequence: SequenceKV, tokens: int, in_use: Collection[str]) -> None:
         """Make room for a sequence of that many tokens.
@@ -118,7 +117,7 @@ class KVCache:
         self._free.extend(indices)
 
     def gathering_space(self, numbers: int) -> Tensor:
-        """[numbers] of memory for copies of keys and values; the next call gives the same."""
+        """[numbers] of memory for copies of keys and values: the same at every call."""
         if self._gathered.numel() < numbers:
             self._gathered = self.data.new_empty(numbers)
         return self._gathered[:numbers]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from valuemodels.models.trunk import ValueModel
-from valuemodels.scoring.attention_plan import MOST_GATHERED_BYTES, AttentionPlan, Run
+from valuemodels.scoring.attention_plan import AttentionPlan, Run, mask_of, most_gathered
 from valuemodels.scoring.graphs import Graphs, graphs_on
 from valuemodels.scoring.kv_blocks import BLOCK_TOKENS
 from valuemodels.scoring.kv_cache import KVCache
@@ -37,7 +37,7 @@ class PaddedStep:
         self._scratch = cache.set_aside()
         self._graphs = graphs_on(cache.shape.device) if graphs is None else graphs
         self._vocabulary = model.backbone.get_input_embeddings().weight.shape[0]
-        self._most_blocks = max(1, MOST_GATHERED_BYTES * cache.shape.layers // cache.shape.bytes_per_block)
+        self._most_blocks = most_gathered(cache.shape)
 
     def values(self, parts: Sequence[Part]) -> list[Tensor]:
         """Read what every row has gained, a block at most, and its candidates; keys of the former are stored.
@@ -110,11 +110,8 @@ class PaddedStep:
 
     def _run(self, columns: Tensor, limits: Tensor, table: Tensor) -> Run:
         """All rows, whose queries stand at these columns and see those before their limit; both [rows, width]."""
-        shape = self._cache.shape
-        (rows, width), column = columns.shape, torch.arange(table.shape[1] * BLOCK_TOKENS, device=table.device)
-        mask = torch.zeros(rows, width, len(column), dtype=shape.dtype, device=table.device)
-        mask.masked_fill_((column >= limits[..., None]) & (column != columns[..., None]), float("-inf"))
-        mask = mask[:, None].repeat(1, 1, shape.groups, 1)
+        rows, width = columns.shape
+        mask = mask_of(self._cache.shape, limits, columns, table.shape[1])
         return Run(rows, width, columns, table.reshape(-1), mask, seen=0, real=None, is_all=True)
 
 
