@@ -1,4 +1,4 @@
-"""Changes, past the engine's loop: over the local socket that the worker looks at once a step.
+"""Changes, past the engine's loop: over a local socket of the worker's, which answers while a step is under way.
 
 Where there is no such socket, or it is lost, changes go by the mailbox, as everything else does. Their order is kept
 all the same: nothing goes over the socket while a change is in the mailbox, and the worker empties its socket before it
@@ -37,7 +37,8 @@ class ChangeLine:
         """
         Args:
             address: of the worker's socket; None: there is none.
-            patience_s: after so long without an answer an exchange makes the worker look, since no step did.
+            patience_s: after so long without an answer an exchange makes the worker look. One that speculates looks
+                once a step.
         """
         self._mailbox = mailbox
         self._address = address

@@ -1,7 +1,10 @@
 """Changes on the real engine: across a queue, preemptions and choices. Every test says which bug it would catch."""
 
 import json
+import random
 import socket
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -90,3 +93,35 @@ def test_a_change_by_the_socket_holds_for_the_token_of_the_step_that_finds_it(en
     assert told == {at: at for at in weights}
     settings = read_traces(engine, name)[name]["0:0"]["settings"]
     assert [[at, list(values.values())] for at, values in weights.items()] == [each[:2] for each in settings[1:]]
+
+
+def test_a_change_by_the_socket_holds_from_the_token_that_is_told_whenever_it_comes(engine: Any) -> None:
+    """Catches a worker that tells, while a step computes, a token whose settings that step has read already."""
+    asked = request(18, 63, guided(), max_tokens=48)
+    name = asked["guidance"].generation_id
+    (attached,) = engine.collective_rpc("mavis_attach")
+    held: dict[int, list[float]] = {}
+    ended = threading.Event()
+
+    def steer(line: socket.socket) -> None:
+        draw = random.Random(0)
+        while not ended.is_set():
+            weights = {"warmth": draw.uniform(-1.0, 1.0), "brevity": draw.uniform(-1.0, 1.0)}
+            line.send(json.dumps([0, Change(name, weights).to_wire()]).encode())
+            _, tokens = json.loads(line.recv(1 << 16))
+            held.update((token, list(weights.values())) for token in tokens.values())
+            time.sleep(draw.uniform(0.0, 0.01))
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        line.connect(f"\0{attached['change_socket']}")
+        line.settimeout(60)
+        steering = threading.Thread(target=steer, args=(line,))
+        steering.start()
+        (answer,) = generate(engine, [asked])
+        ended.set()
+        steering.join()
+    settings = read_traces(engine, name)[name]["0:0"]["settings"]
+    assert len(held) > 5, "the test needs changes while the text runs"
+    assert {first: weights for first, weights, *_ in settings if first} == {
+        token: weights for token, weights in held.items() if 0 < token < 48
+    }

@@ -4,6 +4,7 @@ Each runner has its own interface for logits processors, and an adapter of its o
 """
 
 import math
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from vllm.config import VllmConfig
 from valuemodels.adapters.hidden_states import HiddenStates
 from valuemodels.adapters.requests import EngineRequest, RunningRequest, choice_name, guidance_of
 from valuemodels.adapters.trunk_layers import use_vllm_layers
+from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.guide.changed import ChangedGenerations
@@ -48,7 +50,12 @@ class Attachment:
 
 
 class ValueProcessor:
-    """The part of an adapter that does not depend on the runner."""
+    """The part of an adapter that does not depend on the runner.
+
+    Attributes:
+        lock: held while changes are taken over, and while a step reads what holds for its rows: a thread takes changes,
+            too, and tells from which token they hold.
+    """
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -73,6 +80,7 @@ class ValueProcessor:
 
         self.offers = Offers(load, GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY]))
         self.changed = ChangedGenerations()
+        self.lock = threading.RLock()
         self.hidden: HiddenStates | None = None
         self._end_token = _end_token(model.hf_text_config)
         self._attachment: Attachment | None = None
@@ -87,10 +95,22 @@ class ValueProcessor:
         self._attachment = attachment
         self.hidden = attachment.hidden
 
+    @property
+    def answers_at_any_time(self) -> bool:
+        """Whether `take` may be called while a step is under way, by another thread."""
+        raise NotImplementedError
+
+    def take(self, changes: Sequence[Change]) -> dict[str, dict[str, int]]:
+        """Take over changes, in this order; what `next_tokens` tells of their generations."""
+        with self.lock:
+            self.changed.take(changes)
+            return self.next_tokens({change.generation_id for change in changes})
+
     def next_tokens(self, generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """Which of these generations the worker knows: generation id -> choice -> index of its next token.
 
-        Choices whose last token has been sampled are left out, where that can be seen.
+        That is the first token for which nothing has been read yet of what holds. Choices whose last token has been
+        sampled, or is being, are left out, where that can be seen.
         """
         raise NotImplementedError
 
@@ -98,7 +118,8 @@ class ValueProcessor:
         """Let go of all that is kept of these generations; unknown ones are ignored."""
         for guide in self.offers:
             guide.traces.drop(generation_ids)
-        self.changed.drop(generation_ids)
+        with self.lock:
+            self.changed.drop(generation_ids)
 
     def stats(self) -> dict[str, int]:
         """Counters since the start and present sizes."""

@@ -89,22 +89,26 @@ class EngineRequest(Protocol):
     output_token_ids: list[int]
 
 
-def next_tokens(requests: Mapping[str, EngineRequest], generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
-    """Which of these generations the worker knows: generation id -> choice -> index of its next token to be sampled.
+def next_tokens(
+    requests: Mapping[str, EngineRequest], generation_ids: Collection[str], decided: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Which of these generations the worker knows: generation id -> choice -> index of its next token to be decided.
 
-    Choices whose last token has been sampled are left out: the runner keeps them until its next step.
+    Choices whose last token has been sampled, or is being, are left out: the runner keeps them until its next step.
 
     Args:
         requests: all unfinished ones that the runner has ever scheduled, by the engine's request id.
+        decided: the engine's request id -> a token for which a step has read what holds; it may not be sampled yet.
     """
     found: dict[str, dict[str, int]] = {}
-    for request_id, request in requests.items():
+    for request_id, request in dict(requests).items():  # the runner may add to them meanwhile
         params, output = request.sampling_params, request.output_token_ids
+        sampled = len(output)
+        last, position = output[-1:], sampled + (decided.get(request_id) == sampled)
         guidance = None if params is None else guidance_of(params)
-        if params is None or guidance is None or is_through(params, len(output), output[-1:]):
+        if params is None or guidance is None or is_through(params, position, last):
             continue
         if guidance.generation_id in generation_ids:
-            position = len(output)
             found.setdefault(guidance.generation_id, {})[str(choice_name(guidance, request_id))] = position
     return found
 

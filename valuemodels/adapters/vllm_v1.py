@@ -14,6 +14,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from valuemodels.adapters.processor import ValueProcessor, steps_of
 from valuemodels.adapters.requests import RunningRequest, next_tokens
+from valuemodels.scoring.rows import Row
 
 
 class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
@@ -22,6 +23,8 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         super().__init__(vllm_config, torch.device(device))
         self._requests: dict[int, RunningRequest] = {}
+        # The engine's id of each request that the latest step was about -> the token that it chose.
+        self._decided: dict[str, int] = {}
 
     def is_argmax_invariant(self) -> bool:
         """False: a tilt may change which token is the likeliest."""
@@ -42,13 +45,9 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         """Tilt the rows whose requests ask for it. logits: [batch, vocab] float32, changed in place."""
         if not self._requests:
             return logits
-        attached = self._attached
-        attached.take_changes()
-        ids = attached.request_ids()
-        # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
-        found = ((self._requests[index], index) for index in sorted(self._requests))
-        rows = [(asked, row) for asked, index in found if (row := self._row(index, ids[index], asked)) is not None]
-        if unfinished := attached.unfinished():
+        unfinished = self._attached.unfinished()
+        rows = self._rows(unfinished)
+        if unfinished:
             ahead = ((asked, (row, unfinished[row.index])) for asked, row in rows if row.index in unfinished)
             for guide, chunks in steps_of(ahead).items():
                 guide.read_ahead(chunks)
@@ -57,9 +56,25 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
             logits = guide.step(logits, own, None if self.hidden is None else self.hidden.rows(len(logits)))
         return logits
 
+    @property
+    def answers_at_any_time(self) -> bool:
+        """See `ValueProcessor`."""
+        return True
+
     def next_tokens(self, generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """See `ValueProcessor`."""
-        return next_tokens(self._attached.requests(), generation_ids)
+        return next_tokens(self._attached.requests(), generation_ids, self._decided)
+
+    def _rows(self, unfinished: Collection[int]) -> list[tuple[RunningRequest, Row]]:
+        """The rows that there is something to tilt or to watch in, by what holds now."""
+        with self.lock:
+            self._attached.take_changes()
+            ids = self._attached.request_ids()
+            # A fixed order makes the value model's batch, and so its rounding, independent of Python's dict order.
+            found = [(index, self._requests[index]) for index in sorted(self._requests)]
+            rows = [(asked, self._row(index, ids[index], asked)) for index, asked in found]
+            self._decided = {ids[index]: len(asked.output) for index, asked in found if index not in unfinished}
+        return [(asked, row) for asked, row in rows if row is not None]
 
     def _add(self, index: int, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> None:
         # The new request may take the place of one that was never reported as removed.

@@ -61,31 +61,29 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         request_id = self._attached.request_ids()[req_idx]
         prompt_tokens = int(self._states.prompt_len.np[req_idx])
         found = self._slots[req_idx] = SlotRequest(request_id, req_idx, sampling_params, request, prompt_tokens)
+        found.reached = int(self._states.prefill_len.np[req_idx]) - prompt_tokens  # where it was preempted
         if (asked := request.asked) is not None:
-            choices = self._of_generation.setdefault(asked.generation_id, {})
-            choices[str(choice_name(asked, request_id))] = found
+            with self.lock:
+                choices = self._of_generation.setdefault(asked.generation_id, {})
+                choices[str(choice_name(asked, request_id))] = found
         return True
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         """Tilt the rows whose requests ask for it. logits: [rows, vocab] float32, changed in place."""
         if not self._slots:
             return logits
-        self._attached.take_changes()
         lines = list(self._lines(ctx))
-        for line in lines:
-            line.request.reach(line.committed)
-        found = [(line, self._row_of(line)) for line in lines]
         ahead: list[tuple[RunningRequest, tuple[Row, int]]] = []
         rows: list[tuple[RunningRequest, Row]] = []
-        for line, row in found:
+        read: list[SlotRequest] = []
+        for line, row in self._rows(lines):
             running = line.request.running
-            if line.committed < self._states.prefill_len.np[line.request.slot]:
-                # Not the prompt's last part: its sample is thrown away. Drafts of it are none.
-                ahead += [] if row is None or line.drafts else [(running, (row, line.committed))]
-                continue
-            line.request.reached = line.committed - line.request.prompt_tokens + 1
-            rows += [] if row is None else [(running, row)]
-        self._learn([line.request for line, row in found if row is not None and row.guidance.scoring != "fast"])
+            read += [line.request] if row.guidance.scoring != "fast" else []
+            if self._is_decided(line):
+                rows.append((running, row))
+            elif not line.drafts:  # of a prompt that is not read to its end there are none
+                ahead.append((running, (row, line.committed)))
+        self._learn(read)
         self._learn_later([line.request for line in lines])
         for guide, chunks in steps_of(ahead).items():
             guide.read_ahead(chunks)
@@ -93,6 +91,11 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         for guide, own in steps_of(rows).items():
             logits = guide.step(logits, own, hidden)
         return logits
+
+    @property
+    def answers_at_any_time(self) -> bool:
+        """See `ValueProcessor`. With speculation only the device knows how many tokens a step has sampled."""
+        return not self._speculates
 
     def next_tokens(self, generation_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """See `ValueProcessor`. Of one that is preempted, or finished and not yet forgotten, the token after its last
@@ -127,6 +130,21 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
             if (request := self._slots.get(slot)) is not None:
                 yield _Line(index, request, position + 1 - offset, drafts)
 
+    def _rows(self, lines: Sequence[_Line]) -> list[tuple[_Line, Row]]:
+        """Those that there is something to tilt or to watch in, by what holds now."""
+        with self.lock:
+            self._attached.take_changes()
+            for line in lines:
+                line.request.reach(line.committed)
+            rows = [(line, self._row_of(line)) for line in lines]
+            for line in filter(self._is_decided, lines):
+                line.request.reached = line.committed - line.request.prompt_tokens + 1
+        return [(line, row) for line, row in rows if row is not None]
+
+    def _is_decided(self, line: _Line) -> bool:
+        """Not so for the parts of a prompt before its last: their samples are thrown away."""
+        return line.committed >= int(self._states.prefill_len.np[line.request.slot])
+
     def _row_of(self, line: _Line) -> Row | None:
         # Rows change their places from step to step, requests keep their slots; each draft has a line of its own.
         kept_at = line.request.slot + len(line.drafts) * self._states.max_num_reqs
@@ -152,10 +170,10 @@ class ValueLogitsProcessor(ValueProcessor, LogitsProcessor):
         return request.slot in ids and ids[request.slot] == request.request_id
 
     def _next_token(self, request: SlotRequest) -> int | None:
-        """None where its last one has been sampled."""
+        """None where its last one has been sampled, or is being; which it was is only looked up on the device."""
         last: list[int] = []
         sampled = request.reached
-        if self._is_live(request):
+        if self._speculates and self._is_live(request):
             total = int(self._states.total_len.gpu[request.slot])
             sampled = total - request.prompt_tokens
             last = self._states.all_token_ids.gpu[request.slot, total - 1 : total].tolist() if sampled else []

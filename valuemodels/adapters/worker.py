@@ -47,7 +47,9 @@ class ValueWorkerExtension:
         hidden = HiddenStates(runner.get_model()) if reads_hidden else None
         # Several ranks that sample the same rows must take a change over at the same step: theirs come by exchange.
         if self._mavis_socket is None and self.vllm_config.parallel_config.tensor_parallel_size == 1:
-            self._mavis_socket = change_socket()
+            self._mavis_socket = change_socket(lambda change: _taken(processor, change), processor.lock)
+            if self._mavis_socket is not None and processor.answers_at_any_time:
+                self._mavis_socket.listen()
         processor.attach(_attachment(runner, hidden, self._mavis_take_changes))
         return {
             "objectives": list(guide.policy.objectives),
@@ -57,15 +59,8 @@ class ValueWorkerExtension:
 
     def _mavis_take_changes(self) -> None:
         """Take over what has come by the socket."""
-        processor = self._mavis_processor()
-        if processor is None or self._mavis_socket is None:
-            return
-
-        def taken(change: Change) -> dict[str, int]:
-            processor.changed.take([change])
-            return processor.next_tokens({change.generation_id}).get(change.generation_id, {})
-
-        self._mavis_socket.take(taken)
+        if self._mavis_socket is not None:
+            self._mavis_socket.take()
 
     def mavis_record(self, folder: str | None) -> None:
         """Write every position that is scored from now on into a folder; None: finish and stop."""
@@ -102,8 +97,7 @@ class ValueWorkerExtension:
         if processor is None:
             return None
         self._mavis_take_changes()  # they were sent before
-        processor.changed.take(Change.from_wire(change) for change in changes)
-        next_of = processor.next_tokens({change["generation_id"] for change in changes})
+        next_of = processor.take([Change.from_wire(change) for change in changes])
         traces, failed = self._mavis_read(processor.offers, read)
         processor.forget(drop)
         return {"traces": traces, "failed": failed, "next_tokens": next_of, "stats": processor.stats()}
@@ -158,6 +152,10 @@ class ValueWorkerExtension:
         else:
             processors = runner.input_batch.logitsprocs.all
         return next((each for each in processors if isinstance(each, ValueProcessor)), None)
+
+
+def _taken(processor: ValueProcessor, change: Change) -> dict[str, int]:
+    return processor.take([change]).get(change.generation_id, {})
 
 
 def _is_v2(runner: Any) -> bool:

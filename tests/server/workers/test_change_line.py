@@ -1,7 +1,8 @@
 """Changes over the worker's own socket: real sockets at both ends, and the mailbox where they do not do."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -22,14 +23,21 @@ class Worker:
     """Takes changes over when `step` is called, and when an exchange comes, as the extension does."""
 
     def __init__(self) -> None:
-        self.socket = ChangeSocket()
+        self.lock = threading.RLock()
+        self.open()
         self.taken: list[float | None] = []
         self.token = 7
+        self.is_broken = False
+
+    def open(self) -> None:
+        self.socket = ChangeSocket(self._taken, self.lock)
 
     def step(self) -> None:
-        self.socket.take(self._taken)
+        self.socket.take()
 
     def _taken(self, change: Change) -> Mapping[str, Any]:
+        if self.is_broken:
+            raise RuntimeError("cannot be taken over")
         self.taken.append(change.weights["w"])
         return {str(FIRST): self.token}
 
@@ -53,8 +61,10 @@ def change(weight: float) -> Change:
 
 
 @pytest.fixture
-def worker() -> Worker:
-    return Worker()
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.socket.close()
 
 
 @pytest.fixture
@@ -67,7 +77,6 @@ async def line(worker: Worker, engine: EngineOf) -> AsyncIterator[ChangeLine]:
     line = line_to(engine, worker.socket.address)
     yield line
     line.close()
-    worker.socket.close()
 
 
 def line_to(engine: FakeEngine, address: str | None, patience_s: float = 60.0) -> ChangeLine:
@@ -85,6 +94,34 @@ async def test_a_change_is_answered_by_the_next_step_and_no_exchange(
     assert engine.calls == []
 
 
+async def test_a_thread_answers_at_once_but_never_while_a_step_reads_what_holds(
+    worker: Worker, engine: EngineOf, line: ChangeLine
+) -> None:
+    worker.socket.listen()
+    assert await line.change(change(0.5)) == {FIRST: 7}
+    with worker.lock:
+        answer = line.change(change(-0.5))
+        await asyncio.sleep(0.05)
+        assert worker.taken == [0.5] and not answer.done()
+        worker.token = 8
+    assert await answer == {FIRST: 8}
+    assert engine.calls == []
+
+
+async def test_what_a_step_takes_itself_the_thread_does_not_take_again(
+    worker: Worker, engine: EngineOf, line: ChangeLine
+) -> None:
+    worker.socket.listen()
+    await line.change(change(0.0))
+    with worker.lock:
+        answers = [line.change(change(float(weight))) for weight in range(1, 4)]
+        worker.step()
+    await asyncio.gather(*answers)
+    await line.change(change(4.0))
+    assert worker.taken == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert engine.calls == []
+
+
 async def test_without_a_step_an_exchange_makes_the_worker_look(worker: Worker, engine: EngineOf) -> None:
     line = line_to(engine, worker.socket.address, patience_s=0.02)
     assert await line.change(change(1.0)) == {FIRST: 7}
@@ -98,7 +135,7 @@ async def test_what_was_unanswered_when_the_socket_was_lost_goes_by_exchange_in_
 ) -> None:
     answers = [line.change(change(weight)) for weight in (1.0, 2.0)]
     worker.socket.close()
-    worker.socket = ChangeSocket()  # another worker's: nobody is connected to it
+    worker.open()  # another worker's: nobody is connected to it
     await asyncio.gather(*answers)
     await line.change(change(3.0))
     assert worker.taken == [1.0, 2.0, 3.0]
@@ -109,7 +146,7 @@ async def test_a_change_that_finds_the_socket_broken_goes_after_those_before_it(
 ) -> None:
     answers = [line.change(change(1.0))]
     worker.socket.close()
-    worker.socket = ChangeSocket()
+    worker.open()
     answers.append(line.change(change(2.0)))  # at once: nothing has told of the loss yet
     await asyncio.gather(*answers)
     assert worker.taken == [1.0, 2.0]
@@ -148,11 +185,10 @@ async def test_a_dead_engine_is_told_to_who_waits(worker: Worker, engine: Engine
 async def test_what_is_no_change_ends_the_connection_and_nothing_else(
     worker: Worker, engine: EngineOf, line: ChangeLine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(change: Change) -> Mapping[str, Any]:
-        raise RuntimeError("cannot be taken over")
-
+    worker.is_broken = True
     answer = line.change(change(1.0))
-    worker.socket.take(broken)
+    worker.step()
+    worker.is_broken = False
     assert "a connection for changes is given up" in caplog.text
     await answer
     await eventually(lambda: worker.taken == [1.0])

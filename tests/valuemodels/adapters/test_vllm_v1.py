@@ -46,9 +46,16 @@ class Batch:
             BatchUpdate(batch_size=len(self.ids), removed=list(remove), added=added, moved=list(move))
         )
 
+    def known(self) -> dict[str, Any]:
+        """As the runner keeps them."""
+        return {
+            name: SimpleNamespace(sampling_params=params, output_token_ids=output)
+            for name, (params, _, output) in self.requests.items()
+        }
+
     def step(self, seed: int = 0) -> torch.Tensor:
         """Logits that depend on the request's id alone, so that a row's place cannot matter."""
-        self.processor.attach(Attachment(lambda: self.ids, unfinished=lambda: self.unfinished))
+        self.processor.attach(Attachment(lambda: self.ids, None, self.known, lambda: self.unfinished))
         rows = [
             torch.randn(TINY_VOCAB, generator=torch.Generator().manual_seed(zlib.crc32(f"{name}{seed}".encode())))
             for name in self.ids
@@ -267,7 +274,39 @@ def test_the_worker_says_which_tokens_come_next_also_of_preempted_requests() -> 
         "other": known([1], params("h")),
         "plain": known([1], SamplingParams()),
     }
-    assert next_tokens(requests, {"g", "gone"}) == {"g": {"0:0": 2, "0:1": 0, "1:0": 1}}
+    assert next_tokens(requests, {"g", "gone"}, {}) == {"g": {"0:0": 2, "0:1": 0, "1:0": 1}}
+
+
+def test_a_change_that_comes_while_a_step_computes_holds_from_the_token_after_it_and_is_told_so(
+    processor: ValueLogitsProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a thread that tells the token whose settings the step has read already, also of a plain neighbour."""
+    batch = Batch(processor)
+    outputs: list[list[int]] = [[], []]
+    batch.update(
+        add=[
+            (0, "g-x", params("g", weights={"warmth": 1.0}), [3, 4], outputs[0]),
+            (1, "plain-x", params("plain", trace="totals"), [3, 4], outputs[1]),
+        ]
+    )
+    told: list[Any] = []
+    step = processor.guide.step
+
+    def computes(*args: Any) -> torch.Tensor:
+        if len(outputs[0]) == 1:
+            told.extend(processor.take([Change(name, {"warmth": -1.0})]) for name in ("g", "plain"))
+        return step(*args)
+
+    monkeypatch.setattr(processor.guide, "step", computes)
+    for token in range(3):
+        batch.step(token)
+        for output in outputs:
+            output.append(5)
+    assert told == [{"g": {"0:0": 2}}, {"plain": {"0:0": 2}}]
+    traces = processor.guide.traces.read({"g": {}, "plain": {}})
+    settings = traces["g"]["0:0"]["settings"]
+    assert [(first, weights[0]) for first, weights, *_ in settings] == [(0, 1.0), (2, -1.0)]
+    assert [bool(each) for each in traces["plain"]["0:0"]["advantages"]] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -277,16 +316,19 @@ def test_a_choice_that_has_its_last_token_has_no_next_one(fields: dict[str, Any]
     """The runner keeps it until its next step; a change would be promised for a token that never comes."""
     ended = SamplingParams(extra_args={"mavis": Guidance("g")}, **fields)
     requests = {"0_g-aa": SimpleNamespace(sampling_params=ended, output_token_ids=output)}
-    assert next_tokens(requests, {"g"}) == {}
+    assert next_tokens(requests, {"g"}, {}) == {}
     requests["0_g-aa"].output_token_ids = output[:-1]
-    assert next_tokens(requests, {"g"}) == {"g": {"0:0": len(output) - 1}}
+    assert next_tokens(requests, {"g"}, {}) == {"g": {"0:0": len(output) - 1}}
+    is_last = "max_tokens" in fields
+    being_sampled = next_tokens(requests, {"g"}, {"0_g-aa": len(output) - 1})
+    assert being_sampled == ({} if is_last else {"g": {"0:0": len(output)}})
 
 
 def test_a_choice_that_has_its_end_of_sequence_has_no_next_token() -> None:
     def after(ignore_eos: bool) -> dict[str, dict[str, int]]:
         sampling = SamplingParams(extra_args={"mavis": Guidance("g")}, ignore_eos=ignore_eos)
         sampling.update_from_generation_config({}, eos_token_id=7)
-        return next_tokens({"g-aa": SimpleNamespace(sampling_params=sampling, output_token_ids=[3, 7])}, {"g"})
+        return next_tokens({"g-aa": SimpleNamespace(sampling_params=sampling, output_token_ids=[3, 7])}, {"g"}, {})
 
     assert (after(ignore_eos=False), after(ignore_eos=True)) == ({}, {"g": {"0:0": 2}})
 

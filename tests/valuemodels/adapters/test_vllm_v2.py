@@ -190,10 +190,11 @@ def test_the_next_token_is_the_one_about_to_be_sampled(processor: ValueLogitsPro
     runner.add(processor, 0, "0_g-1", asked, [4, 5])
     runner.add(processor, 1, "1_g-1", asked, [4, 5])
     assert processor.next_tokens({"g", "unknown"}) == {"g": {"0:0": 0, "0:1": 0}}
-    runner.step(processor, 0, 1)
+    runner.step(processor, 1)
+    assert processor.next_tokens({"g"}) == {"g": {"0:0": 0, "0:1": 1}}, "also before it is sampled"
     for token in range(3, 11):
+        runner.step(processor, 0)
         runner.sampled(0, token)
-    runner.sampled(1, 3)
     assert processor.next_tokens({"g"}) == {"g": {"0:1": 1}}, "the first has got all that it asked for"
     processor.forget(["g"])
     assert processor.next_tokens({"g"}) == {}
