@@ -20,6 +20,7 @@ from server.audit import write_audit_to
 from server.errors import StartupError
 from server.requests.catalogue import Catalogue
 from server.requests.keys import keys_of
+from server.start.log_level import log_at
 from server.start.preflight import (
     CheckpointCheck,
     check_compiler,
@@ -30,6 +31,7 @@ from server.start.preflight import (
 )
 from server.start.server_options import SERVER_OPTIONS, ServerOptions
 from server.start.settings import as_startup_error, read_settings
+from server.start.several import run_servers
 from server.start.stopping import Stop, adopt_orphans, end_children, end_start_at_signals, leave
 from server.start.vllm_arguments import (
     PLUGIN_GROUPS,
@@ -99,7 +101,7 @@ def serve(
 def _serve(options: ServeOptions, stop: Stop) -> int:
     """Check, tell vLLM, serve. Returns the exit status."""
     settings = read_settings(os.environ, **options.settings)
-    _log_at(settings.log_level)
+    log_at(settings.log_level)
     if settings.audit_log is not None:
         write_audit_to(settings.audit_log)
     own_keys = keys_of((), settings.keys_file)
@@ -126,12 +128,7 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
     apply_guide(args, config)
     keys = keys_of(take_api_keys(args, os.environ), settings.keys_file)
     setattr(args, SERVER_OPTIONS, ServerOptions(settings, keys, stop.drain_first))
-    return run_server(args, stop)
-
-
-def _log_at(level: str) -> None:
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("mavis").setLevel(level.upper())
+    return run_server(args, stop) if args.api_server_count in (None, 1) else run_servers(args, stop)
 
 
 def _set_environment(options: ServeOptions) -> None:

@@ -17,12 +17,12 @@ REFUSALS = Counter(
 WAITING = Gauge(
     "mavis_waiting_sequences",
     "Sequences that the engine has been handed and has not begun to answer.",
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livesum",
 )
 GENERATIONS = Gauge(
     "mavis_live_generations",
     "Generations that can be changed, or are about to be forgotten.",
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livesum",
 )
 TOKENS = Counter("mavis_guided_tokens_total", "Tokens returned of guided choices.")
 KL_NATS = Histogram(

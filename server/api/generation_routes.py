@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
@@ -22,7 +22,8 @@ from server.api.headers import owner_headers
 from server.api.route_table import GENERATION_PATH
 from server.api.schema import GenerationChange, GenerationChanged, GenerationState
 from server.errors import BodyError
-from server.generations.control import Caller, GenerationControl
+from server.generations.control import Caller
+from server.generations.service import GenerationService
 from server.requests.change import MAX_BODY_BYTES
 
 CHANGE_GENERATION, READ_GENERATION = "change_generation", "read_generation"
@@ -48,10 +49,12 @@ def _responses(model: type[BaseModel], errors: Iterable[HTTPStatus]) -> dict[int
     operation_id=CHANGE_GENERATION,
     openapi_extra={"requestBody": _CHANGE_BODY},
 )
-async def change_generation(generation_id: str, raw_request: Request) -> JSONResponse:
+async def change_generation(generation_id: str, raw_request: Request) -> Response:
     """Change the weights, the strength or the KL budget of a running generation."""
-    body = await _bounded_body(raw_request)
-    return JSONResponse(await _control(raw_request).change(generation_id, body, _caller(raw_request)))
+    body, caller, service = await _bounded_body(raw_request), _caller(raw_request), _service(raw_request)
+    if (elsewhere := await service.peers.change(service.registry, generation_id, body, caller)) is not None:
+        return elsewhere
+    return JSONResponse(await service.control.change(generation_id, body, caller))
 
 
 @router.get(
@@ -59,9 +62,12 @@ async def change_generation(generation_id: str, raw_request: Request) -> JSONRes
     operation_id=READ_GENERATION,
     responses=_responses(GenerationState, (HTTPStatus.BAD_REQUEST, *_STATUSES)),
 )
-async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> JSONResponse:
+async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> Response:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
-    return await _control(raw_request).describe(generation_id, _caller(raw_request), JSONResponse, from_token)
+    caller, service = _caller(raw_request), _service(raw_request)
+    if (elsewhere := await service.peers.read(service.registry, generation_id, from_token, caller)) is not None:
+        return elsewhere
+    return await service.control.describe(generation_id, caller, JSONResponse, from_token)
 
 
 async def _bounded_body(raw_request: Request) -> bytes:
@@ -78,6 +84,6 @@ def _caller(raw_request: Request) -> Caller:
     return Caller(raw_request.headers, "-" if client is None else f"{client.host}:{client.port}")
 
 
-def _control(raw_request: Request) -> GenerationControl:
-    control: GenerationControl = raw_request.app.state.mavis.control
-    return control
+def _service(raw_request: Request) -> GenerationService:
+    service: GenerationService = raw_request.app.state.mavis
+    return service

@@ -36,6 +36,7 @@ from server.gate.refusal import refusal
 from server.generations.gateway import EngineGateway
 from server.generations.hot_checkpoints import HotCheckpoints
 from server.generations.ownership import TOKEN_HEADER
+from server.generations.peers import PeerDoor, Peers
 from server.generations.registry import Registry
 from server.generations.service import GenerationService
 from server.metrics import WorkerStats, observe_error
@@ -114,34 +115,50 @@ class MavisEndpoints:
         wire, options = (args.additional_config or {}).get(EXTRA_ARGS_KEY), getattr(args, SERVER_OPTIONS, None)
         if wire is None or options is None or self._app is None:
             raise StartupError("the engine holds no value guide; start the server with `mavis serve`")
-        config, settings = GuideConfig.from_wire(wire), options.settings
-        checkpoints = [read_value_config(folder) for folder in config.checkpoints]
-        catalogue_of = partial(_catalogue, options)
-        catalogue = catalogue_of(config, checkpoints, 0)
-        attached = await _attached(engine_client, catalogue)
-        mailbox, load = Mailbox(engine_client, WorkerStats().observe), EngineLoad()
-        # What comes by a socket reaches one engine.
-        line = ChangeLine(mailbox, attached[0].get("change_socket") if len(attached) == 1 else None)
-        admission = Admission(settings.limits, engine_client.model_config.max_model_len)
-        audit, drain = Audit(), Drain()
-        registry = Registry()
-        state.mavis = service = GenerationService(
-            catalogue, registry, mailbox, line, admission, audit, has_api_keys=bool(options.keys)
-        )
-        if settings.admin_key is not None and settings.values_root is not None:
-            hot = HotCheckpoints(service, engine_client, config, settings.values_root, catalogue_of, audit)
-            self._app.include_router(checkpoint_router(hot, settings.admin_key.get_secret_value()))
+        config = GuideConfig.from_wire(wire)
+        catalogue = _catalogue(options, config, [read_value_config(folder) for folder in config.checkpoints], 0)
+        audit, drain, load = Audit(), Drain(), EngineLoad()
+        state.mavis = service = await self._service(engine_client, options, config, catalogue, audit)
         for handler in _handlers(state, engine_client):
             handler.engine_client = EngineGateway(engine_client, service, load)
         state.mavis_drain = drain
-        state.mavis_heartbeat = Heartbeat(mailbox, settings.stall_s, lambda: drain.running > 0)
+        state.mavis_heartbeat = Heartbeat(service.mailbox, options.settings.stall_s, lambda: drain.running > 0)
         state.mavis_tasks = [asyncio.create_task(state.mavis_heartbeat.run())]
-        state.mavis_tasks.append(asyncio.create_task(_announce(state, args, catalogue, needs_key=bool(options.keys))))
+        if (process := options.process).sockets:
+            door = PeerDoor(service.registry, service.control, options.keys.find)
+            state.mavis_peer_door = await door.open(process.sockets[process.index])
+        if process.index == 0:
+            announced = _announce(state, args, catalogue, needs_key=bool(options.keys))
+            state.mavis_tasks.append(asyncio.create_task(announced))
         close_unknown_routes(self._app)
         replace_route(self._app, routes.late_router)
-        gate = {"keys": options.keys, "routes": Routes(is_open, generates), "limits": settings.gate_limits}
+        keys, limits = options.keys.shared_by(process.count), options.settings.gate_limits.shared_by(process.count)
+        gate = {"keys": keys, "routes": Routes(is_open, generates), "limits": limits}
         place_gate(self._app, **gate, load=load, drain=drain, audit=audit)
-        options.on_drain(drain, settings.drain_s)
+        options.on_drain(drain, options.settings.drain_s)
+
+    async def _service(
+        self, engine_client: Any, options: ServerOptions, config: GuideConfig, catalogue: Catalogue, audit: Audit
+    ) -> GenerationService:
+        """What the routes share, once the workers are met; and the route that offers other checkpoints."""
+        assert self._app is not None, "attach_router comes before"
+        settings, process = options.settings, options.process
+        attached = await _attached(engine_client, catalogue)
+        # What the workers have counted is told by one of the HTTP processes.
+        mailbox = Mailbox(engine_client, *((WorkerStats().observe,) if process.index == 0 else ()))
+        # What comes by a socket reaches one engine.
+        line = ChangeLine(mailbox, attached[0].get("change_socket") if len(attached) == 1 else None)
+        service = GenerationService(
+            *(catalogue, Registry(), mailbox, line),
+            *(Admission(settings.limits, engine_client.model_config.max_model_len), audit),
+            has_api_keys=bool(options.keys),
+            peers=Peers(process.others),
+        )
+        if settings.admin_key is not None and settings.values_root is not None:
+            catalogue_of = partial(_catalogue, options)
+            hot = HotCheckpoints(service, engine_client, config, settings.values_root, catalogue_of, audit)
+            self._app.include_router(checkpoint_router(hot, settings.admin_key.get_secret_value()))
+        return service
 
 
 def _catalogue(

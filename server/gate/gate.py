@@ -9,8 +9,9 @@ Runs in the HTTP process, on its event loop alone. No torch, no vLLM.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -55,6 +56,10 @@ class GateLimits:
     max_body_bytes: int
     max_waiting: int
     max_wait_s: float | None
+
+    def shared_by(self, processes: int) -> "GateLimits":
+        """What is left to each of so many processes, which count for themselves."""
+        return replace(self, max_waiting=math.ceil(self.max_waiting / processes))
 
 
 @dataclass(frozen=True, slots=True)

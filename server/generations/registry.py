@@ -65,6 +65,12 @@ class Registry:
         GENERATIONS.set(len(self._running))
         self._forget(generation.id)
 
+    def withdraw(self, generation: Generation) -> None:
+        """Undo `open`: nothing has come of it."""
+        if self._running.get(generation.id) is generation:
+            del self._running[generation.id]
+            GENERATIONS.set(len(self._running))
+
     def close(self, generation: Generation) -> None:
         """Free the id; nothing where it is free already, or another's."""
         if self._running.get(generation.id) is not generation:

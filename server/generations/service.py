@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 from server.audit import Audit
-from server.errors import FieldError
+from server.errors import FieldError, LiveIdError
 from server.generations.apart import worked_out
 from server.generations.change_sender import ChangeSender
 from server.generations.choice import Choice
 from server.generations.control import GenerationControl
 from server.generations.generation import Generation
 from server.generations.ownership import TOKEN_HEADER, Ownership
+from server.generations.peers import Peers
 from server.generations.phase import Phase
 from server.generations.registry import Registry
 from server.generations.stream import GuidedStream
@@ -48,10 +49,14 @@ class GenerationService:
         audit: Audit,
         *,
         has_api_keys: bool,
+        peers: Peers | None = None,
     ) -> None:
+        """Args: `peers`: the other HTTP processes; None where there are none."""
         self.catalogue = catalogue  # of requests that come now
         self.registry = registry
         self.admission = admission
+        self.mailbox = mailbox
+        self.peers = peers or Peers()
         self.reader = TraceReader(mailbox, registry)
         self._ownership = Ownership(by_api_key=has_api_keys)
         self.control = GenerationControl(registry, self.reader, ChangeSender(line), self._ownership, admission, audit)
@@ -73,7 +78,7 @@ class GenerationService:
             LiveIdError: its id is taken.
         """
         checked = self._admit(request, headers, id_prefix)
-        generation = None if checked is None else self._open(request, headers, checked)
+        generation = None if checked is None else await self._open(request, headers, checked)
         REQUESTS.labels(route, "true" if checked is not None and checked.tilts else "false").inc()
         if checked is None or generation is None:
             yield None
@@ -136,7 +141,7 @@ class GenerationService:
         checked_id([(REQUEST_ID_HEADER, header), ("request_id", request.request_id)])
         return checked
 
-    def _open(self, request: Any, headers: Mapping[str, str], checked: CheckedRequest) -> Generation:
+    async def _open(self, request: Any, headers: Mapping[str, str], checked: CheckedRequest) -> Generation:
         generation = Generation(
             checked,
             checked.guidance.n,
@@ -145,6 +150,14 @@ class GenerationService:
             echoes_only=bool(getattr(request, "prompt", None)) and bool(request.echo) and request.max_tokens == 0,
         )
         self.registry.open(generation)
+        # Only an id that the client chose can be there already. Of two that come at once, each finds the other.
+        is_chosen = REQUEST_ID_HEADER in headers or "request_id" in request.model_fields_set
+        try:
+            if is_chosen and await self.peers.is_running(generation.id):
+                raise LiveIdError(generation.id)
+        except BaseException:
+            self.registry.withdraw(generation)
+            raise
         return generation
 
     def _observe(self, generation: Generation, choice: Choice, block: Mapping[str, Any]) -> None:

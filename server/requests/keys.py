@@ -15,12 +15,13 @@ A key is compared by its digest, in constant time. Runs in the HTTP process. No 
 
 import hashlib
 import json
+import math
 import re
 import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,12 @@ class ApiKey:
     concurrent: int | None = None
     profile: str | None = None
     rules: KeyRules | None = None
+
+    def shared_by(self, processes: int) -> "ApiKey":
+        """What is left of it to each of so many processes, which count for themselves."""
+        rates = tuple(type(rate)(math.ceil(rate.amount / processes), rate.multiples) for rate in self.rates)
+        at_once = None if self.concurrent is None else math.ceil(self.concurrent / processes)
+        return replace(self, rates=rates, concurrent=at_once)
 
 
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key", default=None)
@@ -140,6 +147,10 @@ class ApiKeys:
     def profiles(self) -> dict[str, str]:
         """Key -> its profile, for those that have one."""
         return {key.name: key.profile for key in self._keys if key.profile is not None}
+
+    def shared_by(self, processes: int) -> "ApiKeys":
+        """See `ApiKey`."""
+        return ApiKeys(key.shared_by(processes) for key in self._keys)
 
     def find(self, secret: str | None) -> ApiKey | None:
         """The key that this is. Looks at all of them, so that the time tells nothing."""

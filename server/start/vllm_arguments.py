@@ -131,8 +131,10 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
     """
     if args.model_tag != base_model:
         raise StartupError(f"MODEL comes first, before the flags: mavis serve {args.model_tag} ...")
-    if args.headless or args.grpc or args.api_server_count not in (None, 1):
-        raise StartupError("--headless, --grpc and --api-server-count above 1 are not supported: one HTTP process")
+    if args.headless or args.grpc:
+        raise StartupError("--headless and --grpc are not supported: this server speaks HTTP, beside its engines")
+    if (count := args.api_server_count) is not None and count < 1:
+        raise StartupError(f"--api-server-count: got {count}, allowed is 1 or more")
     for flag in ("external-lb", "multi-port-external-lb", "hybrid-lb", "rank", "start-rank"):
         given = getattr(args, f"data_parallel_{flag.replace('-', '_')}")
         if given is not None and given is not False:

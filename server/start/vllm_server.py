@@ -7,7 +7,11 @@ is refused before.
 import asyncio
 import logging
 import re
+import socket
 from argparse import Namespace
+from collections.abc import Callable, Mapping, MutableSequence
+from dataclasses import dataclass
+from typing import Any
 
 import typer
 import uvloop
@@ -59,14 +63,50 @@ def require_plugin() -> None:
         raise StartupError("vLLM could not load our routes; is the package installed (pip install -e .)?")
 
 
-def run_server(args: Namespace, stop: Stop) -> int:
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What one of several HTTP processes gets from their parent.
+
+    Attributes:
+        address, listener: where all of them accept.
+        client_config: how it meets the engines, as vLLM tells it.
+        loads: how busy each of them is, and which it is.
+    """
+
+    address: str
+    listener: socket.socket
+    client_config: Mapping[str, Any]
+    loads: tuple[MutableSequence[int], int]
+
+
+def run_server(args: Namespace, stop: Stop, joined: Joined | None = None) -> int:
     """Serve until a signal or the engine's death. Returns the process's exit status.
+
+    Args:
+        joined: None: this is the only HTTP process, and starts the engines.
 
     Raises:
         StartupError: vLLM refuses a flag once it knows the model, or the address cannot be listened at.
     """
+
+    def serve() -> int:
+        uvloop.run(_serve(args, joined), loop_factory=lambda: StoppableLoop(stop))
+        if stop.is_requested:
+            return 0
+        typer.echo("mavis: the engine died; the reason stands above", err=True)
+        return FAILED
+
+    return ended(serve, stop)
+
+
+def ended(serve: Callable[[], int], stop: Stop) -> int:
+    """The exit status of what serves, however it ends.
+
+    Raises:
+        StartupError: see `run_server`.
+    """
     try:
-        uvloop.run(_listen(args), loop_factory=lambda: StoppableLoop(stop))
+        return serve()
     except StartupError:
         raise
     except ValidationError as error:  # of vLLM's configuration: some flags it checks only against the model
@@ -75,10 +115,24 @@ def run_server(args: Namespace, stop: Stop) -> int:
         logger.debug("the server failed", exc_info=True)
         typer.echo(f"mavis: the server failed: {_first_complaint(error)}", err=True)
         return FAILED
-    if not stop.is_requested:
-        typer.echo("mavis: the engine died; the reason stands above", err=True)
-        return FAILED
-    return 0
+
+
+def listen(args: Namespace) -> tuple[str, socket.socket]:
+    """The address, as it is told, and a listener there.
+
+    Raises:
+        StartupError: naming the port, or vLLM's flag.
+    """
+    from vllm.entrypoints.launchers.launcher import setup_server
+
+    args.model = args.model_tag
+    try:
+        address, listener = setup_server(args, reuse_port=False)
+    except OSError as error:
+        raise StartupError(port_sentence(args.host or "", args.port, error)) from None
+    except KeyError as error:
+        raise StartupError(f"vLLM refuses its flags: {error.args[0]}") from None
+    return address, listener
 
 
 def _refused_flags(error: Exception) -> StartupError:
@@ -92,30 +146,25 @@ def _first_complaint(error: Exception) -> str:
     return _SENTENCE_END.split(first_line(error))[0]
 
 
-async def _listen(args: Namespace) -> None:
+async def _serve(args: Namespace, joined: Joined | None) -> None:
     """vLLM's `run_server`, with a bounded stop, refusing what cannot be guided."""
     from vllm.entrypoints.launchers.api_server.entry import build_and_serve, build_async_engine_client
-    from vllm.entrypoints.launchers.launcher import setup_server
 
-    args.model = args.model_tag
     options: ServerOptions = getattr(args, SERVER_OPTIONS)
-    try:
-        address, listener = setup_server(args, reuse_port=False)
-    except OSError as error:
-        raise StartupError(port_sentence(args.host or "", args.port, error)) from None
-    except KeyError as error:
-        raise StartupError(f"vLLM refuses its flags: {error.args[0]}") from None
+    address, listener = listen(args) if joined is None else (joined.address, joined.listener)
     with listener:
-        async with build_async_engine_client(args) as engine:
+        client_config = None if joined is None else dict(joined.client_config)
+        async with build_async_engine_client(args, client_config=client_config) as engine:
             if "generate" not in await engine.get_supported_tasks():
                 raise StartupError(f"{args.model} does not generate text, so there is nothing to guide")
-            if serves_on_cpu():
+            if joined is None and serves_on_cpu():
                 keep_off_the_workers_cores()
             shutdown = await build_and_serve(
                 engine,
                 address,
                 listener,
                 args,
+                None if joined is None else joined.loads,
                 timeout_graceful_shutdown=OPEN_CONNECTIONS_S,
                 http=bounded_http(options.settings.max_header_bytes),
             )

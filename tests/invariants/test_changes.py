@@ -117,7 +117,7 @@ def test_a_change_by_the_socket_holds_from_the_token_that_is_told_whenever_it_co
         line.settimeout(60)
         steering = threading.Thread(target=steer, args=(line,))
         steering.start()
-        (answer,) = generate(engine, [asked])
+        generate(engine, [asked])
         ended.set()
         steering.join()
     settings = read_traces(engine, name)[name]["0:0"]["settings"]

@@ -11,6 +11,7 @@ connects must run under this process's user.
 Runs in the worker. Standard library and the contract only; no vLLM.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -94,6 +95,9 @@ class ChangeSocket:
         self._selector.close()
 
     def _listen(self) -> None:
+        # vLLM binds a worker on a CPU to the cores that it computes on; here, what started the worker has the others.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(threading.get_native_id(), os.sched_getaffinity(os.getppid()))
         while not self._is_closing:
             self._selector.select()
             if not self._is_closing and not self.take():

@@ -90,6 +90,11 @@ class ValueProcessor:
         """Of the latest offer."""
         return self.offers.latest
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether it is connected to its runner."""
+        return self._attachment is not None
+
     def attach(self, attachment: Attachment) -> None:
         """Connect it to its runner."""
         self._attachment = attachment

@@ -28,7 +28,8 @@ class ValueWorkerExtension:
     _mavis_socket: ChangeSocket | None = None
 
     def mavis_attach(self) -> dict[str, Any] | None:
-        """Connect the guide to the runner's request ids. Must be called once before the first guided request.
+        """Connect the guide to the runner's request ids. Must be called before the first guided request; each HTTP
+        process does.
 
         Returns:
             What this worker serves, or None on ranks that do not sample.
@@ -39,6 +40,16 @@ class ValueWorkerExtension:
         processor = self._mavis_processor()
         if processor is None:
             return None
+        if not processor.is_attached:
+            self._mavis_connect(processor)
+        policy = processor.guide.policy
+        return {
+            "objectives": list(policy.objectives),
+            "scorings": list(policy.scorings),
+            "change_socket": None if self._mavis_socket is None else self._mavis_socket.address,
+        }
+
+    def _mavis_connect(self, processor: ValueProcessor) -> None:
         runner, guide = self.model_runner, processor.guide
         reads_hidden = {"fast", "hybrid"} & set(guide.policy.scorings)
         if reads_hidden:
@@ -51,11 +62,6 @@ class ValueWorkerExtension:
             if self._mavis_socket is not None and processor.answers_at_any_time:
                 self._mavis_socket.listen()
         processor.attach(_attachment(runner, hidden, self._mavis_take_changes))
-        return {
-            "objectives": list(guide.policy.objectives),
-            "scorings": list(guide.policy.scorings),
-            "change_socket": None if self._mavis_socket is None else self._mavis_socket.address,
-        }
 
     def _mavis_take_changes(self) -> None:
         """Take over what has come by the socket."""

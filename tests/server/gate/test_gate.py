@@ -178,3 +178,8 @@ async def test_refusals_are_counted_by_reason_and_key_and_noted_without_contents
     noted = json.loads(lines[0])
     assert (noted["event"], noted["reason"], noted["path"]) == ("refused", "ApiKeyError", PATH)
     assert "hunter2" not in caplog.text and "private" not in caplog.text
+
+
+def test_the_limits_of_several_processes_add_up() -> None:
+    assert limits(max_waiting=64).shared_by(3) == limits(max_waiting=22)
+    assert limits(max_waiting=64).shared_by(1) == limits(max_waiting=64)

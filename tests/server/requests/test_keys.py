@@ -6,9 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
+from limits import parse_many
 
 from server.errors import StartupError
-from server.requests.keys import keys_of
+from server.requests.keys import ApiKey, digest_of, keys_of
 from tests.server.kit import FakeEngine, api_keys, as_key, catalogue, make_app
 from valuemodels.contract.errors import GuidanceError
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY
@@ -148,3 +149,11 @@ def test_a_keys_profile_has_to_be_there_and_within_its_bounds() -> None:
         catalogue(profiles=PROFILES, key_profiles={"kids": "gentle"}, keys={"kids": narrow})
     with pytest.raises(GuidanceError, match=r"profiles\.wild\.beta"):
         catalogue(profiles={"wild": {"beta": 1e9}})
+
+
+def test_a_key_is_shared_by_several_processes_so_that_together_they_let_through_no_less() -> None:
+    key = ApiKey("a", digest_of("secret-a"), tuple(parse_many("10/minute; 100/hour")), concurrent=4)
+    share = key.shared_by(3)
+    assert [(rate.amount, rate.get_expiry()) for rate in share.rates] == [(4, 60), (34, 3600)]
+    assert share.concurrent == 2
+    assert ApiKey("b", digest_of("secret-b")).shared_by(3) == ApiKey("b", digest_of("secret-b"))

@@ -123,7 +123,7 @@ def parsed(**changes: Any) -> Namespace:
         ({"model_tag": "other"}, "MODEL comes first"),
         ({"headless": True}, "--headless"),
         ({"grpc": True}, "--grpc"),
-        ({"api_server_count": 2}, "--api-server-count"),
+        ({"api_server_count": 0}, "--api-server-count"),
         ({"data_parallel_external_lb": True}, "--data-parallel-external-lb"),
         ({"data_parallel_multi_port_external_lb": True}, "--data-parallel-multi-port-external-lb"),
         ({"data_parallel_hybrid_lb": True}, "--data-parallel-hybrid-lb"),

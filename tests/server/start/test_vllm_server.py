@@ -28,10 +28,10 @@ def refused_by_vllm(**flags: object) -> ValidationError:
 
 
 def test_a_flag_that_vllm_refuses_late_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def listen(args: Namespace) -> None:
+    async def serve(args: Namespace, joined: object) -> None:
         raise refused_by_vllm(max_model_len=99999)
 
-    monkeypatch.setattr(vllm_server, "_listen", listen)
+    monkeypatch.setattr(vllm_server, "_serve", serve)
     with pytest.raises(StartupError) as refused:
         vllm_server.run_server(Namespace(), Stop())
     reason = "max_model_len (99999) is above 8192.0 (e.g. of config.json)."
