@@ -103,12 +103,11 @@ def next_tokens(
     found: dict[str, dict[str, int]] = {}
     for request_id, request in dict(requests).items():  # the runner may add to them meanwhile
         params, output = request.sampling_params, request.output_token_ids
-        sampled = len(output)
-        last, position = output[-1:], sampled + (decided.get(request_id) == sampled)
-        guidance = None if params is None else guidance_of(params)
-        if params is None or guidance is None or is_through(params, position, last):
+        if params is None or _generation_id(params) not in generation_ids:
             continue
-        if guidance.generation_id in generation_ids:
+        sampled, guidance = len(output), guidance_of(params)
+        position = sampled + (decided.get(request_id) == sampled)
+        if guidance is not None and not is_through(params, position, output[-1:]):
             found.setdefault(guidance.generation_id, {})[str(choice_name(guidance, request_id))] = position
     return found
 
@@ -127,6 +126,15 @@ def guidance_of(params: EngineParams) -> Guidance | None:
     """The guidance that a request's parameters carry; None where they carry none."""
     wire: Any = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
     return None if wire is None else Guidance.from_wire(wire)
+
+
+def _generation_id(params: EngineParams) -> str | None:
+    """What `guidance_of` says of it, without reading the rest: every request is asked at every change."""
+    wire: Any = (params.extra_args or {}).get(EXTRA_ARGS_KEY)
+    if wire is None:
+        return None
+    name: str = wire.generation_id if isinstance(wire, Guidance) else wire["generation_id"]
+    return name
 
 
 def choice_name(guidance: Guidance | None, request_id: str) -> ChoiceName:
