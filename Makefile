@@ -21,7 +21,7 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 RANKS = tests/invariants/test_ranks.py
 
-.PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev
+.PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -67,8 +67,12 @@ fix: setup-dev ## Format, and mend what ruff can mend
 	@.venv/bin/python -m ruff format .
 	@.venv/bin/python -m ruff check --fix .
 
-docs: setup-dev ## Write docs/http-api.md from the models
+next-vllm: ## Test against the newest vLLM there is for a CPU (VLLM=0.33.0: against that one), in an environment of its own
+	@deploy/next_vllm.sh $(VLLM)
+
+docs: setup-dev ## Write docs/http-api.md from the models, and build all documents as a site into build/site
 	@.venv/bin/python -m server.api.document docs/http-api.md
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
 
 check: setup-dev ## Format, lint and types
 	@.venv/bin/python -m ruff format --check .

@@ -28,6 +28,7 @@ from training.evaluate.checkpoint import (
     sampler_on,
     write_report,
 )
+from training.evaluate.optimum import optimum
 from training.evaluate.sliders import app
 from training.front.figures import Answers, group_figures
 from training.front.methods import Base, Method, Setting, TiltKind, every_method
@@ -43,6 +44,8 @@ from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES
 
 __all__ = ["app"]
+
+app.command("optimum")(optimum)
 
 REPORT = "report.json"
 _INSTRUCTIONS = Path(__file__).with_name("instructions.yaml")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.evaluate.slider_table import distinct_share
-from training.front.measured import Figures, Measured
 from training.front.mixes import MixGroup
+from training.rollouts.measured import Figures, Measured
 from training.statistics.bootstrap import Estimate, estimate_of, mean_estimate
 from training.statistics.fronts import of_each, resampled_means
 

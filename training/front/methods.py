@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from training.front.measured import Measured, measured
 from training.front.mixes import Mix
 from training.rollouts.engine import RolloutEngine
+from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.scored import scored_replies
 from valuemodels.contract.guidance import Guidance, Scoring

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from training.errors import RecipeError
 from training.experts.command import ADAPTER
-from training.front.measured import Measured, measured
 from training.front.methods import Method, Setting, silent
 from training.front.mixes import Mix, MixGroup
+from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, ReplySource
 from training.rollouts.scored import scored_replies
 from training.runs.run_dir import folder_hash

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
-from training.front.measured import Measured, measured
 from training.front.methods import Setting, silent
 from training.front.mixes import Mix
 from training.prompts.chat import ChatPrompt
+from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, Sampler
 from training.rollouts.scored import scored_replies
 from training.rollouts.shards import Rollout

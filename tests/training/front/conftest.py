@@ -1,4 +1,4 @@
-"""`mavis evaluate front` around a fake engine."""
+"""`mavis evaluate front` and `mavis evaluate optimum` around a fake engine."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -57,8 +57,8 @@ def call(
     config = tiny_config(objectives=objectives, training={"recipe": "embedded", "iteration": 0, "data_hash": "none"})
     (folder / CONFIG_FILE).write_text(config.model_dump_json())
 
-    def invoke(*arguments: str) -> Result:
-        fixed = ["front", "--values", str(folder), "--base-folder", chat_base, "--limit", "6", "--samples", "2"]
+    def invoke(*arguments: str, command: str = "front") -> Result:
+        fixed = [command, "--values", str(folder), "--base-folder", chat_base, "--limit", "6", "--samples", "2"]
         places = ["--run-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
         return CliRunner().invoke(app, [*fixed, *places, *arguments])
 

@@ -1,0 +1,137 @@
+"""`mavis evaluate optimum`: how much of what any policy could gain at its KL a slider gains.
+
+    mavis evaluate optimum [--values DIR] [--objective NAME] [--weights 0.5,1] [--run-dir DIR] [--out FILE.json]
+
+Runs in the process of the command, with the engine in it. Must not import torch or vllm.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from training.errors import RecipeError
+from training.evaluate.best_policy import Nearness, nearness
+from training.evaluate.checkpoint import (
+    BaseFolderOption,
+    EvaluatedCheckpoint,
+    OutOption,
+    ValuesOption,
+    find_checkpoint,
+    sampler_on,
+    write_report,
+)
+from training.rollouts.measured import measured
+from training.rollouts.sampler import Condition, Sampler
+from training.rollouts.scored import scored_replies
+from training.runs.command import errors_in_one_sentence
+from training.runs.progress import console, progress
+from valuemodels.contract.guidance import Guidance, Scoring
+from valuemodels.contract.policy import DEFAULT_CANDIDATES, DEFAULT_MAX_CANDIDATES
+
+FEW = 20
+"""Effective replies below which the best policy's figures are marked as shaky."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimumRow:
+    """A slider at a weight, beside the best policies."""
+
+    objective: str
+    weight: float
+    near: Nearness
+
+
+def optimum(
+    values: ValuesOption = None,
+    objective: Annotated[list[str] | None, typer.Option(help="Which sliders; all if not given.")] = None,
+    weights: Annotated[str, typer.Option(help="Weights each is tried at, alone.")] = "0.5,1",
+    candidates: Annotated[
+        int, typer.Option(min=1, max=DEFAULT_MAX_CANDIDATES, help="Of the tilt, at each token.")
+    ] = DEFAULT_CANDIDATES,
+    prompts: Annotated[
+        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Use the first N prompts.")] = 24,
+    base_samples: Annotated[int, typer.Option(min=2, help="The base's replies a prompt, which are weighed.")] = 128,
+    samples: Annotated[int, typer.Option(min=1, help="The tilt's replies a prompt.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a reply.")] = 64,
+    scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 11,
+    run_dir: Annotated[Path, typer.Option(help="Where the replies are kept.")] = Path("runs/optimum"),
+    out: OutOption = None,
+    base_folder: BaseFolderOption = None,
+) -> None:
+    """Set every slider beside the policy that gains the most at its KL; print a table and write JSON."""
+    with errors_in_one_sentence():
+        checkpoint = find_checkpoint(values, base_folder)
+        names = _objectives(checkpoint, objective)
+        chosen = checkpoint.scoring(scoring)
+        sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)
+        sampler = replace(sampler, limits=replace(sampler.limits, read_top=candidates))
+        tilts = {
+            (name, weight): Guidance("", {name: weight}, scoring=chosen, candidates=candidates)
+            for name in names
+            for weight in _weights(weights)
+        }
+        rows = _measured(checkpoint, sampler, tilts, base_samples, samples)
+        _print(rows, sampler, base_samples)
+        about = {"checkpoint": checkpoint.config.id, "scoring": chosen, "candidates": candidates, "seed": seed}
+        sizes = {"prompts": len(sampler.prompts), "base_samples": base_samples, "samples": samples}
+        write_report(out, {**about, **sizes, "max_tokens": max_tokens, "rows": [asdict(row) for row in rows]})
+
+
+def _measured(
+    checkpoint: EvaluatedCheckpoint,
+    sampler: Sampler,
+    tilts: Mapping[tuple[str, float], Guidance],
+    base_samples: int,
+    samples: int,
+) -> list[OptimumRow]:
+    stds = {objective.name: objective.std for objective in checkpoint.config.objectives}
+    rewards = {name: checkpoint.rewards[name] for name, _ in tilts}
+    with progress("optimum", len(sampler.prompts) * (base_samples + len(tilts) * samples)) as advance:
+        base = scored_replies(sampler, rewards, Condition(f"base_x{base_samples}", None, base_samples), advance)
+        rows = []
+        for (name, weight), guidance in tilts.items():
+            condition = Condition(f"{guidance.scoring}_{name}_{weight:g}_x{samples}", guidance, samples)
+            found = measured(scored_replies(sampler, {name: rewards[name]}, condition, advance), 0.0)
+            # A weight below 0 asks for less of the reward.
+            unit = math.copysign(stds[name], weight)
+            near = nearness(base.rewards[name] / unit, found.rewards[name] / unit, found.kl_nats)
+            rows.append(OptimumRow(name, weight, near))
+    return rows
+
+
+def _objectives(checkpoint: EvaluatedCheckpoint, asked: Sequence[str] | None) -> list[str]:
+    names = list(checkpoint.config.names)
+    if unknown := [name for name in asked or () if name not in names]:
+        raise RecipeError(f"objective: got {unknown[0]!r}, allowed is one of {', '.join(names)}")
+    return list(dict.fromkeys(asked or names))
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        weights = list(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        weights = [math.nan]
+    if not all(math.isfinite(weight) and weight for weight in weights):
+        raise RecipeError(f"weights: got {text!r}, allowed is numbers other than 0 with commas between them")
+    return weights
+
+
+def _print(rows: Sequence[OptimumRow], sampler: Sampler, base_samples: int) -> None:
+    title = f"{len(sampler.prompts)} prompts, {base_samples} replies of the base, {sampler.limits.max_tokens} tokens"
+    table = Table(title=f"{title}; in standard deviations of the base's reward", title_justify="left")
+    for column in ("slider", "KL, nats", "gain", "best at this KL", "share", "to the best, nats", "replies that count"):
+        table.add_column(column)
+    for row in rows:
+        near = row.near
+        shaky = " (few)" if near.effective < FEW else ""
+        figures = (near.kl_nats, near.gain, near.best, near.share, near.gap_nats)
+        table.add_row(f"{row.objective} {row.weight:+g}", *map(str, figures), f"{near.effective:.0f}{shaky}")
+    console.print(table)
