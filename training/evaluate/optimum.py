@@ -127,7 +127,8 @@ def _weights(text: str) -> list[float]:
 def _print(rows: Sequence[OptimumRow], sampler: Sampler, base_samples: int) -> None:
     title = f"{len(sampler.prompts)} prompts, {base_samples} replies of the base, {sampler.limits.max_tokens} tokens"
     table = Table(title=f"{title}; in standard deviations of the base's reward", title_justify="left")
-    for column in ("slider", "KL, nats", "gain", "best at this KL", "share", "to the best, nats", "replies that count"):
+    table.add_column("slider", no_wrap=True)
+    for column in ("KL, nats", "gain", "best at this KL", "share", "to the best, nats", "replies that count"):
         table.add_column(column)
     for row in rows:
         near = row.near

@@ -24,7 +24,7 @@ def test_every_slider_is_set_beside_the_best_policies(call: Callable[..., Result
         assert near["kl_nats"]["value"] == pytest.approx(KEPT_KL + CUT)
         assert near["share"]["value"] == pytest.approx(near["gain"]["value"] / near["best"]["value"])
         assert near["gap_nats"]["value"] > 0 and near["effective"] < 40
-    assert "positivity" in result.output and "40 replies of the base" in result.output
+    assert "positivity -1" in result.output and "40 replies of the base" in result.output
 
 
 def test_one_slider_alone_can_be_looked_at_and_nothing_is_sampled_twice(
