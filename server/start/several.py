@@ -51,7 +51,7 @@ def _supervise(args: Namespace, stop: Stop) -> int:
     from vllm.v1.metrics.prometheus import setup_multiprocess_prometheus
 
     count, options = args.api_server_count, getattr(args, SERVER_OPTIONS)
-    _refuse_unsupported(options)
+    _refuse_unsupported(options, args.data_parallel_backend)
     setup_multiprocess_prometheus()
     address, listener = listen(args)
     with listener, tempfile.TemporaryDirectory(prefix="mavis-http-") as folder:
@@ -103,15 +103,20 @@ def _launched(
         doors.cleanup()  # not before: it takes away the addresses, which the HTTP processes may not have met yet
 
 
-def _refuse_unsupported(options: ServerOptions) -> None:
-    """Refuse what would reach one HTTP process and not the others.
+def _refuse_unsupported(options: ServerOptions, engines_of: str) -> None:
+    """Refuse what would reach one HTTP process and not the others, and engines whose death nobody would see.
+
+    Args:
+        engines_of: `--data-parallel-backend`.
 
     Raises:
-        StartupError: naming the variable.
+        StartupError: naming the variable or the flag.
     """
     several = "--api-server-count above 1 is not supported with"
     if options.settings.admin_key is not None:
         raise StartupError(f"{several} MAVIS_ADMIN_KEY: other checkpoints would be offered by one HTTP process alone")
+    if engines_of == "ray":
+        raise StartupError(f"{several} --data-parallel-backend ray: nobody would see an engine die")
     if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").lower() in ("1", "true"):
         raise StartupError(f"{several} VLLM_ALLOW_RUNTIME_LORA_UPDATING: one HTTP process alone would know the adapter")
 

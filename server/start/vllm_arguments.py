@@ -142,6 +142,9 @@ def refuse_unsupported(args: Namespace, base_model: str) -> None:
                 f"--data-parallel-{flag} is not supported: one HTTP process has to reach all engines; "
                 "--data-parallel-size alone gives them to it"
             )
+    for flag in ("distributed-executor", "data-parallel"):
+        if getattr(args, f"{flag.replace('-', '_')}_backend") == "ray" and serves_on_cpu():
+            raise StartupError(f"--{flag}-backend: got ray, allowed on a CPU is mp: vLLM offers Ray on GPUs alone")
     if args.pipeline_parallel_size > 1 and os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "0":
         raise StartupError(
             "--pipeline-parallel-size above 1 is not supported by vLLM's V1 runner here; its V2 runner, the default on "

@@ -83,7 +83,14 @@ def test_what_would_reach_one_process_alone_is_refused(
         monkeypatch.setenv(name, value)
     options = ServerOptions(read_settings(os.environ), ApiKeys(), lambda *_: None)
     with pytest.raises(StartupError, match=next(iter(variables))):
-        _refuse_unsupported(options)
+        _refuse_unsupported(options, "mp")
+
+
+def test_engines_that_nobody_watches_are_refused() -> None:
+    options = ServerOptions(read_settings(os.environ), ApiKeys(), lambda *_: None)
+    with pytest.raises(StartupError, match="--data-parallel-backend ray"):
+        _refuse_unsupported(options, "ray")
+    _refuse_unsupported(options, "mp")
 
 
 def test_each_process_knows_the_others() -> None:
