@@ -21,7 +21,7 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 RANKS = tests/invariants/test_ranks.py
 
-.PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
+.PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,10 @@ check: setup-dev ## Format, lint and types
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
+
+load: setup-dev ## What vLLM's load generator (and GuideLLM, with ARGS="--guidellm COMMAND") finds of plain vLLM and of this server
+	@.venv/bin/mavis bench tools --out $(BENCH)/tools.json $(ARGS)
+	@.venv/bin/mavis bench report $(BENCH)
 
 bench: setup-dev ## Speed without weights and with: in the engine, over HTTP, read and changed meanwhile, a step beside its limit; over an hour
 	@.venv/bin/mavis bench --out $(BENCH)/engine.json $(ARGS)

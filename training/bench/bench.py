@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from training.bench.by_tools import bench_tools
 from training.bench.http import bench_http
 from training.bench.live import bench_live
 from training.bench.prompts import PromptsOption, drawn
@@ -34,6 +35,7 @@ from training.statistics.bootstrap import Estimate, ratio_estimate
 app = typer.Typer(invoke_without_command=True, help="Measure speed, without weights and with.")
 app.command("http")(bench_http)
 app.command("live")(bench_live)
+app.command("tools")(bench_tools)
 app.command("step")(bench_step)
 app.command("roofline")(bench_roofline)
 app.command("sizes")(bench_sizes)

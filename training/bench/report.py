@@ -2,8 +2,8 @@
 
     mavis bench report docs/evaluation/embedded
 
-Reads what `mavis bench`, `mavis bench http`, `mavis bench live` and `mavis bench step` have written into a folder
-(engine.json, http.json, live.json, step.json; what is missing is left out) and writes speed.md and speed.png beside it.
+Reads what `mavis bench`, `mavis bench http`, `live`, `tools` and `step` have written into a folder (engine.json,
+http.json, live.json, tools.json, step.json; what is missing is left out) and writes speed.md and speed.png beside it.
 Must not import torch or vllm.
 """
 
@@ -19,13 +19,13 @@ from training.errors import MeasurementError
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console
 
-ENGINE, HTTP, LIVE, STEP = "engine.json", "http.json", "live.json", "step.json"
+ENGINE, HTTP, LIVE, BY_TOOLS, STEP = "engine.json", "http.json", "live.json", "tools.json", "step.json"
 TABLES, PLOT = "speed.md", "speed.png"
 Figures = Mapping[str, Any]
 
 
 def bench_report(
-    folder: Annotated[Path, typer.Argument(help="Where engine.json, http.json, live.json and step.json lie.")],
+    folder: Annotated[Path, typer.Argument(help="Where engine.json, http.json and the like lie.")],
 ) -> None:
     """Write speed.md and speed.png from the figures in a folder."""
     with errors_in_one_sentence():
@@ -105,6 +105,25 @@ def live_tables(figures: Figures) -> str:
     )
 
 
+def tool_tables(figures: Figures) -> str:
+    """What load generators of others have found."""
+    header = ["tool", "side", "first token, ms", "p95", "p99", "to plain vLLM"]
+    header += ["next token, ms", "p95", "p99", "to plain vLLM", "tok/s", "good requests/s"]
+    rows = [
+        [
+            *(each["tool"], each["side"]),
+            *(f"{each['first'][share]:.0f}" for share in ("p50", "p95", "p99")),
+            shown(each["first_ratio"]),
+            *(f"{each['gap'][share]:.0f}" for share in ("p50", "p95", "p99")),
+            *(shown(each["gap_ratio"]), f"{each['tokens_per_s']:.1f}", f"{each['good_per_s']:.2f}"),
+        ]
+        for each in figures["figures"]
+    ]
+    asked = f"{figures['requests']} requests of {figures['max_tokens']} tokens, {figures['rate']:.2g} a second, Poisson"
+    good = f"first token within {figures['first_ms']:g} ms, the others within {figures['next_ms']:g} on average"
+    return "\n".join(["## By load generators of others\n", f"{asked}. Good: {good}.\n", table(header, rows)])
+
+
 def step_tables(figures: Figures) -> str:
     """Steps of exact scoring beside their matrix products."""
     header = ["rows", "candidates", "context", "objectives", "step, ms", "matrix products alone, ms", "ratio"]
@@ -124,6 +143,7 @@ WRITERS: Mapping[str, Callable[[Figures], str]] = {
     ENGINE: engine_tables,
     HTTP: http_tables,
     LIVE: live_tables,
+    BY_TOOLS: tool_tables,
     STEP: step_tables,
 }
 
@@ -135,7 +155,7 @@ def plot(found: Mapping[str, Figures], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    drawn = {name: figures for name, figures in found.items() if name != LIVE}
+    drawn = {name: figures for name, figures in found.items() if name not in (LIVE, BY_TOOLS)}
     panels = max(1, len(drawn))
     figure, axes = pyplot.subplots(1, panels, figsize=(5.5 * panels, 4.8), squeeze=False, layout="constrained")
     for (name, figures), axis in zip(drawn.items(), axes[0], strict=False):

@@ -43,7 +43,12 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
         "changes": {"changed, 32 streams": change},
         "figures": [{"side": "guided", "tokens_per_s": 320, "ratio": RATIO, "cpu_ratio": RATIO}],
     }
-    for name, figures in (("engine", engine), ("http", http), ("live", live), ("step", step)):
+    latencies = {"p50": 10.4, "p95": 20.0, "p99": 30.0}
+    tool = {"tool": "a tool", "side": "fast", "first": latencies, "gap": latencies, "tokens_per_s": 12.34}
+    tool |= {"good_per_s": 0.456, "first_ratio": RATIO, "gap_ratio": RATIO}
+    tools = {"requests": 48, "max_tokens": 32, "rate": 1.234, "first_ms": 2000, "next_ms": 200, "figures": [tool]}
+    written = {"engine": engine, "http": http, "live": live, "tools": tools, "step": step}
+    for name, figures in written.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -58,6 +63,9 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
         "| guided | 320.0 | 0.98 (0.95 to 1.01) | 0.98 (0.95 to 1.01) |",
         "Noting a step for totals takes 0.05 ms of 50.0 ms: 0.10%.",
         "| changed, 32 streams | 320 | 20 | 61 | 99 | 99.8% |",
+        "48 requests of 32 tokens, 1.2 a second, Poisson. "
+        "Good: first token within 2000 ms, the others within 200 on average.",
+        "| a tool | fast | 10 | 20 | 30 | 0.98 (0.95 to 1.01) | 10 | 20 | 30 | 0.98 (0.95 to 1.01) | 12.3 | 0.46 |",
     ):
         assert line in text.splitlines(), line
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
@@ -65,7 +73,8 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_left_out_and_nothing_at_all_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])
-    assert result.exit_code == 2 and "engine.json, http.json, live.json, step.json" in " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "engine.json, http.json, live.json, tools.json, step.json" in " ".join(result.output.split())
     (tmp_path / "engine.json").write_text(json.dumps({"comparisons": [comparison("fast / no weights", 1)]}))
     assert CliRunner().invoke(bench.app, ["report", str(tmp_path)]).exit_code == 0
     assert "Over HTTP" not in (tmp_path / "speed.md").read_text()
