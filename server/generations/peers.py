@@ -29,8 +29,8 @@ logger = logging.getLogger("mavis.peers")
 
 Held = Literal["running", "ended", "unknown"]
 
-PATIENCE_S = 30.0
-"""How long another process may take to answer: a change or a read waits for its workers."""
+PATIENCE_S, LOOK_S = 30.0, 2.0
+"""How long another process may take to answer: a change or a read waits for its workers; what it holds it knows."""
 _LENGTH = struct.Struct("!I")
 _ASKED_BY = ("Authorization", "X-Api-Key", TOKEN_HEADER)
 
@@ -73,7 +73,7 @@ class Peers:
         headers = {name: caller.headers[name] for name in _ASKED_BY if name in caller.headers}
         asked = {"id": generation_id, "address": caller.address, "headers": headers, **what}
         try:
-            answer = await self._ask(holder, asked)
+            answer = await self._ask(holder, asked, self._patience_s)
         except (OSError, EOFError, TimeoutError) as error:
             raise EngineLostError(f"the HTTP process that holds this generation does not answer: {error!r}") from None
         return Response(answer["body"], answer["status"], answer["headers"], "application/json")
@@ -81,7 +81,7 @@ class Peers:
     async def _held(self, generation_id: str) -> dict[Path, Held]:
         async def held(path: Path) -> Held:
             try:
-                found: Held = (await self._ask(path, {"id": generation_id}))["held"]
+                found: Held = (await self._ask(path, {"id": generation_id}, LOOK_S))["held"]
             except (OSError, EOFError, TimeoutError) as error:  # it starts, or has ended
                 logger.info("another HTTP process does not answer: %r", error)
                 return "unknown"
@@ -89,8 +89,8 @@ class Peers:
 
         return dict(zip(self._sockets, await asyncio.gather(*map(held, self._sockets)), strict=True))
 
-    async def _ask(self, path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-        async with asyncio.timeout(self._patience_s):
+    async def _ask(self, path: Path, asked: Mapping[str, Any], patience_s: float) -> dict[str, Any]:
+        async with asyncio.timeout(patience_s):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 await _write(writer, asked)

@@ -27,7 +27,7 @@ from server.errors import StartupError
 from server.start.cores import keep_off_the_workers_cores
 from server.start.log_level import log_at
 from server.start.server_options import SERVER_OPTIONS, HttpProcess, ServerOptions
-from server.start.stopping import Stop, end_start_at_signals, leave
+from server.start.stopping import Stop, end_start_at_signals, end_with_parent, leave
 from server.start.vllm_server import BAD_START, FAILED, Joined, ended, listen, run_server
 from valuemodels.sources.cpu import serves_on_cpu
 
@@ -124,6 +124,7 @@ def _refuse_unsupported(options: ServerOptions, engines_of: str) -> None:
 def serve_one(address: str, listener: Any, args: Namespace, client_config: dict[str, Any]) -> None:
     """One of the HTTP processes, from its first to its last line."""
     end_start_at_signals()
+    end_with_parent()
     stop, index = Stop(), client_config["client_index"]
     options: ServerOptions = getattr(args, SERVER_OPTIONS)
     process = replace(options.process, index=index)

@@ -29,7 +29,7 @@ DEADLINE_S = 8.0
 CHILDREN_S = 2.0
 _KILL_ROUNDS = 3
 _STDERR = 2
-_PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl(2)
 
 
 def end_start_at_signals() -> None:
@@ -110,6 +110,11 @@ def adopt_orphans() -> None:
     vLLM's workers outlive an engine that is killed.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Have SIGTERM come when this process's parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def end_children(timeout_s: float = CHILDREN_S) -> None:

@@ -100,5 +100,19 @@ def test_one_that_dies_ends_the_server(tmp_path: Path, victim: str) -> None:
         kill_server(server)
 
 
+@pytest.mark.slow
+def test_http_processes_do_not_outlive_their_parent(tmp_path: Path) -> None:
+    server = start_server(tmp_path / "log.txt", "--api-server-count", "2")
+    try:
+        wait_until_ready(server)
+        wait_for_both(server)
+        serving = [psutil.Process(pid) for pid in doors(server).values()]
+        server.process.kill()
+        _, alive = psutil.wait_procs(serving, timeout=30)
+        assert alive == []
+    finally:
+        kill_server(server)
+
+
 def engine_of(server: Server) -> psutil.Process:
     return next(each for each in processes_of(server) if "EngineCore" in " ".join(each.cmdline()))
