@@ -30,13 +30,15 @@ serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000
 	@exec .venv/bin/mavis serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, also those on V2, and coverage has to reach its gate
-	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target v2 in-process)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target in-engine in-process)
+	@$(if $(ARGS),,.venv/bin/python -m coverage combine --quiet --append .engine.coverage)
 	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore-glob "tests/invariants/test_[!r]*" --cov --cov-append)
 
-# Beside those on V2: neither uses more than one core.
+# Side by side: neither uses more than one core.
 in-process: setup-dev
 	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
-	@$(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) --cov-append $(UNREPORTED)
+in-engine: v2
+	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) $(UNREPORTED)
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
@@ -122,7 +124,7 @@ lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh
 
 clean: ## Remove what tools leave behind; keeps .venv and runs/
-	@rm -rf build dist client/build client/dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist client/build client/dist .coverage .engine.coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find server valuemodels training client tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:

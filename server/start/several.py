@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 
@@ -30,6 +29,20 @@ from server.start.server_options import SERVER_OPTIONS, HttpProcess, ServerOptio
 from server.start.stopping import Stop, end_start_at_signals, end_with_parent, leave
 from server.start.vllm_server import BAD_START, FAILED, Joined, ended, listen, run_server
 from valuemodels.sources.cpu import serves_on_cpu
+
+
+class Watched(Protocol):
+    """What is asked of a process; `multiprocessing`'s have it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exitcode(self) -> int | None: ...
+    @property
+    def sentinel(self) -> int: ...
+
 
 ENGINES_S = 5.0
 """How long the engines may take to end once the HTTP processes have."""
@@ -68,7 +81,7 @@ def _supervise(args: Namespace, stop: Stop) -> int:
 @contextmanager
 def _launched(
     args: Namespace, address: str, listener: socket.socket
-) -> Iterator[tuple[Sequence[BaseProcess], Sequence[BaseProcess]]]:
+) -> Iterator[tuple[Sequence[Watched], Sequence[Watched]]]:
     """The HTTP processes, and the engines once they are up; both end with it."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
@@ -142,7 +155,7 @@ def serve_one(address: str, listener: Any, args: Namespace, client_config: dict[
     leave(0 if stop.is_requested else status)
 
 
-def _watched(servers: Sequence[BaseProcess], engines: Sequence[BaseProcess], stop: Stop) -> int:
+def _watched(servers: Sequence[Watched], engines: Sequence[Watched], stop: Stop) -> int:
     """Wait until all HTTP processes have ended after a signal, or anything has without one. Returns the exit status."""
 
     def hand_on(number: int, frame: object) -> None:

@@ -1,12 +1,10 @@
 """Several HTTP processes: what is refused, and what ends them. Real processes that only wait; vLLM's are tested e2e."""
 
-import multiprocessing
 import os
 import signal
+import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,40 @@ from server.start.settings import read_settings
 from server.start.several import _refuse_unsupported, _watched
 from server.start.stopping import Stop
 
-FORK = multiprocessing.get_context("fork")
+
+class Waiting:
+    """A process that ends with a status once it is told to, as `multiprocessing` shows one."""
+
+    def __init__(self, name: str, status: int = 0) -> None:
+        waits = f"trap 'exit {status}' TERM; echo ready; while :; do sleep 0.05; done"
+        self._process = subprocess.Popen(["sh", "-c", waits], stdout=subprocess.PIPE)
+        assert self._process.stdout is not None and self._process.stdout.readline() == b"ready\n"
+        self.name = name
+        self.pid = self._process.pid
+        self.sentinel = os.pidfd_open(self.pid)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        os.close(self.sentinel)
+
+
+@pytest.fixture
+def everyone() -> Iterator[dict[str, Waiting]]:
+    """Two HTTP processes and an engine."""
+    found = {
+        name: Waiting(name, status) for name, status in (("ApiServer_0", 0), ("ApiServer_1", 3), ("EngineCore", 4))
+    }
+    yield found
+    for each in found.values():
+        each.end()
 
 
 @pytest.fixture
@@ -30,43 +61,29 @@ def restored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def waiting(name: str, status: int = 0) -> BaseProcess:
-    """A process that ends with this status once it is told to."""
-
-    def wait() -> None:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
-        time.sleep(60)
-
-    process = FORK.Process(target=wait, name=name)
-    process.start()
-    return process
-
-
 def soon(action: object, *arguments: object) -> None:
     threading.Timer(0.3, action, arguments).start()  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("restored")
-def test_a_signal_is_handed_on_and_all_are_waited_for() -> None:
-    servers, engine = [waiting("ApiServer_0"), waiting("ApiServer_1")], waiting("EngineCore")
+def test_a_signal_is_handed_on_and_all_are_waited_for(everyone: dict[str, Waiting]) -> None:
+    *servers, engine = everyone.values()
     stop = Stop()
     soon(os.kill, os.getpid(), signal.SIGTERM)
     assert _watched(servers, [engine], stop) == 0
-    assert stop.is_requested and [each.exitcode for each in servers] == [0, 0]
-    assert engine.is_alive(), "it ends after them"
-    engine.kill()
+    assert stop.is_requested and [each.exitcode for each in servers] == [0, 3]
+    assert engine.exitcode is None, "it ends after them"
 
 
 @pytest.mark.usefixtures("restored")
-@pytest.mark.parametrize(("victim", "status"), [("ApiServer_1", 3), ("EngineCore", 3)])
-def test_one_that_dies_ends_the_watch(victim: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    everyone = [waiting(name, 3) for name in ("ApiServer_0", "ApiServer_1", "EngineCore")]
-    found = next(each for each in everyone if each.name == victim)
-    soon(found.terminate)
-    assert _watched(everyone[:2], everyone[2:], Stop()) == status
+@pytest.mark.parametrize(("victim", "status"), [("ApiServer_0", 1), ("ApiServer_1", 3), ("EngineCore", 4)])
+def test_one_that_dies_ends_the_watch(
+    everyone: dict[str, Waiting], victim: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *servers, engine = everyone.values()
+    soon(everyone[victim].terminate)
+    assert _watched(servers, [engine], Stop()) == status
     assert f"{victim} has died" in capsys.readouterr().err
-    for each in everyone:
-        each.kill()
 
 
 @pytest.mark.parametrize(
