@@ -31,6 +31,10 @@ from server.start.vllm_server import BAD_START, FAILED, Joined, ended, listen, r
 from valuemodels.sources.cpu import serves_on_cpu
 
 
+ENGINES_S = 5.0
+"""How long the engines may take to end once the HTTP processes have."""
+
+
 class Watched(Protocol):
     """What is asked of a process; `multiprocessing`'s have it."""
 
@@ -42,10 +46,6 @@ class Watched(Protocol):
     def exitcode(self) -> int | None: ...
     @property
     def sentinel(self) -> int: ...
-
-
-ENGINES_S = 5.0
-"""How long the engines may take to end once the HTTP processes have."""
 
 
 def run_servers(args: Namespace, stop: Stop) -> int:
