@@ -30,7 +30,6 @@ from server.start.stopping import Stop, end_start_at_signals, end_with_parent, l
 from server.start.vllm_server import BAD_START, FAILED, Joined, ended, listen, run_server
 from valuemodels.sources.cpu import serves_on_cpu
 
-
 ENGINES_S = 5.0
 """How long the engines may take to end once the HTTP processes have."""
 
