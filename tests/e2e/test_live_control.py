@@ -113,6 +113,7 @@ def test_an_answer_that_is_not_streamed_can_be_steered(
     with running(server, name, objective_weights=weights, return_values=False, **UNSEEN) as whole:
         time.sleep(0.3)  # let it begin: changes before the first token leave no trace of each other
         first = patch(http, name, {"objective_weights": DOWN})
+        time.sleep(0.5)  # and a token by it: changes are answered before the step under way ends
         second = patch(http, name, {"objective_weights": {"positivity": None}})
     (block,) = whole.blocks()
     at = [first.json()["effective_from_token"], second.json()["effective_from_token"]]
