@@ -21,7 +21,7 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 RANKS = tests/invariants/test_ranks.py
 
-.PHONY: help serve test v2 unit in-process slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
+.PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,7 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, als
 # Side by side: neither uses more than one core.
 in-process: setup-dev
 	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
+
 in-engine: v2
 	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) $(UNREPORTED)
 

@@ -52,7 +52,7 @@ def _responses(model: type[BaseModel], errors: Iterable[HTTPStatus]) -> dict[int
 async def change_generation(generation_id: str, raw_request: Request) -> Response:
     """Change the weights, the strength or the KL budget of a running generation."""
     body, caller, service = await _bounded_body(raw_request), _caller(raw_request), _service(raw_request)
-    if (elsewhere := await service.peers.change(service.registry, generation_id, body, caller)) is not None:
+    if (elsewhere := await service.peers.change(generation_id, body, caller)) is not None:
         return elsewhere
     return JSONResponse(await service.control.change(generation_id, body, caller))
 
@@ -65,7 +65,7 @@ async def change_generation(generation_id: str, raw_request: Request) -> Respons
 async def read_generation(generation_id: str, raw_request: Request, from_token: FromToken = 0) -> Response:
     """What holds in a generation now, and the values of its tokens so far; until minutes after its end."""
     caller, service = _caller(raw_request), _service(raw_request)
-    if (elsewhere := await service.peers.read(service.registry, generation_id, from_token, caller)) is not None:
+    if (elsewhere := await service.peers.read(generation_id, from_token, caller)) is not None:
         return elsewhere
     return await service.control.describe(generation_id, caller, JSONResponse, from_token)
 

@@ -145,14 +145,20 @@ class MavisEndpoints:
         settings, process = options.settings, options.process
         attached = await _attached(engine_client, catalogue)
         # What the workers have counted is told by one of the HTTP processes.
-        mailbox = Mailbox(engine_client, *((WorkerStats().observe,) if process.index == 0 else ()))
+        mailbox = Mailbox(engine_client, WorkerStats().observe) if process.index == 0 else Mailbox(engine_client)
         # What comes by a socket reaches one engine.
         line = ChangeLine(mailbox, attached[0].get("change_socket") if len(attached) == 1 else None)
+        admission = Admission(settings.limits, engine_client.model_config.max_model_len)
+        registry = Registry()
         service = GenerationService(
-            *(catalogue, Registry(), mailbox, line),
-            *(Admission(settings.limits, engine_client.model_config.max_model_len), audit),
+            catalogue,
+            registry,
+            mailbox,
+            line,
+            admission,
+            audit,
             has_api_keys=bool(options.keys),
-            peers=Peers(process.others),
+            peers=Peers(registry, process.others),
         )
         if settings.admin_key is not None and settings.values_root is not None:
             catalogue_of = partial(_catalogue, options)

@@ -38,8 +38,9 @@ _ASKED_BY = ("Authorization", "X-Api-Key", TOKEN_HEADER)
 class Peers:
     """The other HTTP processes, as this one sees them."""
 
-    def __init__(self, sockets: Iterable[Path] = (), patience_s: float = PATIENCE_S) -> None:
-        """Args: `sockets` of the others; without any nobody is asked."""
+    def __init__(self, registry: Registry, sockets: Iterable[Path] = (), patience_s: float = PATIENCE_S) -> None:
+        """Args: `registry`: what this process holds; `sockets` of the others: without any nobody is asked."""
+        self._registry = registry
         self._sockets = tuple(sockets)
         self._patience_s = patience_s
 
@@ -47,28 +48,26 @@ class Peers:
         """Whether one of them holds a running generation of this id."""
         return "running" in (await self._held(generation_id)).values()
 
-    async def change(self, registry: Registry, generation_id: str, body: bytes, caller: Caller) -> Response | None:
+    async def change(self, generation_id: str, body: bytes, caller: Caller) -> Response | None:
         """What the process answers that holds a generation which this one does not; None where that is nobody.
 
         Raises:
             EngineLostError: it has gone meanwhile.
         """
-        return await self._forward(registry, generation_id, caller, {"body": body.decode("latin-1")})
+        return await self._forward(generation_id, caller, {"body": body.decode("latin-1")})
 
-    async def read(self, registry: Registry, generation_id: str, from_token: int, caller: Caller) -> Response | None:
+    async def read(self, generation_id: str, from_token: int, caller: Caller) -> Response | None:
         """As `change`, of what `GET` tells."""
-        return await self._forward(registry, generation_id, caller, {"from_token": from_token})
+        return await self._forward(generation_id, caller, {"from_token": from_token})
 
-    async def _forward(
-        self, registry: Registry, generation_id: str, caller: Caller, what: Mapping[str, Any]
-    ) -> Response | None:
-        if not self._sockets or registry.running(generation_id) is not None:
+    async def _forward(self, generation_id: str, caller: Caller, what: Mapping[str, Any]) -> Response | None:
+        if not self._sockets or self._registry.running(generation_id) is not None:
             return None
         held = await self._held(generation_id)
         # An id may have been given again since a generation of it ended, here or there.
         wanted: Held = "ended" if "running" not in held.values() else "running"
         holder = next((path for path, state in held.items() if state == wanted), None)
-        if holder is None or (wanted == "ended" and registry.find(generation_id) is not None):
+        if holder is None or (wanted == "ended" and self._registry.find(generation_id) is not None):
             return None
         headers = {name: caller.headers[name] for name in _ASKED_BY if name in caller.headers}
         asked = {"id": generation_id, "address": caller.address, "headers": headers, **what}

@@ -56,7 +56,7 @@ class GenerationService:
         self.registry = registry
         self.admission = admission
         self.mailbox = mailbox
-        self.peers = peers or Peers()
+        self.peers = peers or Peers(registry)
         self.reader = TraceReader(mailbox, registry)
         self._ownership = Ownership(by_api_key=has_api_keys)
         self.control = GenerationControl(registry, self.reader, ChangeSender(line), self._ownership, admission, audit)

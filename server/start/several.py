@@ -56,7 +56,7 @@ def run_servers(args: Namespace, stop: Stop) -> int:
     Raises:
         StartupError: as `run_server`.
     """
-    return ended(lambda: _supervise(args, stop), stop)
+    return ended(lambda: _supervise(args, stop))
 
 
 def _supervise(args: Namespace, stop: Stop) -> int:
@@ -172,8 +172,8 @@ def _watched(servers: Sequence[Watched], engines: Sequence[Watched], stop: Stop)
         dead = [each for each in (*engines, *servers) if each.exitcode is not None]
         for each in dead:
             typer.echo(f"mavis: {each.name} has died; the reason stands above", err=True)
-        if dead:
-            return dead[0].exitcode or FAILED
+        if dead:  # one that a signal has killed has a status below 0
+            return max(dead[0].exitcode or 0, FAILED)
     return 0
 
 

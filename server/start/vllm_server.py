@@ -96,10 +96,10 @@ def run_server(args: Namespace, stop: Stop, joined: Joined | None = None) -> int
         typer.echo("mavis: the engine died; the reason stands above", err=True)
         return FAILED
 
-    return ended(serve, stop)
+    return ended(serve)
 
 
-def ended(serve: Callable[[], int], stop: Stop) -> int:
+def ended(serve: Callable[[], int]) -> int:
     """The exit status of what serves, however it ends.
 
     Raises:

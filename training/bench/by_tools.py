@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from training.bench.http import RATE_SHARE
 from training.bench.load import Arrival, at_once, run_load
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.servers import BenchServer, our_command, plain_command, serving, undisturbed
@@ -32,8 +33,8 @@ from training.runs.command import errors_in_one_sentence
 from training.runs.progress import Advance, console, progress
 from training.statistics.bootstrap import Estimate, ratio_estimate
 
-RATE_SHARE, TIMED_AT_ONCE = 0.25, 8
-"""Of what plain vLLM answers a second, with so many streams at once, that the load asks for."""
+TIMED_AT_ONCE = 8
+"""Streams by which is found what plain vLLM answers a second; the load asks for `RATE_SHARE` of it."""
 Servers = Mapping[str, BenchServer]
 
 

@@ -72,7 +72,6 @@ def optimum(
         names = _objectives(checkpoint, objective)
         chosen = checkpoint.scoring(scoring)
         sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)
-        sampler = replace(sampler, limits=replace(sampler.limits, read_top=candidates))
         tilts = {
             (name, weight): Guidance("", {name: weight}, scoring=chosen, candidates=candidates)
             for name in names
@@ -97,9 +96,12 @@ def _measured(
     with progress("optimum", len(sampler.prompts) * (base_samples + len(tilts) * samples)) as advance:
         base = scored_replies(sampler, rewards, Condition(f"base_x{base_samples}", None, base_samples), advance)
         rows = []
+        # Sampling from the likeliest tokens alone costs, too.
         for (name, weight), guidance in tilts.items():
-            condition = Condition(f"{guidance.scoring}_{name}_{weight:g}_x{samples}", guidance, samples)
-            found = measured(scored_replies(sampler, {name: rewards[name]}, condition, advance), 0.0)
+            tilted = replace(sampler, limits=replace(sampler.limits, read_top=guidance.candidates))
+            parts = (guidance.scoring, name, f"{weight:g}", f"k{guidance.candidates}", f"x{samples}")
+            condition = Condition("_".join(map(str, parts)), guidance, samples)
+            found = measured(scored_replies(tilted, {name: rewards[name]}, condition, advance), 0.0)
             # A weight below 0 asks for less of the reward.
             unit = math.copysign(stds[name], weight)
             near = nearness(base.rewards[name] / unit, found.rewards[name] / unit, found.kl_nats)

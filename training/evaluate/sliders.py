@@ -96,8 +96,7 @@ def evaluate(
         print_rows(rows, checkpoint.config.names, plan, sampler)
         summaries = slider_summaries(plan.settings, scored, checkpoint.config.names, base_std)
         print_summaries(summaries, others)
-        liked = best_replies(plan.settings, scored, sampler.texts, checkpoint.config.names, best)
-        print_best(liked)
+        print_best(liked := best_replies(plan.settings, scored, sampler.texts, checkpoint.config.names, best))
         report = _report(rows, plan, checkpoint, sampler, time.monotonic() - started)
         found = {"sliders": map(asdict, summaries), "best_replies": map(asdict, liked)}
         write_report(out, {**report, "base_std": base_std, **{name: list(each) for name, each in found.items()}})

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -61,8 +61,8 @@ def restored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def soon(action: object, *arguments: object) -> None:
-    threading.Timer(0.3, action, arguments).start()  # type: ignore[arg-type]
+def soon(action: Callable[..., object], *arguments: object) -> None:
+    threading.Timer(0.3, action, arguments).start()
 
 
 @pytest.mark.usefixtures("restored")

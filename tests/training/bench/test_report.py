@@ -27,6 +27,14 @@ def side(name: str, reference: str, load: str, ratio: Any) -> dict[str, Any]:
     return {"load": load, "side": name, "reference": reference, "ratio": ratio, **figures}
 
 
+def by_a_tool() -> dict[str, Any]:
+    latencies = {"p50": 10.4, "p95": 20.0, "p99": 30.0}
+    figures = {"tool": "a tool", "side": "fast", "first": latencies, "gap": latencies, "tokens_per_s": 12.34}
+    figures |= {"good_per_s": 0.456, "first_ratio": RATIO, "gap_ratio": RATIO}
+    about = {"requests": 48, "max_tokens": 32, "rate": 1.234, "first_ms": 2000, "next_ms": 200}
+    return {**about, "figures": [figures]}
+
+
 def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
     names = ("no weights / plain vLLM", "fast / no weights")
     engine = {"comparisons": [comparison(what, rows) for rows in (1, 8) for what in names]}
@@ -43,11 +51,7 @@ def test_every_figure_is_in_a_table_and_a_plot_is_drawn(tmp_path: Path) -> None:
         "changes": {"changed, 32 streams": change},
         "figures": [{"side": "guided", "tokens_per_s": 320, "ratio": RATIO, "cpu_ratio": RATIO}],
     }
-    latencies = {"p50": 10.4, "p95": 20.0, "p99": 30.0}
-    tool = {"tool": "a tool", "side": "fast", "first": latencies, "gap": latencies, "tokens_per_s": 12.34}
-    tool |= {"good_per_s": 0.456, "first_ratio": RATIO, "gap_ratio": RATIO}
-    tools = {"requests": 48, "max_tokens": 32, "rate": 1.234, "first_ms": 2000, "next_ms": 200, "figures": [tool]}
-    written = {"engine": engine, "http": http, "live": live, "tools": tools, "step": step}
+    written = {"engine": engine, "http": http, "live": live, "tools": by_a_tool(), "step": step}
     for name, figures in written.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     result = CliRunner().invoke(bench.app, ["report", str(tmp_path)])

@@ -36,6 +36,7 @@ def test_one_slider_alone_can_be_looked_at_and_nothing_is_sampled_twice(
     assert first.exit_code == 0 and [row["objective"] for row in json.loads(report)["rows"]] == ["simplicity"]
     assert call(*asked, command="optimum").exit_code == 0
     assert (tmp_path / "out").read_text() == report
+    assert call(*asked, "--candidates", "5", command="optimum").exit_code == 0, "another tilt, beside the first"
 
 
 @pytest.mark.parametrize(
