@@ -17,6 +17,7 @@
         ├── TracesLostError     the engine died, or the worker failed, before the values could be read
         ├── ValueFailureError   a value was no number, and the operator lets no answer go without
         ├── EngineLostError     the engine died, or the worker failed, before it had answered
+        ├── ReplicaLostError    on a cluster: the server of a replica does not answer
         ├── CheckpointsError    value checkpoints cannot be served
         └── LoadingError        others are being loaded
 
@@ -155,6 +156,10 @@ class EngineLostError(RequestError):
         self.reason = reason
 
 
+class ReplicaLostError(_LaterError):
+    """The server of one of a cluster's replicas does not answer; the cluster replaces it."""
+
+
 class CheckpointsError(RequestError):
     """Value checkpoints cannot be served: they do not fit, or could not be loaded."""
 
@@ -186,6 +191,7 @@ _HTTP: dict[type[RequestError], tuple[HTTPStatus, str]] = {
     EndedError: (HTTPStatus.CONFLICT, "ConflictError"),
     NotOwnerError: (HTTPStatus.FORBIDDEN, "PermissionDeniedError"),
     EngineLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
+    ReplicaLostError: (HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
     ValueFailureError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
     TracesLostError: (HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError"),
     CheckpointsError: (HTTPStatus.BAD_REQUEST, "BadRequestError"),

@@ -43,6 +43,7 @@ ROOMS = {
     "server": (
         *(
             "cli",
+            "cluster",
             "api",
             "playground",
             "start",
@@ -232,7 +233,7 @@ def test_the_client_needs_httpx_and_pydantic_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("server", []), ("valuemodels", []), ("training", ["train", "cluster"])]
+    ("folder", "extras"), [("server", ["cluster"]), ("valuemodels", []), ("training", ["train", "cluster"])]
 )
 def test_what_is_imported_is_declared(folder: str, extras: list[str], pyproject: dict[str, Any]) -> None:
     """Would catch leaning on a package that is only there because another one wanted it."""

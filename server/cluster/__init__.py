@@ -1,0 +1,1 @@
+"""Many servers on a cluster, behind one address."""
