@@ -1,5 +1,6 @@
 """Replicas on a local Ray, behind Ray Serve: the same API, generations found wherever they are, and a clean end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,8 +72,12 @@ def replicas_of(metrics: str, name: str) -> dict[str, float]:
 
 def servers_of(cluster: Server) -> list[psutil.Process]:
     """The `mavis serve` processes of the replicas; each is in a session of its own."""
-    ours = psutil.Process(cluster.process.pid).children(recursive=True)
-    return [each for each in ours if "server.cli" in each.cmdline() and "serve" in each.cmdline()]
+    found = []
+    for each in psutil.Process(cluster.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ends meanwhile, or waits to be buried
+            if {"server.cli", "serve"} <= set(each.cmdline()):
+                found.append(each)
+    return found
 
 
 def test_changes_and_reads_reach_the_replica_that_writes(cluster: Server) -> None:

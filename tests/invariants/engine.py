@@ -38,6 +38,9 @@ CACHE_BLOCKS = 12
 
 BLOCK_TOKENS = 32
 
+ROOM = 3
+"""How many requests of 100 tokens fit without a preemption."""
+
 _told: dict[str, dict[str, list[Any]]] = {}
 """What was answered, by generation and choice: as the server does, traces are read by it."""
 
@@ -143,6 +146,14 @@ def params_of(request: Mapping[str, Any]) -> Any:
 def one_by_one(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[list[int]]]:
     """Sample every request in a batch of its own."""
     return [generate(engine, [request])[0] for request in requests]
+
+
+def unhurried(engine: Any, requests: Sequence[Mapping[str, Any]]) -> list[list[list[int]]]:
+    """Sample every request in batches so small that the engine has room for all of each."""
+    before = preemptions(engine)
+    answers = [answer for at in range(0, len(requests), ROOM) for answer in generate(engine, requests[at : at + ROOM])]
+    assert preemptions(engine) == before
+    return answers
 
 
 Traces = dict[str, dict[str, dict[str, Any]]]

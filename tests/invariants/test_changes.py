@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.conftest import only_float32
-from tests.invariants.engine import generate, generate_stepwise, preemptions, read_traces
+from tests.invariants.engine import generate, generate_stepwise, preemptions, read_traces, unhurried
 from tests.invariants.kit import guided, request
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName
@@ -37,11 +37,11 @@ def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_star
     steered = [{**asked, "guidance": guided()} for asked in fresh]
     for asked in steered:
         assert change(engine, asked["guidance"].generation_id, **NEW) == {}, "nothing of it has reached the worker yet"
-    expected = [generate(engine, [asked]) for asked in fresh]
+    expected = unhurried(engine, fresh)
     before = preemptions(engine)
     answers = generate(engine, steered)
     assert preemptions(engine) > before, "the test needs an engine short of memory"
-    assert ([[answer] for answer in answers] == expected) is True
+    assert (answers == expected) is True
     for asked in steered:
         name = asked["guidance"].generation_id
         assert read_traces(engine, name)[name]["0:0"]["settings"] == [[0, list(NEW.values()), 1.0, None]]

@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 DRAFTS = 3
-SAMPLES, BATCH = 192, 64
+SAMPLES, BATCH = 128, 64
 LEAST = 5
 """Of a text, expected: what comes less often is counted together."""
 TEMPERATURE = 0.5
@@ -62,8 +62,8 @@ def test_a_greedy_text_is_the_same_with_drafts_as_without(
     engine: Any, drafting: Any, uncached: ValueModel, base_model: LlamaForCausalLM, fast: FastScorer, scoring: Scoring
 ) -> None:
     """Catches rows of drafts that are not tilted, or after another prefix, and traces that keep what was refused."""
-    asked = [repetitive(300 + i, guidance=guided(scoring=scoring), max_tokens=32) for i in range(6)]
-    asked.insert(3, repetitive(310, max_tokens=32))
+    asked = [repetitive(300 + i, guidance=guided(scoring=scoring), max_tokens=24) for i in range(4)]
+    asked.insert(2, repetitive(310, max_tokens=24))
     expected = generate(engine, asked)
     before = counted(drafting, "spec_decode_num_accepted_tokens")
     again = [{**r, "guidance": replace(r["guidance"], generation_id=r["guidance"].generation_id + "d")}

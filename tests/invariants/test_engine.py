@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from tests.invariants.conftest import only_float32
-from tests.invariants.engine import BATCHED_TOKENS, IS_V2, generate, guide_of, one_by_one, preemptions, read_traces
+from tests.invariants.engine import (
+    BATCHED_TOKENS,
+    IS_V2,
+    generate,
+    guide_of,
+    one_by_one,
+    preemptions,
+    read_traces,
+    unhurried,
+)
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from valuemodels.models.trunk import ValueModel
 
@@ -21,7 +30,7 @@ def test_without_weights_the_engine_is_plain_vllm_token_for_token(
     engine: Any, engine_base: str, arithmetic: tuple[str, int], tmp_path: Path
 ) -> None:
     """Catches any touch of unguided rows: truncation to the candidates, changed logits, a disturbed random stream."""
-    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 16}
+    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 10}
     requests = [request(3 + 10 * i, i, seed=i, **sampling) for i in range(4)]
     requests += [request(12, 50, seed=9, n=3, **sampling), request(7, 51, temperature=0.0)]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
@@ -94,7 +103,7 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(
 ) -> None:
     """Catches caches that survive a preemption wrongly, and traces that lose or double tokens over it.
 
-    What a request alone says is compared in float32 only: see `only_float32`.
+    What it says undisturbed is compared in float32 only: see `only_float32`.
     """
     before = preemptions(engine)
     asked = [request(40, 40 + i, guided(), max_tokens=60) for i in range(8)]
@@ -102,16 +111,17 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(
     assert preemptions(engine) > before, "the test needs an engine short of memory"
     for r, (output,) in zip(asked, answers, strict=True):
         trace = read_traces(engine, r["guidance"].generation_id)[r["guidance"].generation_id]["0:0"]
-        assert_trace_is_exact(uncached, r["prompt"], output, trace)
-        assert arithmetic[0] != "float32" or generate(engine, [r]) == [[output]]
+        assert_trace_is_exact(uncached, r["prompt"], output, trace, every=4)
+    assert arithmetic[0] != "float32" or (unhurried(engine, asked) == answers) is True
 
 
 def test_a_reused_slot_is_as_good_as_a_fresh_one(engine: Any) -> None:
     """Catches state that outlives its request."""
     asked = request(18, 60, guided())
     first = generate(engine, [asked])
-    for seed in range(3):
-        generate(engine, [request(25, 70 + seed, guided(weights={"brevity": 2.0})) for _ in range(8)])
+    for seed in range(2):
+        many = [request(25, 70 + seed, guided(weights={"brevity": 2.0}), max_tokens=8) for _ in range(8)]
+        generate(engine, many)
         assert generate(engine, [asked]) == first
 
 

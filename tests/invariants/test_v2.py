@@ -15,7 +15,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from tests.invariants.conftest import only_float32, tiny_guide
-from tests.invariants.engine import IS_V2, generate, one_by_one, open_engine, preemptions, read_traces
+from tests.invariants.engine import IS_V2, generate, one_by_one, open_engine, preemptions, read_traces, unhurried
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from tests.invariants.test_changes import NEW, change
 from tests.invariants.test_fast_engine import assert_trace_is_the_probes
@@ -70,13 +70,13 @@ def test_scheduling_ahead_changes_no_token_and_no_value(
     before = preemptions(ahead)
     answers = generate(ahead, asked)
     assert preemptions(ahead) > before, "the test needs an engine short of memory"
+    assert (unhurried(engine, [without_id(r) for r in asked]) == answers) is True
     for r, (output,) in zip(asked, answers, strict=True):
-        assert generate(engine, [without_id(r)]) == [[output]]
         if "guidance" in r:
             name = r["guidance"].generation_id
             trace = read_traces(ahead, name)[name]["0:0"]
             if r["guidance"].scoring == "exact":
-                assert_trace_is_exact(uncached, r["prompt"], output, trace)
+                assert_trace_is_exact(uncached, r["prompt"], output, trace, every=4)
             else:
                 assert_trace_is_the_probes(base_model, fast, r["prompt"], output, trace)
 

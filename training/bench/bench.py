@@ -21,7 +21,7 @@ from training.bench.live import bench_live
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.report import bench_report
 from training.bench.roofline import bench_roofline
-from training.bench.sides import NO_WEIGHTS, PLAIN, Side, sides_of
+from training.bench.sides import NO_WEIGHTS, PLAIN, Side, picked, sides_of
 from training.bench.sizes import bench_sizes
 from training.bench.step import bench_step
 from training.bench.worker import BenchWorker, Job, Timing
@@ -73,6 +73,7 @@ def bench_engine(
     guided_pairs: Annotated[int, typer.Option(min=2, help="Pairs without weights and with.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of every row.")] = 32,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="A batch size; again for more. 1, 8, 32, 128.")] = None,
+    side: Annotated[list[str] | None, typer.Option(help="Of the sides with weights only this; again for more.")] = None,
     prompts: PromptsOption = None,
     base_folder: BaseFolderOption = None,
 ) -> None:
@@ -83,7 +84,7 @@ def bench_engine(
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
         texts = checkpoint.prompts(prompts, only=None)
-        sides = sides_of(checkpoint.config.names, checkpoint.config.scorings)
+        sides = picked(sides_of(checkpoint.config.names, checkpoint.config.scorings), side or ())
         # Not more rows than are timed: vLLM plans its memory and its batches by this.
         engine = EngineRecipe(max_num_seqs=max(batches))
         base = checkpoint.base

@@ -1,8 +1,9 @@
-"""What is compared: the ways of asking for guidance, each beside what it is measured against. Standard library only."""
+"""What is compared: the ways of asking for guidance, each beside what it is measured against. No torch, no vLLM."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from training.errors import RecipeError
 from valuemodels.contract.guidance import Guidance, Scoring
 
 PLAIN, NO_WEIGHTS = "plain vLLM", "no weights"
@@ -52,6 +53,20 @@ def sides_of(names: Sequence[str], scorings: Sequence[Scoring]) -> list[Side]:
     shared = "fast" if "fast" in asked else scorings[0]
     found.append(Side(f"{shared}, own weights in every row", shared, asked[shared], own_weights=True))
     return found
+
+
+def picked(sides: Sequence[Side], names: Sequence[str]) -> list[Side]:
+    """The sides without weights, those of these names, and what they are compared with; all where none is named.
+
+    Raises:
+        RecipeError: there is no such side.
+    """
+    with_weights = [side.name for side in sides if side.guidance is not None]
+    for name in names:
+        if name not in with_weights:
+            raise RecipeError(f"--side: got {name!r}, allowed is {', '.join(map(repr, with_weights))}")
+    wanted = {*names, *(side.reference for side in sides if side.name in names)}
+    return [side for side in sides if not names or side.guidance is None or side.name in wanted]
 
 
 def request_fields(guidance: Guidance | None) -> Mapping[str, object]:

@@ -87,6 +87,20 @@ def test_batches_are_the_operators_choice_and_rows_can_have_weights_of_their_own
     assert [set(weights.values()) for weights in asked] == [{0.125}, {0.25}, {0.375}, {0.5}]
 
 
+def test_one_side_is_measured_with_what_it_is_compared_with(call: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    own = "fast, own weights in every row"
+    assert call("--batch", "4", "--side", own, "--out", str(out)).exit_code == 0
+    compared = [each["what"] for each in json.loads(out.read_text())["comparisons"]]
+    assert compared == ["no weights / plain vLLM", "fast / no weights", f"{own} / fast"]
+
+
+def test_a_side_that_there_is_not_is_refused_with_those_there_are(call: Callable[..., Result]) -> None:
+    result = call("--side", "quick")
+    assert result.exit_code == 2 and not FakeWorker.jobs
+    assert "--side: got 'quick', allowed is 'exact', 'fast'" in " ".join(result.output.split())
+
+
 def test_a_step_is_timed_beside_its_products(tiny_probed_checkpoint: Path, tiny_base: str, tmp_path: Path) -> None:
     out = tmp_path / "step.json"
     arguments = ["--values", str(tiny_probed_checkpoint), "--base-folder", tiny_base, "--out", str(out)]

@@ -53,6 +53,7 @@ def test_two_processes_fit_one_trunk(distilled: DistillRun, of_two_whole: Distil
     assert len(list(trained.glob("rng_state_*.pth"))) == 2, "both took part"
 
 
+@pytest.mark.slow
 def test_a_trunk_spread_over_two_processes_fits_as_a_whole_one(
     distilled: DistillRun, of_two_whole: DistillRun, tmp_path: Path
 ) -> None:
