@@ -38,7 +38,7 @@ CACHE_BLOCKS = 12
 
 BLOCK_TOKENS = 32
 
-ROOM = 3
+ROOM = 2
 """How many requests of 100 tokens fit without a preemption."""
 
 _told: dict[str, dict[str, list[Any]]] = {}
