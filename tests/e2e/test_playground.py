@@ -177,7 +177,7 @@ def test_a_link_opens_to_the_same_text_in_a_fresh_browser(
 ) -> None:
     """Also where the sliders were moved while it was written; and the curl command writes it, too."""
     page = open_page()
-    column = ask(page, tokens=200)
+    column = ask(page, tokens=120)
     expect(column.locator(".cost")).to_contain_text("tokens/s", timeout=PATIENCE_MS)
     slider(page, "positivity").press("End")
     finished(page)
