@@ -4,6 +4,7 @@ Runs in a process of the cluster's. No torch, no vLLM.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -90,11 +91,18 @@ class Child:
             if time.monotonic() > deadline:
                 self._process.kill()
             await asyncio.sleep(_LOOK_S / 5)
+        self._end_orphans()
 
     def _require_alive(self) -> None:
         status = self._process.poll()
         if status is not None:
+            self._end_orphans()
             raise ChildError(f"mavis serve has ended with status {status}; the reason stands in this process's log")
+
+    def _end_orphans(self) -> None:
+        """End what a server leaves that was killed: vLLM's workers would keep the memory that the next one needs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _is_ready(self) -> bool:
         try:

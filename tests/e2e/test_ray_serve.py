@@ -109,7 +109,10 @@ def test_all_other_routes_are_the_servers_own(cluster: Server) -> None:
 
 def test_a_replica_whose_server_dies_is_replaced(cluster: Server) -> None:
     before = {each.pid for each in servers_of(cluster)}
+    below = psutil.Process(min(before)).children(recursive=True)
+    assert below, "the test needs an engine and a worker"
     os.kill(min(before), signal.SIGKILL)
+    assert psutil.wait_procs(below, timeout=60)[1] == [], "they would keep their memory"
     assert wait_for(lambda: len({each.pid for each in servers_of(cluster)} - before) == 1, 120)
     assert wait_for(lambda: is_ready(cluster), 300)
 

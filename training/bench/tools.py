@@ -18,6 +18,15 @@ from training.errors import MeasurementError
 
 PERCENTILES = (50, 95, 99)
 _PATH = "/v1/completions"
+# What the command `vllm bench serve` does; it ends at once where vLLM's distribution is not called vllm, as on a CPU.
+_VLLM_BENCH = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ class VllmBench:
         flags = [part for name, value in asked.items() for part in (f"--{name}", str(value))]
         goodput = ["--goodput", f"ttft:{load.first_ms:g}", f"tpot:{load.next_ms:g}"]
         switches = ["--ignore-eos", "--skip-chat-template", "--save-result", "--disable-tqdm"]
-        _run([sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", *flags, *switches, *goodput])
+        _run([sys.executable, "-c", _VLLM_BENCH, *flags, *switches, *goodput])
         found = json.loads((folder / "vllm.json").read_text())
         _none_lost(found["completed"], load)
         return Reading(

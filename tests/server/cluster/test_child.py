@@ -1,6 +1,8 @@
 """The server below a replica, as far as it goes without a model: an end is noticed, and nothing is left."""
 
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -25,3 +27,15 @@ async def test_one_that_takes_too_long_is_ended() -> None:
         await child.wait_until_ready(1)
     ours = [each for each in psutil.Process().children(recursive=True) if "server.cli" in " ".join(each.cmdline())]
     assert ours == []
+
+
+async def test_what_a_killed_one_leaves_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch workers that outlive their server, and keep the memory that its successor needs."""
+    killed = tmp_path / "python"
+    killed.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/worker\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(ChildError, match="has ended with status -9"):
+        await Child([], {}, drain_s=1).wait_until_ready(30)
+    worker = int((tmp_path / "worker").read_text())
+    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
