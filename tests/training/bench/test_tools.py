@@ -28,7 +28,7 @@ class Commands:
         self.status = 0
 
     def __call__(self, command: Sequence[str], **_: Any) -> Any:
-        if "bench" in command:
+        if "-c" in command:
             named = dict(pairwise(command))
             url, fields = named["--base-url"], json.loads(named["--extra-body"])
             folder, requests = Path(named["--result-dir"]), int(named["--num-prompts"])
