@@ -1,12 +1,14 @@
 """`mavis bench tools` around commands that write what the tools write: what they are asked, and read."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from tests.training.bench.test_http import FakeServer
 from training.bench import bench, by_tools, servers
 from training.bench.load import Arrival, LoadTiming
+from training.bench.tools import ToolLoad, VllmBench
 
 PLAN = ["--rounds", "2", "--requests", "6", "--max-tokens", "10", "--guidellm", "guidellm"]
 SECONDS = 4.0
@@ -124,3 +127,40 @@ def test_a_tool_that_is_not_there_is_named(
     monkeypatch.setattr("training.bench.tools.subprocess.run", missing)
     result = CliRunner().invoke(bench.app, asked)
     assert result.exit_code != 0 and "cannot be run: No such file" in " ".join(result.output.split())
+
+
+class Completions(BaseHTTPRequestHandler):
+    """Streams as many tokens as are asked for, and keeps what was asked."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        chunk = {"choices": [{"text": " a", "index": 0, "finish_reason": None}]}
+        usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": body["max_tokens"]}}
+        for each in (*[chunk] * body["max_tokens"], usage):
+            self.wfile.write(b"data: " + json.dumps(each).encode() + b"\n\n")
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.mark.slow
+def test_vllms_load_generator_asks_for_weights_and_is_understood(tiny_base: str, tmp_path: Path) -> None:
+    """The real one. Would catch a flag that another vLLM has not, and a field that it does not hand on."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(4 * (json.dumps({"prompt": "abc abc"}) + "\n"))
+    fields = {"objective_weights": {"warmth": 0.5}, "scoring": "fast"}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Completions) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = FakeServer(f"http://127.0.0.1:{server.server_address[1]}")
+        read = VllmBench().load(
+            cast(servers.BenchServer, where), fields, ToolLoad(prompts, tiny_base, 4, 20.0, 8, 2000, 200, 0), tmp_path
+        )
+        server.shutdown()
+    assert len(Completions.asked) >= 4 and read.tokens_per_s > 0 and read.first["p50"] > 0
+    assert all(each["objective_weights"] == {"warmth": 0.5} and each["max_tokens"] == 8 for each in Completions.asked)
