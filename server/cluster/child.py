@@ -21,9 +21,9 @@ START_S = 1800.0
 """How long it may take to be ready; a large model is fetched meanwhile."""
 STALLED_S = 120.0
 """How long it may not be ready, once it was, before it counts as broken."""
-_LOOK_S, _PATIENCE_S = 0.5, 10.0
-_FARE_WELL_S = 15.0
+FAREWELL_S = 15.0
 """What it takes to end once it has drained."""
+_LOOK_S, _PATIENCE_S = 0.5, 10.0
 
 
 class ChildError(RuntimeError):
@@ -48,10 +48,11 @@ class Child:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._drain_s = drain_s
-        command = [sys.executable, "-m", "server.cli", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+        address = ("--host", "127.0.0.1", "--port", str(port))
+        command = [sys.executable, "-m", "server.cluster.guard", "serve", *arguments, *address]
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, "MAVIS_DRAIN_S": f"{drain_s:g}", **environment},
+            env={**os.environ, **environment, "MAVIS_DRAIN_S": f"{drain_s:g}"},
             start_new_session=True,  # a Ctrl-C at the terminal is not its stop
             preexec_fn=end_with_parent,
         )
@@ -86,7 +87,7 @@ class Child:
         """Have it end: when its requests have, or at once. Returns when it is gone."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
-        deadline = time.monotonic() + (0 if at_once else self._drain_s) + _FARE_WELL_S
+        deadline = time.monotonic() + (0 if at_once else self._drain_s) + FAREWELL_S
         while self._process.poll() is None:
             if time.monotonic() > deadline:
                 self._process.kill()

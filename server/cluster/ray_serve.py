@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ray import serve
 from starlette.types import ASGIApp
 
-from server.cluster.child import Child
+from server.cluster.child import FAREWELL_S, Child
 from server.cluster.relay import Answer, Asked, Relay
 from server.errors import StartupError
 
@@ -53,6 +53,13 @@ class Arguments(BaseModel):
             if word.split("=", 1)[0] in _OURS:
                 raise ValueError(f"{word} is not for you to say: Ray Serve's http_options tell where it listens")
         return arguments
+
+    @field_validator("environment")
+    @classmethod
+    def _without_drain(cls, environment: dict[str, str]) -> dict[str, str]:
+        if "MAVIS_DRAIN_S" in environment:
+            raise ValueError("MAVIS_DRAIN_S is said as drain_s, which the replica has to know as well")
+        return environment
 
 
 class MavisReplica:
@@ -104,7 +111,11 @@ class MavisReplica:
         return dict(await self._everywhere("own_metrics"))
 
     async def _everywhere(self, method: str, *arguments: object) -> list[Any]:
-        """What all replicas answer that do; one that dies meanwhile is left out."""
+        """What all replicas answer that do; one that dies meanwhile is left out.
+
+        Raises:
+            TimeoutError: one of them does not answer at all.
+        """
         call = self._all.broadcast(method, *arguments)
         answers = await call.results_async(timeout_s=OTHERS_S, return_exceptions=True)
         return [answer for answer in answers if not isinstance(answer, BaseException)]
@@ -126,7 +137,7 @@ def build(said: Arguments) -> serve.Application:
     deployment = serve.deployment(
         serve.ingress()(MavisReplica),
         max_ongoing_requests=1024,
-        graceful_shutdown_timeout_s=said.drain_s,
+        graceful_shutdown_timeout_s=said.drain_s + FAREWELL_S,  # then Ray kills it
         health_check_period_s=10,
         health_check_timeout_s=30,
     )

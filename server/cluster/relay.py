@@ -23,11 +23,10 @@ from starlette.types import Lifespan
 
 from server.errors import ReplicaLostError
 from server.gate.refusal import refusal
+from server.requests.change import MAX_BODY_BYTES
 
 logger = logging.getLogger("mavis.cluster")
 
-MAX_CHANGE_BYTES = 65536
-"""What a server takes as the body of a PATCH; of a longer one so much is sent on that it is refused."""
 _CONNECT_S = 10.0
 _RETRY_S = 30
 """By when the cluster may have replaced a replica."""
@@ -61,9 +60,9 @@ class Answer:
 
 
 AskAll = Callable[[Asked], Awaitable[Sequence[Answer]]]
-"""Asks every server, or all but this one; those that cannot answer are left out."""
+"""Asks every server; those that are gone are left out. It raises TimeoutError where one does not answer."""
 MetricsOfAll = Callable[[], Awaitable[Mapping[str, str]]]
-"""The metrics of every server, by its name."""
+"""The metrics of every server, by its name. It raises TimeoutError where one does not answer."""
 
 
 class Relay:
@@ -120,7 +119,10 @@ class Relay:
         except httpx.TransportError as error:
             return _lost(error)
         if answer.status == httpx.codes.NOT_FOUND:
-            others = await self._ask_all(asked)
+            try:
+                others = await self._ask_all(asked)
+            except TimeoutError as error:
+                return _lost(error)
             answer = next((each for each in others if each.status != httpx.codes.NOT_FOUND), answer)
         return _with_headers(Response(answer.body, answer.status), answer.headers)
 
@@ -137,7 +139,10 @@ class Relay:
         return _with_headers(answer, [*_kept(response.headers.raw), *_length(response.headers.raw)])
 
     async def _metrics(self, request: Request) -> Response:
-        return PlainTextResponse(merged(await self._metrics_of_all()))
+        try:
+            return PlainTextResponse(merged(await self._metrics_of_all()))
+        except TimeoutError as error:
+            return _lost(error)
 
     def _at(self, target: bytes) -> httpx.URL:
         return self._url.copy_with(raw_path=target)
@@ -186,12 +191,12 @@ def _length(headers: RawHeaders) -> RawHeaders:
 
 
 async def _start_of_body(request: Request) -> bytes:
-    """The body, or a little more of it than a server takes."""
+    """The body; of one that is longer than a server takes for a change so much that it is refused."""
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MAX_CHANGE_BYTES:
-            return body[: MAX_CHANGE_BYTES + 1]
+        if len(body) > MAX_BODY_BYTES:
+            return body[: MAX_BODY_BYTES + 1]
     return body
 
 
@@ -211,6 +216,7 @@ def _with_headers(response: Response, headers: RawHeaders) -> Response:
     return response
 
 
-def _lost(error: httpx.TransportError) -> Response:
-    logger.error("the server of this replica does not answer: %r", error)
-    return refusal(ReplicaLostError("the server of this replica does not answer", _RETRY_S), "")
+def _lost(error: httpx.TransportError | TimeoutError) -> Response:
+    whose = "another replica" if isinstance(error, TimeoutError) else "this replica"
+    logger.error("the server of %s does not answer: %r", whose, error)
+    return refusal(ReplicaLostError(f"the server of {whose} does not answer", _RETRY_S), "")

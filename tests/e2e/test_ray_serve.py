@@ -29,7 +29,7 @@ applications:
     deployments:
       - name: MavisReplica
         num_replicas: {replicas}
-        graceful_shutdown_timeout_s: 60
+        graceful_shutdown_timeout_s: 75
         ray_actor_options: {{num_cpus: 1}}
 """
 
@@ -115,6 +115,15 @@ def test_a_replica_whose_server_dies_is_replaced(cluster: Server) -> None:
     assert psutil.wait_procs(below, timeout=60)[1] == [], "they would keep their memory"
     assert wait_for(lambda: len({each.pid for each in servers_of(cluster)} - before) == 1, 120)
     assert wait_for(lambda: is_ready(cluster), 300)
+
+
+def test_a_replica_that_is_killed_takes_its_server_along(cluster: Server) -> None:
+    before = servers_of(cluster)
+    replica = next(each for each in before[0].parents() if "ServeReplica" in " ".join(each.cmdline()))
+    below = replica.children(recursive=True)
+    replica.kill()
+    assert psutil.wait_procs(below, timeout=90)[1] == [], "they would keep their memory"
+    assert wait_for(lambda: len(servers_of(cluster)) == REPLICAS and is_ready(cluster), 300)
 
 
 def test_a_stop_leaves_nothing(cluster: Server) -> None:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from server.cluster.child import FAREWELL_S
 from server.cluster.ray_serve import Arguments, MavisReplica, build
 from server.errors import StartupError
 
@@ -20,7 +21,7 @@ def test_the_shipped_config_is_rays_and_ours() -> None:
     said = Arguments.model_validate(application.args)
     assert application.import_path == f"{build.__module__}:{build.__name__}"
     assert deployment.name == build(said)._bound_deployment.name == MavisReplica.__name__
-    assert deployment.graceful_shutdown_timeout_s == said.drain_s
+    assert deployment.graceful_shutdown_timeout_s == said.drain_s + FAREWELL_S
 
 
 @pytest.mark.parametrize("word", ["--port 1", "MODEL --host=0.0.0.0", "--uds /tmp/x"])
@@ -32,6 +33,11 @@ def test_where_it_listens_is_rays_to_say(word: str) -> None:
 def test_what_is_misspelt_is_refused() -> None:
     with pytest.raises(ValidationError, match="drain"):
         Arguments.model_validate({"drain": 5})
+
+
+def test_how_long_it_drains_is_said_once() -> None:
+    with pytest.raises(ValidationError, match="MAVIS_DRAIN_S is said as drain_s"):
+        Arguments(environment={"MAVIS_DRAIN_S": "5"})
 
 
 def test_checkpoints_are_not_exchanged_on_a_cluster() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import socket
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from server.cluster.relay import MAX_CHANGE_BYTES, Answer, Asked, Relay, merged
+from server.cluster.relay import Answer, Asked, Relay, merged
+from server.requests.change import MAX_BODY_BYTES
 
 METRICS = """# HELP mavis_changes_total Changes.
 # TYPE mavis_changes_total counter
@@ -174,7 +176,7 @@ async def test_whoever_holds_a_generation_answers_and_sees_the_callers_token() -
 async def test_of_an_endless_change_only_so_much_is_read_that_it_is_refused() -> None:
     async with two_replicas() as (client, _, _):
         answer = await client.patch("/v1/generations/one", content=b"x" * 1_000_000)
-    assert answer.json()["body"] == MAX_CHANGE_BYTES + 1
+    assert answer.json()["body"] == MAX_BODY_BYTES + 1
 
 
 async def test_a_server_that_is_gone_is_told_in_a_sentence() -> None:
@@ -193,10 +195,24 @@ async def test_a_server_that_is_gone_is_told_in_a_sentence() -> None:
                 assert answer.json()["error"]["message"].startswith("the server of this replica does not answer")
 
 
+async def test_another_replica_that_does_not_answer_is_told_in_a_sentence() -> None:
+    async def silence(*_: object) -> Any:
+        raise TimeoutError
+
+    async with (
+        listening(Backend("one").app) as url,
+        listening(Relay(url, silence, silence).app) as door,
+        httpx.AsyncClient(base_url=door) as client,
+    ):
+        for answer in (await client.get("/v1/generations/two"), await client.get("/metrics")):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"].startswith("the server of another replica does not answer")
+
+
 async def test_the_metrics_are_those_of_all_with_the_replicas_name() -> None:
     async with two_replicas() as (client, _, _):
         answer = await client.get("/metrics")
-    assert isinstance(answer.text, str) and answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["content-type"].startswith("text/plain")
     assert answer.text.count("# TYPE mavis_changes_total counter") == 1
     assert 'mavis_changes_total{outcome="taken",replica="b"} 3.0' in answer.text
     assert 'mavis_live{replica="a"} 1.0' in answer.text
