@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Server, serving
-from tests.e2e.test_live_control import DOWN, MINE, UP, patch, running
+from tests.e2e.test_live_control import MINE, UP, running, turned_down
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -26,11 +26,10 @@ def test_changes_and_values_reach_the_engine_that_holds_each_choice(two_engines:
     with ExitStack() as stack, httpx.Client(base_url=two_engines.url, timeout=60) as http:
         asked = {"n": 2, "max_tokens": TOKENS, "objective_weights": UP, "return_values": True}
         scorings = ("fast", "exact", "hybrid", "fast")
-        writing = [
-            stack.enter_context(running(two_engines, name, scoring=scoring, **asked))
-            for name, scoring in zip(names, scorings, strict=True)
-        ]
-        at = [patch(http, name, {"objective_weights": DOWN}).json()["effective_from_token"] for name in names]
+        writing, at = [], []
+        for name, scoring in zip(names, scorings, strict=True):
+            writing.append(stack.enter_context(running(two_engines, name, scoring=scoring, **asked)))
+            at.append(turned_down(http, name))
         told = [http.get(f"/v1/generations/chatcmpl-{name}", headers=MINE) for name in names]
         stack.close()
         for each, effective in zip(writing, at, strict=True):

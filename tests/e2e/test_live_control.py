@@ -86,6 +86,14 @@ def patch(http: httpx.Client, request_id: str, body: dict[str, Any], headers: di
         time.sleep(0.02)
 
 
+def turned_down(http: httpx.Client, request_id: str) -> int:
+    """The token from which `DOWN` holds, of a generation that is asked for at this moment."""
+    answer = patch(http, request_id, {"objective_weights": DOWN})
+    assert answer.status_code == 200, answer.text
+    effective: int = answer.json()["effective_from_token"]
+    return effective
+
+
 def test_a_change_holds_at_most_two_tokens_after_its_answer(server: Server, http: httpx.Client) -> None:
     """The least of a few tries counts: a busy machine delays the test's own reading of the stream."""
     lags: list[int] = []

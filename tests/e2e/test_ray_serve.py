@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Server, free_port, kill_server, left_over, processes_of, wait_for
-from tests.e2e.test_live_control import DOWN, MINE, UP, patch, running
+from tests.e2e.test_live_control import MINE, UP, running, turned_down
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -84,8 +84,10 @@ def test_changes_and_reads_reach_the_replica_that_writes(cluster: Server) -> Non
     names = [f"replica-{number}" for number in range(6)]
     with ExitStack() as stack, httpx.Client(base_url=cluster.url, timeout=120) as http:
         asked = {"max_tokens": TOKENS, "objective_weights": UP, "stream": True}
-        writing = [stack.enter_context(running(cluster, name, **asked)) for name in names]
-        effective = [patch(http, name, {"objective_weights": DOWN}).json()["effective_from_token"] for name in names]
+        writing, effective = [], []
+        for name in names:
+            writing.append(stack.enter_context(running(cluster, name, **asked)))
+            effective.append(turned_down(http, name))
         told = [http.get(f"/v1/generations/chatcmpl-{name}", headers=MINE) for name in names]
         stranger = http.get(f"/v1/generations/chatcmpl-{names[0]}", headers={"X-Generation-Token": "x" * 16})
         unknown = http.get("/v1/generations/chatcmpl-nobodys", headers=MINE)
