@@ -20,8 +20,6 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 # Two lanes of tests side by side: vLLM would bind its worker to the same core in both. Several ranks it has to bind.
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 RANKS = tests/invariants/test_ranks.py
-# Of the tests without an engine, those that take longest.
-TRAINING = tests/training tests/valuemodels
 
 .PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
@@ -38,11 +36,10 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, als
 
 # Side by side: neither uses more than one core, and they take about as long.
 in-process: setup-dev
-	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(TRAINING) $(UNREPORTED)
+	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
 
 in-engine: v2
 	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) $(UNREPORTED)
-	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(TRAINING:%=--ignore %) $(UNREPORTED) --cov-append
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)

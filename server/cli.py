@@ -10,8 +10,11 @@ imported late, after all that can be refused without it.
 import logging
 import os
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -46,6 +49,7 @@ from server.start.vllm_arguments import (
 from server.start.vllm_server import BAD_START, parse_for_vllm, require_plugin, run_server
 from valuemodels.contract.errors import MavisError
 from valuemodels.contract.guidance import Scoring
+from valuemodels.contract.server_process import complaint_in, known_below
 from valuemodels.sources.cpu import prepare_environment
 
 COMMANDS = "mavis.commands"
@@ -128,7 +132,22 @@ def _serve(options: ServeOptions, stop: Stop) -> int:
     apply_guide(args, config)
     keys = keys_of(take_api_keys(args, os.environ), settings.keys_file)
     setattr(args, SERVER_OPTIONS, ServerOptions(settings, keys, stop.drain_first))
-    return run_server(args, stop) if args.api_server_count in (None, 1) else run_servers(args, stop)
+    return _run(args, stop)
+
+
+def _run(args: Namespace, stop: Stop) -> int:
+    """Serve. Returns the exit status.
+
+    Raises:
+        StartupError: what a worker says that could not start, beside what `run_server` raises.
+    """
+    with TemporaryDirectory(prefix="mavis-start-") as folder:
+        file = Path(folder) / "complaint"
+        known_below(file)
+        status = run_server(args, stop) if args.api_server_count in (None, 1) else run_servers(args, stop)
+        if complaint := complaint_in(file):
+            raise StartupError(complaint)
+    return status
 
 
 def _set_environment(options: ServeOptions) -> None:

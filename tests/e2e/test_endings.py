@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -123,6 +124,19 @@ def end_of(
 
 def is_in_the_envelope(error: dict[str, Any]) -> bool:
     return error.keys() == {"message", "type", "param", "code"} and error["code"] == 500 and bool(error["message"])
+
+
+@pytest.mark.slow
+def test_an_engine_does_not_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
+    server = start_server(tmp_path / "log.txt")
+    try:
+        wait_until_ready(server)
+        assert any("Worker" in process.name() for process in processes_of(server))
+        server.process.kill()
+        server.process.wait()
+        assert wait_for(lambda: not processes_of(server), timeout_s=30), processes_of(server)
+    finally:
+        kill_server(server)
 
 
 def test_a_signal_while_the_engine_starts_ends_all_of_it(interrupted: End) -> None:

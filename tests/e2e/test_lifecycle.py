@@ -81,6 +81,14 @@ def test_a_flag_that_vllm_refuses_once_it_knows_the_model_is_one_sentence() -> N
     assert len(said) == 1 and "max_model_len (99999)" in said[0] and "Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.slow
+def test_what_a_worker_cannot_start_with_is_said_in_the_last_line() -> None:
+    result = serve("--port", str(free_port()), "--value-cache-gib", "0.001")
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert last_line(result).startswith("mavis: a value cache of 0.001 GiB does not hold one sequence of 4096 tokens")
+    assert "--value-cache-gib" in last_line(result)
+
+
 # A server each: test_chaos.py stops one as well, and tests/server/start/test_stopping.py tries both signals.
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

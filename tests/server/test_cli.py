@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,16 @@ import typer
 from typer.testing import CliRunner
 
 from server import cli
+from server.errors import StartupError
+from server.start.server_options import SERVER_OPTIONS
 from server.start.stopping import Stop
 from server.start.vllm_arguments import ServeOptions
+from tests.e2e.conftest import free_port
 from tests.server.kit import value_config
+from valuemodels.contract.errors import CheckpointError
+from valuemodels.contract.guidance import EXTRA_ARGS_KEY
+from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.server_process import COMPLAINT_FILE, SERVER_PID, complaining
 
 RUN = [sys.executable, "-m", "server.cli", "serve"]
 
@@ -75,6 +84,65 @@ def test_options_of_ours_are_taken_out_wherever_they_stand(monkeypatch: pytest.M
     assert options.compiles
     assert options.settings == {"value_cache_gib": 2.0}
     assert options.vllm_args == ("-tp", "2", "--max-model-len", "4096", "--seed=1")
+
+
+class Patient:
+    """A check of checkpoints that finds nothing wrong."""
+
+    def __init__(self, config: GuideConfig) -> None:
+        self.config = config
+
+    def result(self) -> None: ...
+
+
+@pytest.fixture
+def served(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Namespace], int]], int]:
+    """`serve` up to vLLM's server, in whose place stands what is given."""
+    args = Namespace(
+        revision="main", api_key=None, api_server_count=None, additional_config=None, logits_processors=None
+    )
+    args.worker_extension_cls = ""
+    monkeypatch.setattr(cli, "CheckpointCheck", Patient)
+    monkeypatch.setattr(cli, "parse_for_vllm", lambda options, base_model: args)
+    for of_vllm in ("refuse_unsupported", "require_plugin", "_set_environment", "end_start_at_signals"):
+        monkeypatch.setattr(cli, of_vllm, lambda *_: None)
+    for variable in (COMPLAINT_FILE, SERVER_PID, "VLLM_API_KEY"):
+        monkeypatch.setenv(variable, "before")
+
+    def serve(server: Callable[[Namespace], int]) -> int:
+        monkeypatch.setattr(cli, "run_server", lambda args, stop: server(args))
+        port = ("--port", str(free_port()))
+        return cli._serve(ServeOptions("org/model", (str(checkpoint),), vllm_args=port), Stop())
+
+    return serve
+
+
+def test_vllm_is_told_of_the_guide_and_the_workers_of_their_server(
+    served: Callable[[Callable[[Namespace], int]], int], checkpoint: Path
+) -> None:
+    def serve(args: Namespace) -> int:
+        told = args.additional_config[EXTRA_ARGS_KEY]
+        assert (told["base_model"], told["base_revision"]) == ("org/model", "main")
+        assert list(told["checkpoints"]) == [str(checkpoint)] and args.logits_processors
+        options = getattr(args, SERVER_OPTIONS)
+        assert len(options.keys) == 1 and args.api_key is None and "VLLM_API_KEY" not in os.environ
+        assert os.environ[SERVER_PID] == str(os.getpid()) and Path(os.environ[COMPLAINT_FILE]).parent.is_dir()
+        return 7
+
+    assert served(serve) == 7
+    assert not Path(os.environ[COMPLAINT_FILE]).parent.exists()
+
+
+def test_what_a_worker_cannot_start_with_is_a_wrong_start(
+    served: Callable[[Callable[[Namespace], int]], int],
+) -> None:
+    def fail(args: Namespace) -> int:
+        with pytest.raises(CheckpointError), complaining():
+            raise CheckpointError("no room for one text")
+        return 1
+
+    with pytest.raises(StartupError, match="no room for one text"):
+        served(fail)
 
 
 class Entry:

@@ -19,6 +19,7 @@ from valuemodels.adapters.trunk_layers import use_vllm_layers
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.contract.server_process import complaining, end_with_server
 from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.loading import load_guide
 from valuemodels.guide.offers import Offers
@@ -78,7 +79,10 @@ class ValueProcessor:
             with finished_on(device):  # later offers are loaded in threads of their own
                 return load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers)
 
-        self.offers = Offers(load, GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY]))
+        end_with_server()
+        config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])
+        with complaining():
+            self.offers = Offers(load, config)
         self.changed = ChangedGenerations()
         self.lock = threading.RLock()
         self.hidden: HiddenStates | None = None
