@@ -29,8 +29,12 @@ from valuemodels.contract.value_config import ValueConfig, read_value_config
 from valuemodels.sources.embedded import EMBEDDED
 from valuemodels.sources.values import resolve_values
 
+ObjectiveOption = Annotated[list[str] | None, typer.Option(help="Which sliders; all if not given.")]
 ValuesOption = Annotated[str | None, typer.Option(help="Value checkpoint; the shipped one if not given.")]
 OutOption = Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")]
+PromptsOption = Annotated[
+    Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
+]
 BaseFolderOption = Annotated[Path | None, typer.Option(help="Where the base model lies on this machine.")]
 
 
@@ -58,6 +62,17 @@ class EvaluatedCheckpoint:
         policy = self.guide.policy(self.config.names, self.config.scorings)
         policy.check(Guidance("", scoring=asked))
         return asked or policy.default_scoring
+
+    def sliders(self, asked: Sequence[str] | None) -> list[str]:
+        """The objectives to measure: those asked for, else all.
+
+        Raises:
+            RecipeError: it has none of that name.
+        """
+        names = list(self.config.names)
+        if unknown := [name for name in asked or () if name not in names]:
+            raise RecipeError(f"objective: got {unknown[0]!r}, allowed is one of {', '.join(names)}")
+        return list(dict.fromkeys(asked or names))
 
     def prompts(self, path: Path | None, limit: int | None = None, only: SplitName | None = "test") -> list[ChatPrompt]:
         """The first prompts of a file, or of those that the checkpoint's recipe kept for testing.

@@ -23,6 +23,7 @@ from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
     OutOption,
+    PromptsOption,
     ValuesOption,
     find_checkpoint,
     sampler_on,
@@ -75,9 +76,7 @@ class ComparisonRow:
 def compare(
     values: ValuesOption = None,
     out: OutOption = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
-    ] = None,
+    prompts: PromptsOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt, under each condition.")] = 4,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,

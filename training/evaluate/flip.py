@@ -22,6 +22,7 @@ from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
     OutOption,
+    PromptsOption,
     ValuesOption,
     find_checkpoint,
     sampler_on,
@@ -54,9 +55,7 @@ def flip(
     objective: Annotated[str, typer.Option(help="Which slider.")] = "positivity",
     weight: Annotated[float, typer.Option(help="Its weight in the first half.")] = 1.0,
     values: ValuesOption = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
-    ] = None,
+    prompts: PromptsOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt.")] = 3,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 40,
     max_tokens: Annotated[int, typer.Option(min=2, help="Of a reply; half of them are a half.")] = 96,

@@ -19,7 +19,9 @@ from training.evaluate.best_policy import Nearness, nearness
 from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
+    ObjectiveOption,
     OutOption,
+    PromptsOption,
     ValuesOption,
     find_checkpoint,
     sampler_on,
@@ -48,14 +50,12 @@ class OptimumRow:
 
 def optimum(
     values: ValuesOption = None,
-    objective: Annotated[list[str] | None, typer.Option(help="Which sliders; all if not given.")] = None,
+    objective: ObjectiveOption = None,
     weights: Annotated[str, typer.Option(help="Weights each is tried at, alone.")] = "0.5,1",
     candidates: Annotated[
         int, typer.Option(min=1, max=DEFAULT_MAX_CANDIDATES, help="Of the tilt, at each token.")
     ] = DEFAULT_CANDIDATES,
-    prompts: Annotated[
-        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
-    ] = None,
+    prompts: PromptsOption = None,
     limit: Annotated[int, typer.Option(min=2, help="Use the first N prompts.")] = 24,
     base_samples: Annotated[int, typer.Option(min=2, help="The base's replies a prompt, which are weighed.")] = 128,
     samples: Annotated[int, typer.Option(min=1, help="The tilt's replies a prompt.")] = 8,
@@ -69,7 +69,7 @@ def optimum(
     """Set every slider beside the policy that gains the most at its KL; print a table and write JSON."""
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
-        names = _objectives(checkpoint, objective)
+        names = checkpoint.sliders(objective)
         chosen = checkpoint.scoring(scoring)
         sampler = sampler_on(checkpoint, run_dir, checkpoint.prompts(prompts, limit), max_tokens, seed)
         tilts = {
@@ -107,13 +107,6 @@ def _measured(
             near = nearness(base.rewards[name] / unit, found.rewards[name] / unit, found.kl_nats)
             rows.append(OptimumRow(name, weight, near))
     return rows
-
-
-def _objectives(checkpoint: EvaluatedCheckpoint, asked: Sequence[str] | None) -> list[str]:
-    names = list(checkpoint.config.names)
-    if unknown := [name for name in asked or () if name not in names]:
-        raise RecipeError(f"objective: got {unknown[0]!r}, allowed is one of {', '.join(names)}")
-    return list(dict.fromkeys(asked or names))
 
 
 def _weights(text: str) -> list[float]:

@@ -22,7 +22,9 @@ from training.errors import RecipeError
 from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
+    ObjectiveOption,
     OutOption,
+    PromptsOption,
     ValuesOption,
     find_checkpoint,
     sampler_on,
@@ -64,9 +66,8 @@ def evaluate(
     context: typer.Context,
     values: ValuesOption = None,
     out: OutOption = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
-    ] = None,
+    prompts: PromptsOption = None,
+    objective: ObjectiveOption = None,
     weights: Annotated[str, typer.Option(help="Weights each objective is tried at, alone.")] = "-1,-0.5,0,0.5,1",
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,
@@ -85,7 +86,8 @@ def evaluate(
         return
     with errors_in_one_sentence(), _kept_or_temporary(run_dir) as folder:
         checkpoint = find_checkpoint(values, base_folder)
-        plan = Plan(slider_settings(checkpoint.config.names, _numbers(weights)), samples, checkpoint.scoring(scoring))
+        tried = slider_settings(checkpoint.sliders(objective), _numbers(weights))
+        plan = Plan(tried, samples, checkpoint.scoring(scoring))
         sampler = sampler_on(checkpoint, folder, checkpoint.prompts(prompts, limit), max_tokens, seed)
         started = time.monotonic()
         others = _others(also or [], checkpoint)

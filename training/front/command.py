@@ -22,6 +22,7 @@ from training.errors import RecipeError
 from training.evaluate.checkpoint import (
     BaseFolderOption,
     EvaluatedCheckpoint,
+    PromptsOption,
     ValuesOption,
     engine_on,
     find_checkpoint,
@@ -61,9 +62,7 @@ def front(
     triple: Annotated[list[str] | None, typer.Option(help="Three of them, as a,b,c; again for more.")] = None,
     others: Annotated[bool, typer.Option(help="Whether other pairs are looked at too, less closely.")] = True,
     full: Annotated[bool, typer.Option(help="Look at every pair closely.")] = False,
-    prompts: Annotated[
-        Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
-    ] = None,
+    prompts: PromptsOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Use the first N prompts.")] = 100,
     samples: Annotated[int, typer.Option(min=1, help="Replies a prompt, at every mix.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1)] = 64,

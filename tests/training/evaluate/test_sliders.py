@@ -84,6 +84,20 @@ def test_every_slider_has_a_line_and_other_rewards_a_say(call: Callable[..., Res
     assert "helpfulness" in report["base_std"] and "helpfulness" in report["rows"][3]["objectives"]
 
 
+def test_one_slider_is_tried_alone_and_scored_by_all_rewards(call: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "one.json"
+    result = call("--out", str(out), "--objective", "positivity", "--run-dir", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert [row["setting"]["weights"].keys() - {"positivity"} for row in report["rows"]] == [set()] * 5
+    (warm,) = report["sliders"]
+    assert warm["objective"] == "positivity" and set(warm["effects"]) == {"positivity", "simplicity"}
+    assert [best["objective"] for best in report["best_replies"]] == ["positivity"] * 2
+    WarmEngine.asked.clear()
+    assert call("--run-dir", str(tmp_path / "run")).exit_code == 0
+    assert len(WarmEngine.asked) == 15 * 5, "the other slider at four weights, and both together"
+
+
 def test_settings_share_prompts_and_seeds(call: Callable[..., Result]) -> None:
     assert call("--weights", "-1,0,1").exit_code == 0
     seeds: dict[tuple[str, int], set[int]] = {}
@@ -122,6 +136,7 @@ def test_what_was_sampled_before_is_not_sampled_again(call: Callable[..., Result
     [
         (("--weights", "1,x"), "weights: got '1,x', allowed is numbers"),
         (("--weights", "nan"), "weights: got 'nan', allowed is numbers"),
+        (("--objective", "charm"), "objective: got 'charm', allowed is one of positivity, simplicity"),
         (("--also", "simplicity"), "also: got 'simplicity', allowed is a reward that is none of the checkpoint's"),
         (("--prompts", "no-such-file"), "prompt file no-such-file does not exist"),
     ],
