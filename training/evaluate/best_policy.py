@@ -72,15 +72,15 @@ class Frontier:
         )
 
 
-def nearness(base: Figures, rewards: Figures, log_ratios: Figures) -> Nearness:
+def nearness(base: Figures, rewards: Figures, kl_nats: Figures) -> Nearness:
     """Set a tilt beside the best policies.
 
     Args:
         base: [prompts, replies] rewards of the base's, in its standard deviations.
-        rewards: [prompts, samples] of the tilt's; log_ratios: log pi/p of each, over the whole vocabulary.
+        rewards: [prompts, samples] of the tilt's; kl_nats: from the base to it, as each of them has it, without bias.
     """
     frontier = Frontier.of(base)
-    kl, level, plain = log_ratios.mean(axis=1), rewards.mean(axis=1), base.mean(axis=1)
+    kl, level, plain = kl_nats.mean(axis=1), rewards.mean(axis=1), base.mean(axis=1)
     gains = level - plain
     # [prompts, etas] KL from the tilt to each of the best policies.
     gaps = kl[:, None] - ETAS * level[:, None] + frontier.log_z

@@ -48,6 +48,25 @@ class OptimumRow:
     near: Nearness
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What all of the policies start from, the tilts and the best.
+
+    Attributes:
+        samples: the base's replies a prompt, which are weighed.
+        top_k: of what is left of it at each token, so many likeliest ones; None: all.
+    """
+
+    samples: int
+    top_k: int | None
+
+    @property
+    def condition(self) -> Condition:
+        """Its replies."""
+        cut = "" if self.top_k is None else f"_k{self.top_k}"
+        return Condition(f"base_x{self.samples}{cut}", None, self.samples)
+
+
 def optimum(
     values: ValuesOption = None,
     objective: ObjectiveOption = None,
@@ -62,6 +81,9 @@ def optimum(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of a reply.")] = 64,
     scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 11,
+    truncated: Annotated[
+        bool, typer.Option("--truncated", help="Leave out what the tilt's cut to the likeliest tokens does by itself.")
+    ] = False,
     run_dir: Annotated[Path, typer.Option(help="Where the replies are kept.")] = Path("runs/optimum"),
     out: OutOption = None,
     base_folder: BaseFolderOption = None,
@@ -77,9 +99,11 @@ def optimum(
             for name in names
             for weight in _weights(weights)
         }
-        rows = _measured(checkpoint, sampler, tilts, base_samples, samples)
-        _print(rows, sampler, base_samples)
+        start = Start(base_samples, candidates if truncated else None)
+        rows = _measured(checkpoint, sampler, tilts, start, samples)
+        _print(rows, sampler, start)
         about = {"checkpoint": checkpoint.config.id, "scoring": chosen, "candidates": candidates, "seed": seed}
+        about["truncated"] = truncated
         sizes = {"prompts": len(sampler.prompts), "base_samples": base_samples, "samples": samples}
         write_report(out, {**about, **sizes, "max_tokens": max_tokens, "rows": [asdict(row) for row in rows]})
 
@@ -88,23 +112,25 @@ def _measured(
     checkpoint: EvaluatedCheckpoint,
     sampler: Sampler,
     tilts: Mapping[tuple[str, float], Guidance],
-    base_samples: int,
+    start: Start,
     samples: int,
 ) -> list[OptimumRow]:
     stds = {objective.name: objective.std for objective in checkpoint.config.objectives}
     rewards = {name: checkpoint.rewards[name] for name, _ in tilts}
-    with progress("optimum", len(sampler.prompts) * (base_samples + len(tilts) * samples)) as advance:
-        base = scored_replies(sampler, rewards, Condition(f"base_x{base_samples}", None, base_samples), advance)
+    with progress("optimum", len(sampler.prompts) * (start.samples + len(tilts) * samples)) as advance:
+        plain = replace(sampler, limits=replace(sampler.limits, top_k=start.top_k))
+        base = scored_replies(plain, rewards, start.condition, advance)
         rows = []
         # Sampling from the likeliest tokens alone costs, too.
         for (name, weight), guidance in tilts.items():
             tilted = replace(sampler, limits=replace(sampler.limits, read_top=guidance.candidates))
             parts = (guidance.scoring, name, f"{weight:g}", f"k{guidance.candidates}", f"x{samples}")
             condition = Condition("_".join(map(str, parts)), guidance, samples)
-            found = measured(scored_replies(tilted, {name: rewards[name]}, condition, advance), 0.0)
+            scored = scored_replies(tilted, {name: rewards[name]}, condition, advance)
+            kl_nats = measured(scored, 0.0).kl_nats if start.top_k is None else scored.kl_nats
             # A weight below 0 asks for less of the reward.
             unit = math.copysign(stds[name], weight)
-            near = nearness(base.rewards[name] / unit, found.rewards[name] / unit, found.kl_nats)
+            near = nearness(base.rewards[name] / unit, scored.rewards[name] / unit, kl_nats)
             rows.append(OptimumRow(name, weight, near))
     return rows
 
@@ -119,8 +145,11 @@ def _weights(text: str) -> list[float]:
     return weights
 
 
-def _print(rows: Sequence[OptimumRow], sampler: Sampler, base_samples: int) -> None:
-    title = f"{len(sampler.prompts)} prompts, {base_samples} replies of the base, {sampler.limits.max_tokens} tokens"
+def _print(rows: Sequence[OptimumRow], sampler: Sampler, start: Start) -> None:
+    cut = "" if start.top_k is None else f", cut to its {start.top_k} likeliest tokens"
+    title = (
+        f"{len(sampler.prompts)} prompts, {start.samples} replies of the base{cut}, {sampler.limits.max_tokens} tokens"
+    )
     table = Table(title=f"{title}; in standard deviations of the base's reward", title_justify="left")
     table.add_column("slider", no_wrap=True)
     for column in ("KL, nats", "gain", "best at this KL", "share", "to the best, nats", "replies that count"):

@@ -62,12 +62,14 @@ class Limits:
     Attributes:
         ignore_eos: makes every reply exactly `max_tokens` long, for timing.
         read_top: at most `MOST_READ`: note the reply's `base_logprob`, and its `cut_nats` at so many likeliest tokens.
+        top_k: sample each token from so many likeliest ones; None: from all.
     """
 
     max_tokens: int
     temperature: float = 1.0
     ignore_eos: bool = field(default=False)
     read_top: int | None = None
+    top_k: int | None = None
 
 
 class RolloutEngine:
@@ -199,6 +201,7 @@ def _sampling_params(request: Request, limits: Limits) -> Any:
         temperature=limits.temperature,
         max_tokens=limits.max_tokens if request.max_tokens is None else min(request.max_tokens, limits.max_tokens),
         ignore_eos=limits.ignore_eos,
+        top_k=limits.top_k or 0,
         seed=request.seed,
         **extra,
     )

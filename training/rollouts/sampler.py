@@ -102,7 +102,7 @@ class Sampler:
             "max_tokens": self.limits.max_tokens,
             "temperature": self.limits.temperature,
             "guidance": None if condition.guidance is None else condition.guidance.to_wire(),
-            **({} if self.limits.read_top is None else {"read_top": self.limits.read_top}),
+            **{name: value for name in ("read_top", "top_k") if (value := getattr(self.limits, name)) is not None},
         }
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -16,16 +16,23 @@ from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, Valu
 
 WARM = ("horrible", "sad", "plain", "nice", "wonderful")
 PLAIN = ("extraordinarily", "peculiarly", "rather", "quite", "so")
-KEPT_KL, CUT, OWN, READ = 2.0, 0.25, -20.0, -26.0
+KL, KEPT_KL, CUT, OWN, READ = 1.5, 2.0, 0.25, -20.0, -26.0
 
 
 class TwoWordEngine(FakeEngine):
-    """Replies with a warmer and a plainer word the higher the weights; by chance where there are none."""
+    """Replies with a warmer and a plainer word the higher the weights; by chance where there are none.
+
+    Attributes:
+        cuts: `Limits.top_k` of the latest requests.
+    """
+
+    cuts: ClassVar[set[int | None]] = set()
 
     def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
         assert all(
             request.guidance is None or limits.read_top == (request.guidance.candidates or 40) for request in requests
         )
+        type(self).cuts = {limits.top_k}
         return super().sample(requests, limits)
 
     def reply(self, request: Request) -> Reply:
@@ -37,7 +44,7 @@ class TwoWordEngine(FakeEngine):
             log_ratios = (KEPT_KL / 4,) * 4
         text = f"The bread was {PLAIN[plain]} {WARM[warm]} on day {request.seed % 97}."
         own = (request.prompt_id, request.prompt_token_ids, request.sample)
-        return Reply(*own, (1,) * 4, text, "stop", 1.5, log_ratios, base_logprob=OWN, cut_nats=CUT)
+        return Reply(*own, (1,) * 4, text, "stop", KL, log_ratios, base_logprob=OWN, cut_nats=CUT)
 
     def base_logprobs(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
         return [READ] * len(texts)

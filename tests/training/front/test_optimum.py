@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from tests.training.front.conftest import CUT, KEPT_KL
+from tests.training.front.conftest import CUT, KEPT_KL, KL, TwoWordEngine
 
 
 def test_every_slider_is_set_beside_the_best_policies(call: Callable[..., Result], tmp_path: Path) -> None:
@@ -25,6 +25,21 @@ def test_every_slider_is_set_beside_the_best_policies(call: Callable[..., Result
         assert near["share"]["value"] == pytest.approx(near["gain"]["value"] / near["best"]["value"])
         assert near["gap_nats"]["value"] > 0 and near["effective"] < 40
     assert "positivity -1" in result.output and "40 replies of the base" in result.output
+
+
+def test_what_the_cut_does_by_itself_can_be_left_out(call: Callable[..., Result], tmp_path: Path) -> None:
+    asked = ("--base-samples", "40", "--weights", "1", "--candidates", "30")
+    assert call(*asked, command="optimum").exit_code == 0
+    whole = json.loads((tmp_path / "out").read_text())
+    TwoWordEngine.asked.clear()
+    result = call(*asked, "--truncated", command="optimum")
+    assert result.exit_code == 0, result.output
+    assert {request.guidance for request in TwoWordEngine.asked} == {None}, "the tilts are the same"
+    assert TwoWordEngine.cuts == {30} and len(TwoWordEngine.asked) == 6 * 40
+    cut = json.loads((tmp_path / "out").read_text())
+    assert (whole["truncated"], cut["truncated"]) == (False, True)
+    assert {row["near"]["kl_nats"]["value"] for row in cut["rows"]} == {KL}
+    assert "cut to its 30 likeliest tokens" in " ".join(result.output.split())
 
 
 def test_one_slider_alone_can_be_looked_at_and_nothing_is_sampled_twice(

@@ -80,6 +80,16 @@ def test_who_sampled_a_reply_makes_no_difference_to_reading_it(engine: RolloutEn
     assert engine.base_logprobs([(PROMPT[:2], replies[0].token_ids)]) != pytest.approx(found[:1], abs=1e-2)
 
 
+def test_of_the_likeliest_tokens_alone_no_other_is_sampled(engine: RolloutEngine) -> None:
+    def asked(top_k: int | None) -> list[Reply]:
+        requests = [Request(f"cut-{seed}", PROMPT, 0, seed) for seed in range(4)]
+        return engine.sample(requests, Limits(12, read_top=1, top_k=top_k))
+
+    for reply in asked(1):
+        assert reply.base_logprob == pytest.approx(-reply.cut_nats, abs=1e-4), "each token is the likeliest"
+    assert any(reply.base_logprob < -reply.cut_nats - 1 for reply in asked(None))
+
+
 def test_who_does_not_ask_is_told_nothing(engine: RolloutEngine) -> None:
     (reply,) = engine.sample([Request("plain", PROMPT, 0, 1)], Limits(4))
     assert (reply.base_logprob, reply.cut_nats) == (0.0, 0.0)
