@@ -173,6 +173,16 @@ def test_readme_compares_the_scorings_as_was_measured() -> None:
         assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text("README.md")
 
 
+def test_sliders_stand_beside_the_best_policies_as_was_measured() -> None:
+    measured = json.loads((ROOT / "docs/evaluation/embedded/optimum.json").read_text(encoding="utf-8"))
+    page = text("docs/train.md")
+    for row in measured["rows"]:
+        near = row["near"]
+        told = " | ".join(shown(near[key]) for key in ("gain", "best", "share"))
+        label = f"{row['objective']} {row['weight']:+g}"
+        assert f"| {label} | {near['kl_nats']['value']:.2f} | {told} | {near['effective']:.0f} |" in page
+
+
 TILTS = ("5", "10", "20", "", "112", "256")
 """Numbers of candidates; the server's default has none in its method's name."""
 BESIDE_EXPERTS = ("tilted, fast", "rewarded soup", "MOD")
