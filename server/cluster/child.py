@@ -49,7 +49,7 @@ class Child:
         self.url = f"http://127.0.0.1:{port}"
         self._drain_s = drain_s
         address = ("--host", "127.0.0.1", "--port", str(port))
-        command = [sys.executable, "-m", "server.cluster.guard", "serve", *arguments, *address]
+        command = [sys.executable, "-m", "server.cli", "serve", *arguments, *address]
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **environment, "MAVIS_DRAIN_S": f"{drain_s:g}"},

@@ -57,16 +57,16 @@ def complaint_in(file: Path) -> str | None:
 
 
 def end_with_server() -> None:
-    """Have this process killed once the server has died; its engine then ends by itself.
+    """Have this process killed once the server has died, at once where it has already; its engine then ends by itself.
 
-    Nothing without the variable, as in an engine of a script, nor where it names no process, as on another machine.
+    Nothing without the variable, as in an engine of a script, and on a machine of a cluster that the server is not on.
     """
     if SERVER_PID not in os.environ or not hasattr(os, "pidfd_open"):
         return
     try:
         server = os.pidfd_open(int(os.environ[SERVER_PID]))
-    except OSError as error:
-        logger.info("this worker does not see the server's end: %s", error)
+    except ProcessLookupError:  # while this process started
+        os.kill(os.getpid(), signal.SIGKILL)
         return
     threading.Thread(target=_end_with, args=(server,), name="mavis server", daemon=True).start()
 

@@ -1,6 +1,5 @@
 """The server below a replica, as far as it goes without a model: an end is noticed, and nothing is left."""
 
-import asyncio
 import sys
 import time
 from pathlib import Path
@@ -40,16 +39,3 @@ async def test_what_a_killed_one_leaves_is_ended(tmp_path: Path, monkeypatch: py
         await Child([], {}, drain_s=1).wait_until_ready(30)
     worker = int((tmp_path / "worker").read_text())
     assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
-
-
-def test_a_server_is_told_to_stop_when_what_stands_before_it_is_killed() -> None:
-    """Would catch a server that a cluster kills in place of its replica, and that leaves engine and workers behind."""
-    child = Child([], {}, drain_s=1)
-    (guard,) = [each for each in psutil.Process().children() if "server.cluster.guard" in each.cmdline()]
-    while not (below := guard.children()) or "server.cli" not in below[0].cmdline():
-        time.sleep(0.05)
-    guard.kill()
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert alive == []
-    with pytest.raises(ChildError, match="has ended"):
-        asyncio.run(child.check())

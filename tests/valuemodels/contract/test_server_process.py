@@ -75,9 +75,15 @@ def test_it_ends_with_its_server_and_not_before() -> None:
         below.kill()
 
 
-@pytest.mark.parametrize("server", [None, 2**22 + 1], ids=["a script's", "another machine's"])
-def test_an_engine_without_a_server_here_watches_nobody(server: int | None) -> None:
-    below = worker(server)
+def test_it_does_not_begin_without_the_server_that_started_it() -> None:
+    server = subprocess.Popen([sys.executable, "-c", ""])
+    server.wait()
+    begun = subprocess.run([sys.executable, "-c", ON], env={**os.environ, SERVER_PID: str(server.pid)}, timeout=60)
+    assert begun.returncode == -signal.SIGKILL
+
+
+def test_an_engine_without_a_server_watches_nobody() -> None:
+    below = worker(None)
     try:
         time.sleep(0.3)
         assert below.poll() is None
