@@ -21,7 +21,7 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 RANKS = tests/invariants/test_ranks.py
 
-.PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
+.PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -117,6 +117,10 @@ candidates-embedded: setup-dev ## What the number of candidates does to rewards,
 optimum-embedded: setup-dev ## How much of what any policy could gain at its KL each slider gains; resumes where it stopped
 	@.venv/bin/mavis evaluate optimum --truncated --out docs/evaluation/embedded/optimum.json --prompts held-out.jsonl \
 		--weights 0.25,0.5,1 --max-tokens 32 --base-samples 96 --samples 6 $(ARGS)
+
+ablations-embedded: setup-dev ## What the trunk's depth and the number of replies do to exact values; resumes where it stopped
+	@.venv/bin/mavis train ablate embedded --vary backbone.layers=2,4,8 --vary fit.replies=2,4 --limit 150 \
+		--out docs/evaluation/embedded/ablations.json $(ARGS)
 
 experts-embedded: setup-dev ## Fine-tuned policies, mixed by Rewarded Soups and by MOD, beside tilting; hours; resumes where it stopped
 	@for each in positivity simplicity; do \

@@ -5,6 +5,7 @@
     mavis train slider REWARD --from RUN_DIR --name NAME --description TEXT
     mavis train reward PAIRS RUN_DIR [--base BASE] [--layers N]
     mavis train check RECIPE
+    mavis train ablate RECIPE --vary KEY=VALUE,VALUE
     mavis train fast [CHECKPOINT] [--recipe RECIPE] [--run-dir runs/fast-NAME] [--limit N] [--judge] [--export DIR]
 
 Runs in the process of the command; the stages get processes of their own. Must not import torch or vllm at the top.
@@ -16,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from training.ablate.command import ablate
 from training.check.command import check
 from training.distill.run import distill_run
 from training.errors import RecipeError, RunDirError
@@ -171,6 +173,7 @@ def slider(
 app.command("reward")(make_reward_model)
 app.command("check")(check)
 app.command("expert")(make_expert)
+app.command("ablate")(ablate)
 
 
 @app.command("stage")

@@ -9,6 +9,7 @@ from pathlib import Path
 from training.distill.run import DistillRun, open_distill_run
 from training.errors import RunDirError
 from training.fast.run import FastRun, open_fast_run, slider_run
+from training.fit.variant import VariantRun, open_variant_run
 from training.head.run import HeadRun, head_run, open_head_run
 from training.recipe import ObjectiveRecipe
 from training.runs.opened import open_run
@@ -20,6 +21,7 @@ _OPEN: Mapping[str, Callable[[Path, Path | None], Run]] = {
     FastRun.kind: open_fast_run,
     DistillRun.kind: open_distill_run,
     HeadRun.kind: open_head_run,
+    VariantRun.kind: open_variant_run,
 }
 
 

@@ -118,6 +118,7 @@ class FitRecipe(Strict):
         clip: standardised rewards are clipped to -clip .. clip.
         zeta: what a nat of KL divergence from the base costs, in standard deviations of the base's reward.
         bottom_share: of the nodes in the last layer of rollout trees, how many are learned from.
+        replies: only the first so many of each training prompt are learned from; None: all.
         processes: how many fit together, on a GPU each where there are GPUs; a step then learns of as many batches.
         sharded: the trunk is spread over them (FSDP), where it does not fit one GPU; else each has the whole (DDP).
         batch_tokens: tokens a batch, padding included.
@@ -133,6 +134,7 @@ class FitRecipe(Strict):
     clip: Positive = 5.0
     zeta: NotNegative = 0.0
     bottom_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    replies: Count | None = None
     processes: Count = 1
     sharded: bool = False
 

@@ -62,6 +62,7 @@ ROOMS = {
             "bench",
             "pairs",
             "front",
+            "ablate",
             "experts",
             "evaluate",
             "check",

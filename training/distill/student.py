@@ -33,6 +33,7 @@ def load_teacher_values(run: DistillRun) -> TrainingData:
             positions = 1 + len(rollout.output_token_ids)
             targets = PathTargets(values[start : start + positions], torch.ones(positions, dtype=torch.bool))
             tokens = rollout.prompt_token_ids + rollout.output_token_ids
-            examples[rollout.split].append(Example(tokens, len(rollout.prompt_token_ids), targets))
+            if run.learns_from(rollout.split, rollout.sample):
+                examples[rollout.split].append(Example(tokens, len(rollout.prompt_token_ids), targets))
             start += positions
     return TrainingData(tuple(run.rewards), examples)

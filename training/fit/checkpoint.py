@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from training.runs.run import CHECKPOINT_FOLDER, VALUES_FOLDER, Run
-from training.runs.run_dir import content_hash
 from valuemodels.contract.value_config import (
     FORMAT_VERSION,
     TENSORS_FILE,
@@ -38,7 +37,7 @@ def value_config(
     recipe = run.recipe
     return ValueConfig(
         format_version=FORMAT_VERSION,
-        id=f"{recipe.name}-{content_hash(run.stage('calibrate').inputs)[:8]}",
+        id=run.checkpoint_id,
         base_model=recipe.base,
         tokenizer_fingerprint=tokenizer_fingerprint(run.base_folder),
         objectives=objective_configs(run, run.base_rewards(), scales or {}, metrics or {}),

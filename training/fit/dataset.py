@@ -124,7 +124,8 @@ def load_training_data(run: Run) -> TrainingData:
     """What the rollouts and rewards stages left."""
     names = tuple(run.rewards)
     rewards = read_rewards(run.finished("rewards"), names)
-    rollouts = read_rollouts(run.finished("rollouts"))
+    everything = read_rollouts(run.finished("rollouts"))
+    rollouts = [rollout for rollout in everything if run.learns_from(rollout.split, rollout.sample)]
     base = torch.tensor(list(run.base_rewards().values()), dtype=torch.float64)
     standardised = standardise(
         torch.tensor([rewards[rollout.prompt_id, rollout.sample] for rollout in rollouts], dtype=torch.float64),

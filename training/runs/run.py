@@ -12,7 +12,7 @@ from training.prompts_recipe import DatasetRecipe, find_prompts
 from training.recipe import Recipe
 from training.runs.fitted import FittedValues
 from training.runs.inputs import pick, reward_inputs
-from training.runs.run_dir import RunDir, Stage, dataset_hash, file_hash, folder_hash
+from training.runs.run_dir import RunDir, Stage, content_hash, dataset_hash, file_hash, folder_hash
 
 VALUES_FOLDER = "values"
 """The fitted checkpoint's folder in the fit stage's; its scales are all 1."""
@@ -179,6 +179,16 @@ class Run:
         """
         scales = self.stage("calibrate").summary()["scales"]
         return FittedValues(self.finished(self.values_stage) / VALUES_FOLDER, "exact", scales)
+
+    @property
+    def checkpoint_id(self) -> str:
+        """The finished checkpoint's id."""
+        return f"{self.recipe.name}-{content_hash(self.stage('calibrate').inputs)[:8]}"
+
+    def learns_from(self, split: str, sample: int) -> bool:
+        """Whether values are fitted to a prompt's reply number `sample`, or measured on it."""
+        replies = self.recipe.fit.replies
+        return split != "train" or replies is None or sample < replies
 
     @property
     def stages(self) -> tuple[StageName, ...]:

@@ -1,0 +1,1 @@
+"""What the keys of a recipe do to its values: the same replies, fitted otherwise."""
