@@ -8,7 +8,6 @@ report.json, report.md and pareto.png. What an earlier run has sampled is not sa
 Runs in the process of the command, with the engine in it. Must not import torch or vllm.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,14 +30,14 @@ from training.evaluate.checkpoint import (
 )
 from training.evaluate.optimum import optimum
 from training.evaluate.sliders import app
+from training.front.asked import MixOption, PairOption, TripleOption, asked_groups, tilt_kinds, whole_numbers
 from training.front.figures import Answers, group_figures
 from training.front.methods import Base, Method, Setting, TiltKind, every_method
-from training.front.mixes import MixGroup, mix_groups
-from training.front.policies import expert_methods
+from training.front.mixes import MixGroup
+from training.front.policies import Experts, expert_of_the_mix, mixed_experts
 from training.front.prompted import Prompted
 from training.front.report import PLOT, TABLES, plot, tables, verdicts
 from training.prompts.chat import ChatPrompt, render_chat
-from training.rollouts.engine import MOST_READ
 from training.runs.command import errors_in_one_sentence
 from training.runs.progress import console, progress
 from valuemodels.contract.guidance import Scoring
@@ -56,10 +55,9 @@ _INSTRUCTIONS = Path(__file__).with_name("instructions.yaml")
 def front(
     values: ValuesOption = None,
     out: Annotated[Path, typer.Option(help="Folder of report.json, report.md and pareto.png.")] = Path("front"),
-    pair: Annotated[
-        list[str] | None, typer.Option(help="Two objectives to look at closely, as a,b; again for more.")
-    ] = None,
-    triple: Annotated[list[str] | None, typer.Option(help="Three of them, as a,b,c; again for more.")] = None,
+    pair: PairOption = None,
+    triple: TripleOption = None,
+    mix: MixOption = None,
     others: Annotated[bool, typer.Option(help="Whether other pairs are looked at too, less closely.")] = True,
     full: Annotated[bool, typer.Option(help="Look at every pair closely.")] = False,
     prompts: PromptsOption = None,
@@ -81,32 +79,41 @@ def front(
 ) -> None:
     """Sample all methods at all mixes, score the replies, and write the report."""
     with errors_in_one_sentence():
-        kinds = _tilt_kinds(tilts)
+        kinds = tilt_kinds(tilts)
         checkpoint = _scoring_up_to(find_checkpoint(values, base_folder), kinds)
-        groups = _mix_groups(checkpoint, pair, triple, others=others, full=full)
+        groups = asked_groups(checkpoint.config.names, pair, triple, mix, others=others, full=full)
         setting = _setting(checkpoint, run_dir, checkpoint.prompts(prompts, limit), samples, max_tokens, seed)
-        counts = _numbers("best_of", best_of, 2)
+        counts = whole_numbers("best_of", best_of, 2)
         prompted = _prompted(setting, checkpoint, _instructions(instructions, checkpoint.config.names))
         base = Base(setting, max(counts, default=1))
         methods = every_method(base, checkpoint.scoring(scoring), kinds, counts, prompted)
-        methods += [] if experts is None else expert_methods(setting, experts, checkpoint.base, groups)
-        write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting)})
+        ideal = None
+        if experts is not None:
+            found = Experts.of(experts, checkpoint.base, groups)
+            methods, ideal = [*methods, *mixed_experts(setting, found, groups)], expert_of_the_mix(setting, found)
+        write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting, ideal)})
 
 
-def answer(groups: Sequence[MixGroup], methods: Sequence[Method], setting: Setting) -> dict[str, Any]:
+def answer(
+    groups: Sequence[MixGroup], methods: Sequence[Method], setting: Setting, ideal: Method | None = None
+) -> dict[str, Any]:
     """Have every method answer at every mix of every group, and measure it: the `groups` of a report, and `seconds`.
+
+    Args:
+        ideal: answers at groups of one mix alone.
 
     Raises:
         RunDirError: the sampler's folder holds replies made with other settings.
         RewardError: an objective's reward cannot be had here.
     """
     replies = len(setting.sampler.prompts) * setting.samples
-    total = sum(len(group.mixes) for group in groups) * len(methods) * replies
+    plan = [(group, [*methods, *([ideal] if ideal and group.is_one_mix else [])]) for group in groups]
+    total = sum(len(group.mixes) * len(some) for group, some in plan) * replies
     started, found = time.monotonic(), []
     with progress("front", total) as advance:
-        for group in groups:
+        for group, some in plan:
             answers = []
-            for method in methods:
+            for method in some:
                 by_mix = []
                 for mix in group.mixes:
                     by_mix.append(method.at(mix))
@@ -156,51 +163,6 @@ def _setting(
         stds={name: objective.std for name, objective in stated.items()},
         samples=samples,
     )
-
-
-def _mix_groups(
-    checkpoint: EvaluatedCheckpoint,
-    pair: Sequence[str] | None,
-    triple: Sequence[str] | None,
-    *,
-    others: bool,
-    full: bool,
-) -> list[MixGroup]:
-    names = checkpoint.config.names
-    groups = mix_groups(names, _groups(pair), _groups(triple), others=others, full=full)
-    if not groups:
-        raise RecipeError(f"pair: got none, allowed is two of {', '.join(names)}, with commas between them")
-    return groups
-
-
-def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:
-    return [tuple(name.strip() for name in text.split(",")) for text in given or []]
-
-
-def _numbers(field: str, text: str, least: int) -> list[int]:
-    try:
-        numbers = sorted({int(part) for part in text.split(",")}) if text.strip() else []
-    except ValueError:
-        numbers = [least - 1]
-    if any(number < least for number in numbers):
-        raise RecipeError(f"{field}: got {text!r}, allowed is whole numbers from {least} with commas between them")
-    return numbers
-
-
-def _tilt_kinds(text: str) -> list[TiltKind]:
-    """From "1,1.5@256": in this order, each once."""
-    found = []
-    for part in text.split(","):
-        strength, at, candidates = part.partition("@")
-        try:
-            kind = TiltKind(float(strength), int(candidates) if at else None)
-        except ValueError:
-            kind = TiltKind(0.0)
-        if not 0 < kind.strength < math.inf or not 1 <= (kind.candidates or 1) <= MOST_READ:
-            allowed = f"a number above 0, then @ and from 1 to {MOST_READ} candidates if wanted"
-            raise RecipeError(f"tilts: got {part.strip()!r}, allowed is {allowed}, and more of them after commas")
-        found.append(kind)
-    return list(dict.fromkeys(found))
 
 
 def _scoring_up_to(checkpoint: EvaluatedCheckpoint, kinds: Sequence[TiltKind]) -> EvaluatedCheckpoint:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from training.front.mixes import Mix
+from training.evaluate.mix import Mix
 from training.rollouts.engine import RolloutEngine
 from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, Sampler

@@ -1,36 +1,13 @@
 """Which mixtures of objectives are tried. Standard library only."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import sqrt
 
 from training.errors import RecipeError
+from training.evaluate.mix import Mix
 
 PAIR_POINTS, OTHER_PAIR_POINTS, TRIPLE_STEPS = 11, 5, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """How much each of some objectives matters: shares that add up to 1."""
-
-    shares: Mapping[str, float]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {share:.2f}" for name, share in self.shares.items() if share)
-
-    @property
-    def folder_name(self) -> str:
-        """A name for a folder of its replies; mixes that only differ in objectives of no share have the same."""
-        return "_".join(f"{name}-{share:.2f}" for name, share in sorted(self.shares.items()) if share)
-
-    def tilt(self, strength: float) -> dict[str, float]:
-        """Weights that tilt towards it, of length `strength` whatever the mix, so that all of them cost about alike.
-
-        Costs of tilts that have nothing to do with each other add up, and grow with the weights' squares.
-        """
-        length = sqrt(sum(share**2 for share in self.shares.values()))
-        return {name: strength * share / length for name, share in self.shares.items() if share}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +17,14 @@ class MixGroup:
     objectives: tuple[str, ...]
     mixes: tuple[Mix, ...]
 
+    @property
+    def is_one_mix(self) -> bool:
+        """Whether nothing is traded off: then a policy can be fitted to it."""
+        return len(self.mixes) == 1
+
     def __str__(self) -> str:
+        if self.is_one_mix:
+            return str(self.mixes[0])
         return " and ".join([", ".join(self.objectives[:-1]), self.objectives[-1]])
 
 
@@ -57,14 +41,15 @@ def mix_groups(
     names: Sequence[str],
     pairs: Sequence[Sequence[str]],
     triples: Sequence[Sequence[str]],
+    mixes: Sequence[Mix] = (),
     *,
     others: bool = True,
     full: bool = False,
 ) -> list[MixGroup]:
-    """The pairs at 11 mixes and the triples at 21; all other pairs at 5, or with `full` at 11 too.
+    """The pairs at 11 mixes and the triples at 21; the mixes alone; all other pairs at 5, or with `full` at 11 too.
 
     Args:
-        names: of all objectives; pairs, triples: of those to be looked at closely.
+        names: of all objectives; pairs, triples: of those to be looked at closely; mixes: to be looked at alone.
         others: False leaves the other pairs out.
 
     Raises:
@@ -81,6 +66,7 @@ def mix_groups(
     return [
         *(mixes_of(pair, PAIR_POINTS - 1) for pair in pairs),
         *(mixes_of(triple, TRIPLE_STEPS) for triple in triples),
+        *(MixGroup(tuple(mix.shares), (mix,)) for mix in mixes),
         *(mixes_of(pair, steps) for pair in rest),
     ]
 

@@ -1,16 +1,17 @@
-"""Ways of aligning a base to a mix that need a fine-tuned expert for each objective: Rewarded Soups and MOD.
+"""Ways of aligning a base to a mix that need fine-tuned experts: Rewarded Soups, MOD, and an expert of the mix itself.
 
 Runs in the command's process. Imports torch when it samples.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.errors import RecipeError
+from training.evaluate.mix import Mix
 from training.experts.command import ADAPTER
 from training.front.methods import Method, Setting, silent
-from training.front.mixes import Mix, MixGroup
+from training.front.mixes import MixGroup
 from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, ReplySource
 from training.rollouts.scored import scored_replies
@@ -22,7 +23,7 @@ class Experts:
     """Of a folder that `mavis train expert` has written.
 
     Attributes:
-        base: folder of the base; adapters: objective -> folder of its expert.
+        base: folder of the base; adapters: objective, or name of a mix's folder, -> folder of its expert.
     """
 
     base: str
@@ -35,11 +36,12 @@ class Experts:
         Raises:
             RecipeError: one of them is not there.
         """
-        names = sorted({name for group in groups for name in group.objectives})
+        names = {name: name for group in groups for name in sorted(group.objectives)}
+        names |= {group.mixes[0].folder_name: _asked(group.mixes[0]) for group in groups if group.is_one_mix}
         adapters = {name: folder / name / ADAPTER for name in names}
         missing = [name for name, path in adapters.items() if not (path / "adapter_config.json").is_file()]
         if missing:
-            needed = "; ".join(f"mavis train expert {name} --run-dir {folder}" for name in missing)
+            needed = "; ".join(f"mavis train expert {names[name]} --run-dir {folder}" for name in missing)
             raise RecipeError(f"experts: {folder} has none for {', '.join(missing)}; {needed} makes them")
         return cls(base, adapters)
 
@@ -53,21 +55,33 @@ class Experts:
         """Several, whose distributions are."""
         from training.experts.policy import MixedPolicy, rewarded_soup
 
-        names = [name for name, share in mix.shares.items() if share]
+        names = _shared(mix)
         models = [rewarded_soup(self.base, self.adapters, {name: 1.0}) for name in names]
         return MixedPolicy(self.base, models, [mix.shares[name] for name in names])
 
-    def contents(self, mix: Mix) -> dict[str, str]:
-        """What the replies to a mix depend on."""
-        return {name: folder_hash(self.adapters[name]) for name, share in sorted(mix.shares.items()) if share}
+    def ideal(self, mix: Mix) -> ReplySource:
+        """The one that was fitted to the mix itself."""
+        from training.experts.policy import MixedPolicy, rewarded_soup
+
+        expert = rewarded_soup(self.base, {"expert": self.adapters[mix.folder_name]}, {"expert": 1.0})
+        return MixedPolicy(self.base, [expert], [1.0])
+
+    def contents(self, names: Iterable[str]) -> dict[str, str]:
+        """What the replies of some of them depend on."""
+        return {name: folder_hash(self.adapters[name]) for name in sorted(names)}
+
+
+def _asked(mix: Mix) -> str:
+    """As the command wants it."""
+    return ",".join(f"{name}={share:g}" for name, share in mix.shares.items())
 
 
 @dataclass(frozen=True)
 class OfExperts:
-    """One of the two ways of mixing experts.
+    """A way of having a mix written by experts.
 
     Attributes:
-        label: names its folders; policy: what a mix is sampled from.
+        label: names its folders; policy: what a mix is sampled from; needs: the experts that are in it.
     """
 
     setting: Setting
@@ -76,13 +90,14 @@ class OfExperts:
     label: str
     passes: float
     policy: Callable[[Mix], ReplySource]
+    needs: Callable[[Mix], Iterable[str]]
 
     def at(self, mix: Mix) -> Measured:
         plain = self.setting.sampler
         sampler = replace(
             plain,
             engine=lambda: self.policy(mix),
-            sampled_from={**plain.sampled_from, "experts": self.experts.contents(mix)},
+            sampled_from={**plain.sampled_from, "experts": self.experts.contents(self.needs(mix))},
             limits=replace(plain.limits, read_top=None),  # they tell it unasked
         )
         condition = Condition(f"{self.label}_{mix.folder_name}_x{self.setting.samples}", None, self.setting.samples)
@@ -90,18 +105,20 @@ class OfExperts:
         return measured(scored, sampler.tokens_per_s(condition))
 
 
-def expert_methods(setting: Setting, folder: Path, base: str, groups: Sequence[MixGroup]) -> list[Method]:
-    """Rewarded Soups, which costs a reply what the base does, and MOD, which reads it with every expert.
-
-    Args:
-        folder: of the experts; base: of the base.
-
-    Raises:
-        RecipeError: an expert that the groups need is not there.
-    """
-    experts = Experts.of(folder, base, groups)
+def mixed_experts(setting: Setting, experts: Experts, groups: Sequence[MixGroup]) -> list[Method]:
+    """Rewarded Soups, which costs a reply what the base does, and MOD, which reads it with every expert."""
     most = max(len(group.objectives) for group in groups)
     return [
-        OfExperts(setting, experts, "rewarded soup", "soup", 1.0, experts.soup),
-        OfExperts(setting, experts, "MOD", "mod", float(most), experts.mod),
+        OfExperts(setting, experts, "rewarded soup", "soup", 1.0, experts.soup, _shared),
+        OfExperts(setting, experts, "MOD", "mod", float(most), experts.mod, _shared),
     ]
+
+
+def expert_of_the_mix(setting: Setting, experts: Experts) -> Method:
+    """What the others would be at best: a policy that was fitted to that very mix. Of groups of one mix alone."""
+    return OfExperts(setting, experts, "expert of the mix", "ideal", 1.0, experts.ideal, lambda mix: [mix.folder_name])
+
+
+def _shared(mix: Mix) -> list[str]:
+    """Objectives that a mix has a share for."""
+    return [name for name, share in mix.shares.items() if share]

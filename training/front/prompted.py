@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from training.evaluate.mix import Mix
 from training.front.methods import Setting, silent
-from training.front.mixes import Mix
 from training.prompts.chat import ChatPrompt
 from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, Sampler

@@ -44,7 +44,7 @@ def plot(report: Figures, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pairs = [group for group in report["groups"] if len(group["objectives"]) == 2]
+    pairs = [group for group in report["groups"] if len(group["objectives"]) == 2 and not _is_one_mix(group)]
     columns = min(4, len(pairs) + 1)
     rows = -(-(len(pairs) + 1) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.8 * rows), squeeze=False)
@@ -81,10 +81,21 @@ def _group(group: Figures) -> str:
         ]
         for each in group["methods"]
     ]
-    names, mixes = group["objectives"], len(group["methods"][0]["points"])
-    title = f"## {', '.join(names[:-1])} and {names[-1]}, {mixes} mixes\n\n"
+    names = group["objectives"]
+    title = f"## {', '.join(names[:-1])} and {names[-1]}, {_counted(group)}\n\n"
     sentences = "".join(f"- {sentence}\n" for sentence in verdicts(group))
     return f"{title}{_table(header, rows)}\n{sentences}"
+
+
+def _is_one_mix(group: Figures) -> bool:
+    return len(group["methods"][0]["points"]) == 1
+
+
+def _counted(group: Figures) -> str:
+    points = group["methods"][0]["points"]
+    if _is_one_mix(group):
+        return "at " + " and ".join(f"{share:.2f}" for share in points[0]["shares"].values())
+    return f"{len(points)} mixes"
 
 
 def _verdict(own: Figures, other: Figures) -> str:

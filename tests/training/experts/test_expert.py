@@ -1,7 +1,7 @@
 """`mavis train expert`: trl's fit of a small base to its own replies, around a fake engine for those."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from tests.training.kit import FakeEngine
 from training.cli import app
+from training.evaluate.mix import Mix
+from training.experts.command import Aim
 from training.experts.expert import ExpertRecipe, train_expert
 from training.experts.policy import rewarded_soup
 from training.experts.preferences import Preference
@@ -18,7 +20,13 @@ from training.rollouts.engine import Reply
 from training.rollouts.requests import Request
 from valuemodels.contract.value_config import CONFIG_FILE, ObjectiveConfig, ValueConfig
 
+LENGTH = f"{__name__}:longer"
 RECIPE = ExpertRecipe(rank=4, epochs=6, learning_rate=5e-3, batch_size=4)
+
+
+def longer(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+    """The opposite of brevity."""
+    return [float(len(reply)) for reply in replies]
 
 
 def gap(model: torch.nn.Module, row: Preference) -> float:
@@ -58,17 +66,13 @@ def call(
 ) -> Callable[..., Result]:
     monkeypatch.setattr("training.evaluate.checkpoint.RolloutEngine", ShortOrLong)
     monkeypatch.setattr("training.experts.command.in_own_process", lambda work, split: work(split))
-    objective = ObjectiveConfig(
-        name="brevity",
-        description="short",
-        reward="training.rewards.second:FewCharacters",
-        mean=-20.0,
-        std=10.0,
-        scale=1.0,
+    objectives = tuple(
+        ObjectiveConfig(name=name, description=name, reward=reward, mean=-20.0, std=10.0, scale=1.0)
+        for name, reward in (("brevity", "training.rewards.second:FewCharacters"), ("length", LENGTH))
     )
     folder = tmp_path / "values"
     folder.mkdir()
-    config = tiny_config(objectives=(objective,), training={"recipe": "embedded", "iteration": 0, "data_hash": "none"})
+    config = tiny_config(objectives=objectives, training={"recipe": "embedded", "iteration": 0, "data_hash": "none"})
     (folder / CONFIG_FILE).write_text(config.model_dump_json())
 
     def invoke(objective: str, *arguments: str) -> Result:
@@ -96,10 +100,33 @@ def test_the_command_says_what_was_learned_and_does_nothing_twice(call: Callable
 
 def test_an_objective_that_is_none_is_refused_by_name(call: Callable[..., Result]) -> None:
     result = call("humour")
-    assert result.exit_code == 2 and "objective: got 'humour', allowed is one of brevity" in result.output
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and "objective: got 'humour', allowed is one of brevity, length, or a mix" in said
 
 
 def test_other_settings_need_another_folder(call: Callable[..., Result]) -> None:
     assert call("brevity").exit_code == 0
     result = call("brevity", "--beta", "0.2")
     assert result.exit_code == 2 and "was made with beta = 0.1, but it is 0.2 now" in " ".join(result.output.split())
+
+
+def test_an_expert_of_a_mix_has_a_folder_of_its_own_and_learns_of_all_its_rewards(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Three parts of brevity outweigh one of its opposite, in the base's standard deviations."""
+    result = call("brevity=3,length=1")
+    assert result.exit_code == 0, result.output
+    assert "brevity 0.75, length 0.25: " in " ".join(result.output.split())
+    folder = tmp_path / "experts" / "brevity-0.75_length-0.25"
+    assert (folder / "adapter" / "adapter_config.json").is_file()
+    assert json.loads((folder / "done.json").read_text())["preferences"] > 0
+    even = call("brevity=1,length=1")
+    said = " ".join(even.output.split())
+    assert even.exit_code == 2 and "whose reward tells no two replies to one prompt apart" in said
+
+
+def test_a_mixs_scores_are_in_standard_deviations_of_the_base() -> None:
+    rewards = {"brevity": "training.rewards.second:FewCharacters", "length": LENGTH}
+    aim = Aim(Mix({"brevity": 0.75, "length": 0.25}), rewards, {"brevity": 10.0, "length": 5.0})
+    few, many = aim.scores(["?", "?"], ["word", "words and words"])
+    assert few - many == pytest.approx((0.75 / 10 - 0.25 / 5) * (len("words and words") - len("word")))

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import Result
 
 from tests.training.front.conftest import CUT, KEPT_KL, OWN, READ, TwoWordEngine, report_of
+from training.evaluate.mix import Mix
 from training.front.methods import Setting
-from training.front.mixes import Mix
 from training.front.prompted import Prompted
 from training.front.report import verdicts
 from training.prompts.chat import ChatPrompt

@@ -5,7 +5,8 @@ from math import sqrt
 import pytest
 
 from training.errors import RecipeError
-from training.front.mixes import Mix, mix_groups, mixes_of
+from training.evaluate.mix import Mix, parse_mix
+from training.front.mixes import mix_groups, mixes_of
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -42,3 +43,18 @@ def test_mixes_that_differ_in_nothing_have_one_folder() -> None:
 def test_a_pair_that_is_none_is_refused_by_name(pair: tuple[str, ...]) -> None:
     with pytest.raises(RecipeError, match=r"pair: got '.*', allowed is 2 different ones of a, b, c, d"):
         mix_groups(NAMES, [pair], [])
+
+
+def test_shares_of_a_mix_are_made_to_add_up() -> None:
+    mix = parse_mix("mix", " a=1, b=3", ("a", "b", "c"))
+    assert mix.shares == {"a": 0.25, "b": 0.75}
+    (group,) = mix_groups(("a", "b", "c"), (), (), [mix], others=False)
+    assert group.is_one_mix and group.objectives == ("a", "b") and str(group) == "a 0.25, b 0.75"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a=1", "a=1,a=2", "a=1,d=1", "a=1,b=0", "a=1,b=-1", "a=1,b", "a=1,b=inf", "a=1,b=nan"]
+)
+def test_what_is_no_mix_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"mix: got .*, allowed is two or more of a, b, c"):
+        parse_mix("mix", text, ("a", "b", "c"))

@@ -15,7 +15,7 @@ from training.experts import policy
 
 @pytest.fixture
 def experts(chat_base: str, tmp_path: Path) -> Path:
-    for seed, name in enumerate(("positivity", "simplicity")):
+    for seed, name in enumerate(("positivity", "simplicity", "positivity-0.75_simplicity-0.25")):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_pretrained(chat_base)
         lora = LoraConfig(
@@ -51,3 +51,37 @@ def test_an_expert_that_is_not_there_is_named_with_the_command_that_makes_it(
     result = call("--experts", str(tmp_path / "none"))
     said = " ".join(result.output.split())
     assert result.exit_code == 2 and "has none for positivity, simplicity; mavis train expert positivity" in said
+
+
+def test_a_mix_alone_is_set_beside_the_expert_of_that_mix(
+    call: Callable[..., Result], experts: Path, tmp_path: Path
+) -> None:
+    mix = ("--mix", "positivity=3,simplicity=1", "--pair", "positivity,simplicity")
+    result = call(*mix, "--experts", str(experts), "--best-of", "", "--max-tokens", "6")
+    assert result.exit_code == 0, result.output
+    pair, alone = report_of(tmp_path)["groups"]
+    assert (len(pair["methods"]), len(alone["methods"])) == (5, 6)
+    ideal = alone["methods"][-1]
+    assert ideal["method"] == "expert of the mix" and ideal["passes"] == 1.0
+    (point,) = ideal["points"]
+    assert point["shares"] == {"positivity": 0.75, "simplicity": 0.25} and point["kl_nats"]["value"] > 0.01
+    gain = sum(share * point["shifts"][name]["value"] for name, share in point["shares"].items())
+    assert ideal["mip"]["value"] == pytest.approx(gain)
+    soup = next(each for each in alone["methods"] if each["method"] == "rewarded soup")
+    assert soup["points"][0]["kl_nats"] != point["kl_nats"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "## positivity and simplicity, at 0.75 and 0.25" in report and "Against expert of the mix," in report
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        ("positivity=1,simplicity=1", "0.50_simplicity-0.50; mavis train expert positivity=0.5,simplicity=0.5 --run"),
+        ("positivity=1", "mix: got 'positivity=1', allowed is two or more of positivity, simplicity"),
+    ],
+)  # fmt: skip
+def test_a_mix_that_cannot_be_had_is_one_sentence(
+    call: Callable[..., Result], experts: Path, mix: str, message: str
+) -> None:
+    result = call("--mix", mix, "--experts", str(experts))
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
