@@ -191,6 +191,16 @@ def test_sliders_stand_beside_the_best_policies_as_was_measured() -> None:
         assert f"| {label} | {near['kl_nats']['value']:.2f} | {told} | {near['effective']:.0f} |" in page
 
 
+def test_training_page_says_what_depth_and_replies_do_as_was_measured() -> None:
+    measured = json.loads((ROOT / "docs/evaluation/embedded/ablations.json").read_text(encoding="utf-8"))
+    page = text("docs/train.md")
+    for row in measured["rows"]:
+        shares = [f"{share['value']:.2f}" for name, share in row["explained"].items() if name != "mean"]
+        ahead = "" if row["ahead"] is None else shown(row["ahead"]["mean"])
+        told = [row["variant"], *shares, shown(row["explained"]["mean"]), ahead]
+        assert f"| {' | '.join(told)} |" in page
+
+
 TILTS = ("5", "10", "20", "", "112", "256")
 """Numbers of candidates; the server's default has none in its method's name."""
 BESIDE_EXPERTS = ("tilted, fast", "rewarded soup", "MOD")

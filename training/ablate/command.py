@@ -76,7 +76,10 @@ def _runs(
     """The recipe as it is, which samples for all, and then the variants."""
     first = variant_run(settings, folder / AS_IT_IS.replace(" ", "-"), None, base_folder)
     lent = RunDir(first.run_dir.path)
-    others = {name: variant_run(recipe, folder / name, lent, base_folder) for name, recipe in variants.items()}
+    others = {
+        name: variant_run(recipe, folder / name.replace("/", "-"), lent, base_folder)
+        for name, recipe in variants.items()
+    }
     return {AS_IT_IS: first, **others}
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_replies_keep_their_split_and_their_targets(distilled: DistillRun) -> No
         own = [rollout for rollout in rollouts if rollout.split == split]
         assert [e.token_ids[e.prompt_length :] for e in examples] == [rollout.output_token_ids for rollout in own]
         assert all(example.learned.counts.all() for example in examples)
+
+
+def test_a_student_of_fewer_replies_keeps_their_targets(distilled: DistillRun) -> None:
+    """Would catch values that are counted wrongly past a reply that is left out."""
+    fewer = distilled.recipe.fit.model_copy(update={"replies": 1})
+    some = load_teacher_values(replace(distilled, recipe=distilled.recipe.model_copy(update={"fit": fewer}))).examples
+    everything = load_teacher_values(distilled).examples
+    rollouts = [rollout for rollout in read_rollouts(distilled.finished("rollouts")) if rollout.split == "train"]
+    first = [example for example, rollout in zip(everything["train"], rollouts, strict=True) if rollout.sample == 0]
+    assert 0 < len(some["train"]) < len(everything["train"]) and len(some["test"]) == len(everything["test"])
+    for mine, whole in zip(some["train"], first, strict=True):
+        assert mine.token_ids == whole.token_ids and torch.equal(mine.learned.targets, whole.learned.targets)
 
 
 def test_what_is_valued_already_is_not_valued_again(
