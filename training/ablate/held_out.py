@@ -17,7 +17,7 @@ from training.fit.dataset import Example, load_training_data
 from training.fit.held_out import predict
 from training.fit.variant import VariantRun
 from training.runs.run import VALUES_FOLDER
-from training.statistics.bootstrap import RESAMPLES, Estimate, estimate_of
+from training.statistics.bootstrap import Estimate, draws, estimate_of
 from valuemodels.models.checkpoint import load_value_model
 
 Sums = NDArray[np.float64]
@@ -38,9 +38,11 @@ class Squares:
         """[..., objectives + 1] the share of the targets' variance within prompts that the values explain.
 
         Args:
-            chosen: [..., prompts] indices of prompts. The last column is the mean over the objectives.
+            chosen: [..., prompts] indices of prompts. The last column is the mean over the objectives. Where replies to
+                none of them differ, nothing is explained.
         """
-        shares = 1 - self.errors[chosen].sum(axis=-2) / self.totals[chosen].sum(axis=-2)
+        errors, totals = (sums[chosen].sum(axis=-2) for sums in (self.errors, self.totals))
+        shares = 1 - np.divide(errors, totals, out=np.ones_like(totals), where=totals > 0)
         return np.concatenate([shares, shares.mean(axis=-1, keepdims=True)], axis=-1)
 
 
@@ -66,7 +68,7 @@ def held_out_squares(run: VariantRun) -> Squares:
 def estimates(squares: Squares, other: Squares | None = None) -> list[Estimate]:
     """For each objective, and for their mean: the share explained, or by how much it is more than another fit's."""
     prompts = len(squares.errors)
-    drawn = np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
+    drawn = draws(prompts)
     both = [
         squares.explained(chosen) - (0.0 if other is None else other.explained(chosen))
         for chosen in (np.arange(prompts), drawn)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.statistics.bootstrap import RESAMPLES, Estimate, estimate_of, mean_estimate
+from training.statistics.bootstrap import Estimate, draws, estimate_of, mean_estimate
 
 Figures = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def nearness(base: Figures, rewards: Figures, kl_nats: Figures) -> Nearness:
     gains = level - plain
     # [prompts, etas] KL from the tilt to each of the best policies.
     gaps = kl[:, None] - ETAS * level[:, None] + frontier.log_z
-    drawn = np.random.default_rng(0).integers(len(kl), size=(RESAMPLES, len(kl)))
+    drawn = draws(len(kl))
     best = np.array([_best_at(frontier, kl, some) for some in drawn])
     found = _best_at(frontier, kl, np.arange(len(kl)))
     at = int(np.searchsorted(frontier.kl_nats.mean(axis=0), kl.mean()).clip(max=len(ETAS) - 1))

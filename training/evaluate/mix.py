@@ -14,12 +14,17 @@ class Mix:
     shares: Mapping[str, float]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {share:.2f}" for name, share in self.shares.items() if share)
+        return ", ".join(f"{name} {self.shares[name]:.2f}" for name in self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the objectives that have a share."""
+        return [name for name, share in self.shares.items() if share]
 
     @property
     def folder_name(self) -> str:
         """A name for a folder of its replies; mixes that only differ in objectives of no share have the same."""
-        return "_".join(f"{name}-{share:.2f}" for name, share in sorted(self.shares.items()) if share)
+        return "_".join(f"{name}-{self.shares[name]:.2f}" for name in sorted(self.names))
 
     def tilt(self, strength: float) -> dict[str, float]:
         """Weights that tilt towards it, of length `strength` whatever the mix, so that all of them cost about alike.
@@ -27,7 +32,7 @@ class Mix:
         Costs of tilts that have nothing to do with each other add up, and grow with the weights' squares.
         """
         length = sqrt(sum(share**2 for share in self.shares.values()))
-        return {name: strength * share / length for name, share in self.shares.items() if share}
+        return {name: strength * self.shares[name] / length for name in self.names}
 
 
 def parse_mix(field: str, text: str, names: Sequence[str]) -> Mix:

@@ -30,7 +30,6 @@ class VariantRun(Run):
 
     kind: ClassVar[str] = "variant"
     shared: ClassVar[tuple[StageName, ...]] = ("prompts", "rollouts", "rewards")
-    export_stage: ClassVar[StageName] = "fit"
 
     @property
     def made_of(self) -> dict[str, Any]:

@@ -55,9 +55,8 @@ class Experts:
         """Several, whose distributions are."""
         from training.experts.policy import MixedPolicy, rewarded_soup
 
-        names = _shared(mix)
-        models = [rewarded_soup(self.base, self.adapters, {name: 1.0}) for name in names]
-        return MixedPolicy(self.base, models, [mix.shares[name] for name in names])
+        models = [rewarded_soup(self.base, self.adapters, {name: 1.0}) for name in mix.names]
+        return MixedPolicy(self.base, models, [mix.shares[name] for name in mix.names])
 
     def ideal(self, mix: Mix) -> ReplySource:
         """The one that was fitted to the mix itself."""
@@ -109,16 +108,11 @@ def mixed_experts(setting: Setting, experts: Experts, groups: Sequence[MixGroup]
     """Rewarded Soups, which costs a reply what the base does, and MOD, which reads it with every expert."""
     most = max(len(group.objectives) for group in groups)
     return [
-        OfExperts(setting, experts, "rewarded soup", "soup", 1.0, experts.soup, _shared),
-        OfExperts(setting, experts, "MOD", "mod", float(most), experts.mod, _shared),
+        OfExperts(setting, experts, "rewarded soup", "soup", 1.0, experts.soup, lambda mix: mix.names),
+        OfExperts(setting, experts, "MOD", "mod", float(most), experts.mod, lambda mix: mix.names),
     ]
 
 
 def expert_of_the_mix(setting: Setting, experts: Experts) -> Method:
     """What the others would be at best: a policy that was fitted to that very mix. Of groups of one mix alone."""
     return OfExperts(setting, experts, "expert of the mix", "ideal", 1.0, experts.ideal, lambda mix: [mix.folder_name])
-
-
-def _shared(mix: Mix) -> list[str]:
-    """Objectives that a mix has a share for."""
-    return [name for name, share in mix.shares.items() if share]

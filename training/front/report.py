@@ -47,7 +47,9 @@ def plot(report: Figures, path: Path) -> None:
     pairs = [group for group in report["groups"] if len(group["objectives"]) == 2 and not _is_one_mix(group)]
     columns = min(4, len(pairs) + 1)
     rows = -(-(len(pairs) + 1) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.8 * rows), squeeze=False)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(4.2 * columns, 4 * rows), squeeze=False, layout="constrained"
+    )
     panels = axes.flat
     for group, panel in zip(pairs, panels, strict=False):
         _draw_pair(panel, group)
@@ -57,9 +59,12 @@ def plot(report: Figures, path: Path) -> None:
     last.set(xlabel="root of KL", ylabel="mean gain of the mix, base std")
     for panel in panels[len(pairs) + 1 :]:
         panel.axis("off")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=max(1, len(labels)))
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    known: dict[str, Any] = {}
+    for panel in (last, *panels[: len(pairs)]):  # a line tells more than a dot
+        known |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    longest_inches = 0.4 + 0.08 * max(map(len, known), default=0)
+    across = max(1, int(4.2 * columns / longest_inches))  # what is wider than the figure is cut off
+    figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=across)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -141,7 +146,7 @@ def _draw_costs(panel: Any, group: Figures) -> None:
             for point in each["points"]
         ]
         roots = [sqrt(max(0.0, point["kl_nats"]["value"])) for point in each["points"]]
-        panel.scatter(roots, gains, s=6, color=f"C{number}")
+        panel.scatter(roots, gains, s=6, color=f"C{number}", label=each["method"])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.statistics.bootstrap import RESAMPLES, Estimate, estimate_of
+from training.statistics.bootstrap import Estimate, draws, estimate_of
 
 Figures = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ def _at_target(setting: SettingByPrompt, target: float) -> Figures:
 def _drawn(by_prompt: Sequence[float]) -> Figures:
     """[1 + resamples] means: of all prompts, then of resampled ones, the same for every figure."""
     values = np.asarray(by_prompt, dtype=np.float64)
-    chosen = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    chosen = draws(len(values))
     return np.concatenate([[values.mean()], values[chosen].mean(axis=1)])
 
 

@@ -31,7 +31,7 @@ def mean_estimate(by_unit: ArrayLike, seed: int = 0) -> Estimate:
         by_unit: [units, samples] or [units].
     """
     values = _as_units(by_unit)
-    return estimate_of(values.mean(), values[_resampled(len(values), seed)].mean(axis=1))
+    return estimate_of(values.mean(), values[draws(len(values), seed)].mean(axis=1))
 
 
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Estimate:
@@ -41,7 +41,7 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0
         numerators, denominators: [pairs].
     """
     logs = np.log(np.asarray(numerators, dtype=float) / np.asarray(denominators, dtype=float))
-    return estimate_of(np.exp(logs.mean()), np.exp(logs[_resampled(len(logs), seed)].mean(axis=1)))
+    return estimate_of(np.exp(logs.mean()), np.exp(logs[draws(len(logs), seed)].mean(axis=1)))
 
 
 def _as_units(by_unit: ArrayLike) -> NDArray[np.float64]:
@@ -49,8 +49,8 @@ def _as_units(by_unit: ArrayLike) -> NDArray[np.float64]:
     return values if values.ndim == 1 else values.mean(axis=1)
 
 
-def _resampled(units: int, seed: int) -> NDArray[np.int64]:
-    """[resamples, units] indices."""
+def draws(units: int, seed: int = 0) -> NDArray[np.int64]:
+    """[RESAMPLES, units] indices: every draw is of as many units as there are; equal seeds draw alike."""
     return np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import MeasurementError
-from training.statistics.bootstrap import RESAMPLES, Estimate, estimate_of
+from training.statistics.bootstrap import RESAMPLES, Estimate, draws, estimate_of
 
 _KL_SLOPE = 1.7
 """d log KL / d log strength of moderate tilts: 2 at none, less once a tilt saturates."""
@@ -75,7 +75,7 @@ def at_equal_cost(ways: Sequence[Tilted], reference: Tilted, seed: int = 0) -> E
     costs = np.stack([tilted.kl_nats.mean(axis=1) for tilted in ways])
     columns = np.stack([reference.gain.mean(axis=1), reference.kl_nats.mean(axis=1)])
     prompts = columns.shape[1]
-    chosen = np.random.default_rng(seed).integers(prompts, size=(RESAMPLES, prompts))
+    chosen = draws(prompts, seed)
     drawn_gains, drawn_costs = gains[:, chosen].mean(axis=2), costs[:, chosen].mean(axis=2)
     drawn = columns[:, chosen].mean(axis=2)
     value = gain_at(gains.mean(axis=1), costs.mean(axis=1), columns[1].mean())

@@ -10,7 +10,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from training.statistics.bootstrap import RESAMPLES
+from training.statistics.bootstrap import RESAMPLES, draws
 
 Figures = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def resampled_means(by_prompt: Figures, seed: int = 0) -> Figures:
         [1 + RESAMPLES, points, objectives], the plain means first.
     """
     prompts = by_prompt.shape[1]
-    chosen = np.random.default_rng(seed).integers(prompts, size=(RESAMPLES, prompts))
+    chosen = draws(prompts, seed)
     # Through counts: [resamples, prompts] times [prompts, points x objectives], instead of a copy for every draw.
     counts = np.zeros((RESAMPLES, prompts))
     np.add.at(counts, (np.arange(RESAMPLES)[:, None], chosen), 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from training.statistics.bootstrap import RESAMPLES, Estimate, estimate_of
+from training.statistics.bootstrap import Estimate, draws, estimate_of
 
 Figures = NDArray[np.float64]
 
@@ -20,7 +20,7 @@ def spearman_estimate(settings: Sequence[float], by_prompt: Figures, seed: int =
         settings: at least two, all different; by_prompt: [settings, prompts].
     """
     prompts = by_prompt.shape[1]
-    chosen = np.random.default_rng(seed).integers(prompts, size=(RESAMPLES, prompts))
+    chosen = draws(prompts, seed)
     means = np.concatenate([by_prompt.mean(axis=1)[None], by_prompt[:, chosen].mean(axis=2).T])
     ranks = _centred(rankdata(means, axis=1))
     wanted = _centred(rankdata(settings)[None])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Ablation:
         self._recipe.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
 
     def run(self, *vary: str) -> Result:
+        self.carried_out = []
         keys = [part for key in vary for part in ("--vary", key)]
         fixed = ["--run-dir", str(self.folder / "runs"), "--out", str(self.folder / "out.json")]
         return CliRunner().invoke(app, ["ablate", str(self._recipe), *keys, *fixed, "--base-folder", self._base])
@@ -64,18 +66,27 @@ def ablation(rounds_recipe: Recipe, chat_base: str, tmp_path_factory: pytest.Tem
         yield made
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What came of the recipe as it is and of two variants."""
+
+    said: str
+    carried_out: list[str]
+    rows: list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def fitted(ablation: Ablation) -> Result:
-    """Two variants, and the recipe as it is."""
-    return ablation.run("backbone.layers=2", "fit.replies=1")
+def fitted(ablation: Ablation) -> Fitted:
+    result = ablation.run("backbone.layers=2", "fit.replies=1")
+    assert result.exit_code == 0, result.output
+    return Fitted(result.output, ablation.carried_out, ablation.written()["rows"])
 
 
-def test_variants_are_fitted_to_the_replies_of_the_first_and_set_beside_it(ablation: Ablation, fitted: Result) -> None:
-    assert fitted.exit_code == 0, fitted.output
+def test_variants_are_fitted_to_the_replies_of_the_first_and_set_beside_it(fitted: Fitted) -> None:
     variants = ["backbone.layers=2", "fit.replies=1"]
     sampled = [f"as-it-is {name}" for name in ("prompts", "rollouts", "rewards", "fit")]
-    assert ablation.carried_out == [*sampled, *(f"{name} fit" for name in variants)]
-    rows = {row["variant"]: row for row in ablation.written()["rows"]}
+    assert fitted.carried_out == [*sampled, *(f"{name} fit" for name in variants)]
+    rows = {row["variant"]: row for row in fitted.rows}
     assert list(rows) == ["as it is", *variants]
     assert rows["as it is"]["ahead"] is None
     for row in rows.values():
@@ -87,18 +98,17 @@ def test_variants_are_fitted_to_the_replies_of_the_first_and_set_beside_it(ablat
     deeper = rows["backbone.layers=2"]
     difference = deeper["explained"]["mean"]["value"] - rows["as it is"]["explained"]["mean"]["value"]
     assert deeper["ahead"]["mean"]["value"] == pytest.approx(difference)
-    assert "backbone.layers=2" in fitted.output
+    assert "backbone.layers=2" in fitted.said
 
 
-def test_fewer_replies_are_learned_from_and_as_many_measured_on(ablation: Ablation, fitted: Result) -> None:
+def test_fewer_replies_are_learned_from_and_as_many_measured_on(ablation: Ablation, fitted: Fitted) -> None:
     whole, one = (ablation.tokens(name) for name in ("as-it-is", "fit.replies=1"))
     assert len(whole["train"]) == 3 * len(one["train"]) > 0
     assert set(one["train"]) == set(whole["train"])  # of the same prompts; a fake engine says the same thrice
     assert (one["validation"], one["test"]) == (whole["validation"], whole["test"])
 
 
-def test_what_is_fitted_is_not_fitted_again(ablation: Ablation, fitted: Result) -> None:
-    ablation.carried_out.clear()
+def test_what_is_fitted_is_not_fitted_again(ablation: Ablation, fitted: Fitted) -> None:
     assert ablation.run("backbone.layers=2", "head.hidden=8").exit_code == 0
     assert ablation.carried_out == ["head.hidden=8 fit"]
 
@@ -120,6 +130,7 @@ def test_what_cannot_be_varied_is_one_sentence(ablation: Ablation, vary: str, me
     result = ablation.run(vary)
     assert result.exit_code == 2
     assert message in " ".join(result.output.split()) and "Traceback" not in result.output
+    assert ablation.carried_out == []
 
 
 def test_a_key_within_a_key_is_varied() -> None:
@@ -140,5 +151,8 @@ def test_shares_are_of_the_sums_over_prompts_and_a_fit_is_not_ahead_of_itself() 
     assert all(each.low == pytest.approx(each.high) for each in estimates(half))  # the same share in every prompt
     assert [(each.value, each.low, each.high) for each in estimates(half, half)] == [(0, 0, 0)] * 3
     assert [each.value for each in estimates(half, none)] == pytest.approx([0.5, 0.75, 0.625])
+    still = Squares(np.zeros((3, 2)), np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+    assert [each.value for each in estimates(still)] == [1.0, 0.0, 0.5]  # where no replies differ, nothing is explained
+    assert [each.low for each in estimates(still)] == [0.0, 0.0, 0.0]
     noisy = estimates(Squares(totals * dice.uniform(0, 1, size=(40, 2)), totals))[-1]
     assert noisy.low < noisy.value < noisy.high

@@ -73,6 +73,18 @@ def test_a_mix_alone_is_set_beside_the_expert_of_that_mix(
     assert "## positivity and simplicity, at 0.75 and 0.25" in report and "Against expert of the mix," in report
 
 
+def test_one_mix_is_drawn_where_there_is_no_pair(
+    call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a plot without a name for any of its dots."""
+    named: list[str] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.legend", lambda _, handles, labels, **rest: named.extend(labels))
+    result = call("--mix", "positivity=1,simplicity=1", "--no-others", "--best-of", "2")
+    assert result.exit_code == 0, result.output
+    (group,) = report_of(tmp_path)["groups"]
+    assert named == [each["method"] for each in group["methods"]]
+
+
 @pytest.mark.parametrize(
     ("mix", "message"),
     [
