@@ -20,19 +20,27 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LabelRecipe(Strict):
-    """Which exact values a probe is distilled from.
+class PickRecipe(Strict):
+    """Which candidates are looked at.
 
     Attributes:
-        replies: how many of the base's replies are labelled.
         positions: at which share of a reply's positions, by lot.
         likeliest, others: at each position, how many of the likeliest candidates, and of all others by lot.
     """
 
-    replies: Count = 600
     positions: Annotated[float, Field(gt=0, le=1)] = 0.5
     likeliest: Count = 4
     others: Count = 8
+
+
+class LabelRecipe(PickRecipe):
+    """Which exact values a probe is distilled from.
+
+    Attributes:
+        replies: how many of the base's replies are labelled.
+    """
+
+    replies: Count = 600
 
 
 class DistillRecipe(Strict):
@@ -106,6 +114,7 @@ class FastRecipe(Strict):
         samples: replies of the base to each prompt; held_out_samples: to each validation prompt.
         rounds: tilted replies to each prompt, one number a round; none: the base's replies alone.
         shard_prompts: how many prompts' replies are written at once; an interrupted run repeats one shard at most.
+        lookahead: the candidates whose rewards the probe begins with; None: a teacher's exact values, if it has one.
     """
 
     source: Literal["base"] = "base"
@@ -116,6 +125,7 @@ class FastRecipe(Strict):
     held_out_samples: Count = 2
     rounds: tuple[Count, ...] = (1,)
     shard_prompts: Count = 256
+    lookahead: PickRecipe | None = None
     labels: LabelRecipe = LabelRecipe()
     distill: DistillRecipe = DistillRecipe()
     critic: CriticRecipe = CriticRecipe()

@@ -1,8 +1,8 @@
 """The rounds of a run: their stages in their order, each in a process of its own.
 
     training   prompts -> rollouts -> rewards -> fit -> calibrate -> export
-    a probe    prompts -> invented -> replies -> reply_rewards -> labels -> probe
-               once more for each round of tilted replies: replies -> reply_rewards -> probe
+    a probe    prompts -> invented -> replies -> reply_rewards -> lookahead, or labels of a teacher -> probe
+               once more for each round of tilted replies: replies -> reply_rewards -> lookahead -> probe
                and after the last one: probe_scales -> probe_export
 
 vLLM binds threads and memory to its process for good, so a stage that samples cannot share one with a stage that fits.

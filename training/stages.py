@@ -117,6 +117,13 @@ def reply_rewards(run: FastRun) -> Summary:
     return score_replies(run)
 
 
+def lookahead(run: FastRun) -> Summary:
+    """Score what candidates would make of the replies."""
+    from training.fast.lookahead import look_ahead
+
+    return look_ahead(run)
+
+
 def labels(run: FastRun) -> Summary:
     """Label some of their positions with exact values."""
     from training.fast.labels import label_positions
@@ -160,6 +167,7 @@ STAGES: Mapping[StageName, Callable[[Any], Summary]] = {
     "invented": invented,
     "replies": replies,
     "reply_rewards": reply_rewards,
+    "lookahead": lookahead,
     "labels": labels,
     "probe": probe,
     "probe_scales": probe_scales,

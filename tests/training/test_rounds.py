@@ -27,7 +27,7 @@ from training.rollouts.scores import read_rewards
 from training.rollouts.shards import read_rollouts
 from training.rounds import carry_out
 from training.runs.opened import open_run
-from training.runs.run import FastStage, OtherStage, Run, StageName, TrainingStage
+from training.runs.run import FastFitting, FastSampling, OtherStage, Run, StageName, TrainingStage
 from training.runs.run_dir import RunDir
 from training.stages import STAGES, run_stage
 from valuemodels.contract.value_config import read_value_config
@@ -229,7 +229,12 @@ def test_stages_run_in_processes_of_their_own_and_a_failed_one_ends_the_round(ru
 
 
 def test_every_stage_of_every_round_can_be_carried_out() -> None:
-    assert set(STAGES) == {*get_args(TrainingStage), *get_args(FastStage), *get_args(OtherStage)}
+    assert set(STAGES) == {
+        *get_args(TrainingStage),
+        *get_args(FastSampling),
+        *get_args(FastFitting),
+        *get_args(OtherStage),
+    }
 
 
 def test_a_recipes_own_limit_holds_where_the_command_gives_none(

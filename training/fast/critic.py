@@ -5,10 +5,12 @@ makes it good: most of a lexical reward is written already when the reply is hal
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from training.fast.lookahead import Lookahead
 from training.fast.positions import PositionData
 from training.fast_recipe import CriticRecipe
 
@@ -60,6 +62,39 @@ def cross_fitted_values(data: PositionData, recipe: CriticRecipe, max_tokens: in
             for index in torch.split((folds < 0).nonzero().flatten(), _BATCH):
                 values[index] += critic(data.select(index), max_tokens) / FOLDS
     return values
+
+
+def foreseen_values(data: PositionData, looked: Lookahead, recipe: CriticRecipe, max_tokens: int, seed: int) -> Tensor:
+    """What candidates are worth, by a critic that sees the state before them and the rewards of the text with them.
+
+    It is fitted to what was sampled, whose rewards with the token are those of the next prefix:
+    E[final | h_t, phi_{t+1}]; and asked what the other candidates' own would lead to. Cross-fitted as the critic is.
+
+    Returns:
+        [labels, m, objectives]; where a candidate ends the reply, the rewards themselves.
+    """
+    folds, after = fold_of(data), _one_token_on(data)
+    found = looked.rewards.clone()
+    for fold in range(FOLDS):
+        trained_on = ((folds >= 0) & (folds != fold)).nonzero().flatten()
+        critic = fit_critic(after, trained_on, recipe, max_tokens, seed + fold)
+        judged = (folds[looked.position] == fold).nonzero().flatten()
+        with torch.inference_mode():
+            for index in torch.split(judged, _BATCH):
+                state = after.select(looked.position[index])
+                for place in range(found.shape[1]):
+                    with_it = replace(state, prefix_rewards=looked.rewards[index, place])
+                    found[index, place] = critic(with_it, max_tokens)
+    return torch.where(looked.ends[..., None], looked.rewards, found)
+
+
+def _one_token_on(data: PositionData) -> PositionData:
+    """The positions with their states, and with the rewards of the text that their token has been added to."""
+    is_last = torch.ones(len(data), dtype=torch.bool)
+    is_last[:-1] = data.reply[1:] != data.reply[:-1]
+    rewards = data.prefix_rewards.roll(-1, 0)
+    rewards[is_last] = data.final_rewards[data.reply[is_last]]
+    return replace(data, prefix_rewards=rewards, place=data.place + 1)
 
 
 def fit_critic(data: PositionData, index: Tensor, recipe: CriticRecipe, max_tokens: int, seed: int) -> Critic:

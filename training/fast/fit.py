@@ -1,6 +1,7 @@
 """The stage that fits the probe of a round: distilled from labels, where there are some, then fitted to advantages.
 
-Every round begins again from the distilled probe, with the replies of all rounds so far: fitted twice to the same
+Labels say of candidates what none of them has to be sampled for: what a look ahead foresees of them, or a teacher's
+exact values. Every round begins again with a blank probe and the replies of all rounds so far: fitted twice to the same
 replies, a probe learns them by heart. Runs in its own process, started by `training.rounds`, in float32 on a CPU. Must
 not import vllm.
 """
@@ -9,17 +10,16 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.fast.checkpoint import fast_config, new_probe, probe_config, probe_tensors
-from training.fast.critic import batches, cross_fitted_values
+from training.fast.critic import batches, cross_fitted_values, foreseen_values
 from training.fast.held_out import Held, labelled_advantages, probe_metrics, probe_scales, probe_values
 from training.fast.labels import Labels, centred, load_labels
+from training.fast.lookahead import Lookahead, join_lookahead, load_lookahead
 from training.fast.positions import NOT_CHOSEN, PositionData, join_positions, load_positions
 from training.fast.run import FastRun
 from training.fast.targets import advantage_loss, advantages_along, distillation_weights, weighted_square
@@ -34,7 +34,6 @@ from valuemodels.models.probe import Probe, unit_rms
 from valuemodels.tilting import advantages_of
 
 _WARMUP = 0.05
-_DISTILLED = "distilled.safetensors"
 Draw = Callable[[str, float, int], None]
 """Called with a curve's name, a value and a step."""
 
@@ -49,26 +48,32 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
     embeddings = unit_rms(load_token_embeddings(run.base_folder))
     base = run.base_rewards()
     means, stds = (torch.tensor(column, dtype=torch.float64) for column in zip(*base.values(), strict=True))
-    data = join_positions([load_positions(run.at(round_), means, stds) for round_ in range(run.iteration + 1)])
-    labels = None if run.teacher is None else load_labels(run.at(0), data)
+    rounds = [load_positions(run.at(round_), means, stds) for round_ in range(run.iteration + 1)]
+    data, labels = join_positions(rounds), None
+    if run.recipe.fast.lookahead is not None:
+        looked = [load_lookahead(run.at(round_), part, means, stds) for round_, part in enumerate(rounds)]
+        labels = _foreseen(run, data, join_lookahead(looked, [len(part) for part in rounds]))
+    elif run.teacher is not None:
+        labels = load_labels(run.at(0), data)
     with curves(run, "probe") as writer:
         return _fitted(run, embeddings, data, labels, writer.add_scalar)
 
 
 def _fitted(run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels | None, draw: Draw) -> dict[str, Any]:
     base = run.base_rewards()
-    probe, losses = _begin(run, embeddings, data, labels, draw)
-    values = cross_fitted_values(data, run.recipe.fast.critic, run.recipe.rollout.max_tokens, run.recipe.seed)
+    recipe, seed = run.recipe.fast.advantages, run.recipe.seed
+    probe = new_probe(run, embeddings)
+    losses = [] if labels is None else distil(probe, embeddings, data, labels, run.recipe.fast.distill, seed, draw)
+    values = cross_fitted_values(data, run.recipe.fast.critic, run.recipe.rollout.max_tokens, seed)
     lambda_ = run.recipe.fast.critic.gae_lambda
     advantages = advantages_along(values, data.final_rewards, data.reply, data.place, lambda_)
     held = Held.of(data, advantages, labels)
     before = probe_metrics(probe, embeddings, held, list(base), run)
-    recipe, seed = run.recipe.fast.advantages, run.recipe.seed
     train_on_advantages(probe, embeddings, data, advantages, labels, recipe, seed, draw)
     metrics = probe_metrics(probe, embeddings, held, list(base), run)
     scales = probe_scales(probe, embeddings, held, list(base), run)
     origin = ProbeOrigin(
-        distilled_from=None if run.teacher is None else run.teacher.config.id,
+        distilled_from=run.teacher.config.id if run.teacher is not None and run.recipe.fast.lookahead is None else None,
         advantages=True,
         rounds=run.iteration,
         replies=sum(split == "train" for split in data.splits),
@@ -165,7 +170,7 @@ def train_on_advantages(
         draw: what keeps the loss of every step, a mean over objectives in units of the teacher's spread.
     """
     usable = (_is_train(data) & (data.chosen != NOT_CHOSEN)).nonzero().flatten()
-    teacher = _TeacherTerm(data, labels, recipe.teacher_weight)
+    labelled = _LabelTerm(data, labels, recipe.teacher_weight)
     steps = recipe.epochs * math.ceil(len(usable) / recipe.batch_size)
     fit = Fit.of(probe, recipe.learning_rate, recipe.weight_decay, steps)
     with progress("advantages", recipe.epochs * len(usable)) as advance:
@@ -174,14 +179,14 @@ def train_on_advantages(
             values = probe_values(probe, embeddings, part)
             probabilities = part.logprobs.exp()
             loss = advantage_loss(advantages_of(values, part.logprobs), probabilities, part.chosen, advantages[index])
-            mean = ((loss + teacher(values, index)) / teacher.spread).mean()
+            mean = ((loss + labelled(values, index)) / labelled.spread).mean()
             fit.step(mean)
             draw("advantages/loss", float(mean.detach()), number)
             advance(len(index))
 
 
-class _TeacherTerm:
-    """(c / 2) E[(A - V)^2], both centred, on the labelled positions, as if all of the base's were labelled."""
+class _LabelTerm:
+    """(c / 2) E[(A - V)^2], both centred, on labelled positions, as if all were: of the base's replies, or of any."""
 
     def __init__(self, data: PositionData, labels: Labels | None, weight: float) -> None:
         objectives = data.final_rewards.shape[1]
@@ -192,8 +197,9 @@ class _TeacherTerm:
         self.spread = _spread(weighted_square(labels.advantages, labels.weights))
         self._label_of = torch.full((len(data),), -1)
         self._label_of[labels.position] = torch.arange(len(labels))
-        of_base = (data.weights[data.reply] == 0).all(1).sum()
-        self._weight = weight * float(of_base) / len(labels)
+        is_tilted = (data.weights[data.reply] != 0).any(1)
+        stood_for = len(data) if bool(is_tilted[labels.position].any()) else int((~is_tilted).sum())
+        self._weight = weight * stood_for / len(labels)
 
     def __call__(self, values: Tensor, index: Tensor) -> Tensor:
         """[objectives], a mean over the batch.
@@ -210,23 +216,11 @@ class _TeacherTerm:
         return self._weight / 2 * torch.einsum("pkn,pk->n", error.square(), part.weights) / len(index)
 
 
-def _begin(
-    run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels | None, draw: Draw
-) -> tuple[Probe, list[float]]:
-    """The probe that every round's fit begins with: distilled in round 0, or as blank as it came."""
-    probe = new_probe(run, embeddings)
-    path = _distilled_path(run)
-    losses: list[float] = []
-    if run.iteration == 0:
-        if labels is not None:
-            losses = distil(probe, embeddings, data, labels, run.recipe.fast.distill, run.recipe.seed, draw)
-        save_file({name: tensor.contiguous() for name, tensor in probe.state_dict().items()}, path)
-    probe.load_state_dict(load_file(path))
-    return probe, losses
-
-
-def _distilled_path(run: FastRun) -> Path:
-    return run.at(0).stage("probe").folder / _DISTILLED
+def _foreseen(run: FastRun, data: PositionData, looked: Lookahead) -> Labels:
+    """What a look ahead makes of the candidates that it saw."""
+    critic, longest = run.recipe.fast.critic, run.recipe.rollout.max_tokens
+    values = foreseen_values(data, looked, critic, longest, run.recipe.seed)
+    return Labels(looked.position, looked.candidates, looked.weights, values)
 
 
 def _is_train(data: PositionData) -> Tensor:

@@ -14,7 +14,6 @@ Runs in its own process, started by `training.rounds`. Imports torch, never vllm
 """
 
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.fast.picked import pick_of_reply, positions_of
 from training.fast.positions import PositionData, ordered, read_recorded
 from training.fast.replies import ReplyShard, reply_names, reply_shards
 from training.fast.run import FastRun
@@ -106,44 +106,13 @@ def load_labels(run: FastRun, data: PositionData) -> Labels:
         RunDirError: they are not all made yet.
     """
     run.finished("labels")
-    number = {key: index for index, key in enumerate(data.keys)}
-    starts = torch.bincount(data.reply, minlength=len(data.keys)).cumsum(0).roll(1)
-    starts[0] = 0
     parts = []
     for shard in reply_shards(run):
-        if not (path := _labels_path(run, shard)).is_file():
-            continue
-        stored = load_file(path)
-        keys = [(reply.prompt_id, reply.sample) for reply in read_shard(shard.path)]
-        replies = torch.tensor([number[keys[reply]] for reply in stored["reply"].tolist()], dtype=torch.long)
-        position = starts[replies] + stored["place"]
-        parts.append(Labels(position, stored["candidates"], stored["weights"], stored["values"]))
+        if (path := _labels_path(run, shard)).is_file():
+            stored = load_file(path)
+            position = positions_of(stored, shard, data)
+            parts.append(Labels(position, stored["candidates"], stored["weights"], stored["values"]))
     return Labels(*(torch.cat([getattr(part, name) for part in parts]) for name in Labels.__slots__))
-
-
-def pick_candidates(base_logprobs: Tensor, recipe: LabelRecipe, dice: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which candidates are labelled: the likeliest, and some of the others by lot, which stand for all of those.
-
-    Args:
-        base_logprobs: [positions, k], best first; -inf where there is no candidate.
-
-    Returns:
-        [positions, m] candidates, 0 where there are fewer; [positions, m] their weights, of sum 1, 0 where there are.
-    """
-    mass = base_logprobs.exp()
-    k = mass.shape[1]
-    likeliest = min(recipe.likeliest, k)
-    others = min(recipe.others, k - likeliest)
-    present = mass > 0
-    # Absent candidates are drawn last.
-    lots = torch.rand(len(mass), k - likeliest, generator=dice).masked_fill(~present[:, likeliest:], 2.0)
-    drawn = likeliest + lots.argsort(1)[:, :others]
-    candidates = torch.cat([torch.arange(likeliest).expand(len(mass), -1), drawn], dim=1)
-    weights = mass.gather(1, candidates)
-    there = present[:, likeliest:].sum(1, keepdim=True)
-    weights[:, likeliest:] *= there / there.clamp(1, max(others, 1))
-    is_there = present.gather(1, candidates)
-    return candidates.where(is_there, 0), weights / weights.sum(1, keepdim=True)
 
 
 @torch.inference_mode()
@@ -195,13 +164,10 @@ def _label_shard(
 def _label_reply(
     model: ValueModel, reply: Rollout, token_ids: Tensor, base_logprobs: Tensor, recipe: LabelRecipe
 ) -> dict[str, Tensor]:
-    dice = torch.Generator().manual_seed(zlib.crc32(f"{reply.prompt_id}:{reply.sample}".encode()))
-    count = max(1, round(recipe.positions * len(token_ids)))
-    places = torch.randperm(len(token_ids), generator=dice)[:count].sort().values
-    candidates, weights = pick_candidates(base_logprobs[places], recipe, dice)
-    leaves = token_ids[places].long().gather(1, candidates)
-    values = tree_values(model, reply.prompt_token_ids, reply.output_token_ids, places, leaves)
-    return {"place": places, "candidates": candidates, "weights": weights, "values": values}
+    picked = pick_of_reply(reply, base_logprobs, recipe)
+    leaves = token_ids[picked["place"]].long().gather(1, picked["candidates"])
+    values = tree_values(model, reply.prompt_token_ids, reply.output_token_ids, picked["place"], leaves)
+    return {**picked, "values": values}
 
 
 def _labels_path(run: FastRun, shard: ReplyShard) -> Path:

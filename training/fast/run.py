@@ -70,7 +70,9 @@ class FastRun(Run):
                 **fast.model_dump(mode="json", include={"tilts"}),
             }
         stages["reply_rewards"] = rewards
-        if self.iteration == 0 and self.teacher is not None:
+        if fast.lookahead is not None:
+            stages["lookahead"] = fast.lookahead.model_dump(mode="json")
+        elif self.iteration == 0 and self.teacher is not None:
             stages["labels"] = {**fast.labels.model_dump(mode="json"), "teacher": self.teacher.digest}
         stages["probe"] = fits
         if self.iteration == self.last or self.is_judged:

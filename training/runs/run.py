@@ -24,11 +24,10 @@ REWARDS_FILE = "rewards.parquet"
 """Every objective's reward of every reply, in the rewards stage's folder."""
 
 TrainingStage = Literal["prompts", "rollouts", "rewards", "fit", "calibrate", "judge", "export"]
-FastStage = Literal[
-    "prompts", "invented", "replies", "reply_rewards", "labels", "probe", "probe_scales", "judge", "probe_export"
-]
+FastSampling = Literal["prompts", "invented", "replies", "reply_rewards"]
+FastFitting = Literal["lookahead", "labels", "probe", "probe_scales", "judge", "probe_export"]
 OtherStage = Literal["teacher_values", "student", "head", "slider_export"]
-StageName = TrainingStage | FastStage | OtherStage
+StageName = TrainingStage | FastSampling | FastFitting | OtherStage
 StageInputs = dict[StageName, dict[str, Any]]
 
 

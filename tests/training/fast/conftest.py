@@ -10,7 +10,7 @@ from tests.training.fake_engines import RecordingEngine
 from training.calibrate import stage as calibrate
 from training.fast import invented, replies
 from training.fast.run import FastRun
-from training.fast_recipe import FastRecipe
+from training.fast_recipe import FastRecipe, PickRecipe
 from training.recipe import ObjectiveRecipe, Recipe
 from training.recipe_file import read_recipe
 from training.runs.run_dir import RunDir
@@ -87,6 +87,17 @@ def finished(
     """A run with a teacher that is through."""
     folder = RunDir(tmp_path_factory.mktemp("fast") / "run")
     return carry_out(FastRun(small_recipe, folder, chat_base, teacher=teacher))
+
+
+@pytest.fixture(scope="session")
+def looking(
+    tmp_path_factory: pytest.TempPathFactory, chat_base: str, small_recipe: Recipe, teacher: Teacher
+) -> FastRun:
+    """A run that looks ahead and is through."""
+    ahead = PickRecipe(positions=0.5, likeliest=3, others=4)
+    recipe = small_recipe.model_copy(update={"fast": small_recipe.fast.model_copy(update={"lookahead": ahead})})
+    folder = RunDir(tmp_path_factory.mktemp("looking") / "run")
+    return carry_out(FastRun(recipe, folder, chat_base, teacher=teacher))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import random_tensors
 from training.errors import RunDirError
 from training.fast.run import FastRun, open_fast_run
+from training.fast_recipe import PickRecipe
 from training.recipe import Recipe
 from training.runs.run import Run
 from training.runs.run_dir import RunDir
@@ -38,6 +39,9 @@ def test_stages_have_their_order(run: FastRun) -> None:
     assert third.stages == ("replies", "reply_rewards", "probe", "probe_scales", "probe_export")
     alone = replace(run, teacher=None)
     assert alone.stages == ("prompts", "invented", "replies", "reply_rewards", "probe")
+    ahead = changed(run, lookahead=PickRecipe()).iterations
+    assert ahead[0].stages == ("prompts", "invented", "replies", "reply_rewards", "lookahead", "probe")
+    assert ahead[1].stages == ("replies", "reply_rewards", "lookahead", "probe")
     base_only = changed(run, rounds=())
     assert base_only.stages == (*first.stages, "probe_scales", "probe_export")
 
@@ -48,6 +52,7 @@ def test_every_setting_of_the_recipe_counts(run: FastRun) -> None:
     others = {
         "source": "trunk", "hidden": 7, "rank": 3, "invented_prompts": 1, "samples": 9, "held_out_samples": 9,
         "shard_prompts": 3, "rounds": (5, 1),
+        "lookahead": PickRecipe(others=2),
         "labels": run.recipe.fast.labels.model_copy(update={"others": 2}),
         "distill": run.recipe.fast.distill.model_copy(update={"epochs": 3}),
         "critic": run.recipe.fast.critic.model_copy(update={"gae_lambda": 0.9}),

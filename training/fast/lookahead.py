@@ -1,0 +1,170 @@
+"""The stage that looks at candidates: what every reward makes of a text with one more token, sampled or not.
+
+A sampled reply tells what one token a position led to. Where a reward can be had of any text, what each of the others
+would do to the text so far is known without sampling it; `critic.foreseen_values` makes of that what it is worth at the
+end of a reply. An all-action estimate of a policy's gradient (arXiv 1709.00503), with the rewards themselves in it.
+
+    lookahead_<n>.safetensors, of shard n of a round's replies: the columns of `picked`, and
+
+        rewards    [labels, m, objectives] float64   of the text with the candidate, in their own units
+        ends       [labels, m] bool                  whether the candidate ends the reply: then they are the reply's
+
+Runs in its own process, started by `training.rounds`. Imports torch, never vllm.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.fast.picked import pick_of_reply, positions_of
+from training.fast.positions import PositionData, ordered, read_recorded
+from training.fast.replies import ReplyShard, all_prompts, reply_names, reply_shards
+from training.fast.run import FastRun
+from training.fit.targets import standardise
+from training.rewards.reward import Reward, checked_scores, load_reward
+from training.rollouts.shards import Rollout, read_shard
+from training.runs.progress import progress
+from training.runs.run_dir import replacing
+
+
+@dataclass(frozen=True, slots=True)
+class Lookahead:
+    """Texts with one more token.
+
+    Attributes:
+        position: [labels] index into the `PositionData`.
+        candidates, weights, ends: [labels, m], see above.
+        rewards: [labels, m, objectives] float32, standardised.
+    """
+
+    position: Tensor
+    candidates: Tensor
+    weights: Tensor
+    rewards: Tensor
+    ends: Tensor
+
+    def __len__(self) -> int:
+        return self.position.shape[0]
+
+
+def look_ahead(run: FastRun) -> dict[str, Any]:
+    """Score candidates of a round's replies to training prompts, shard by shard; what an earlier run finished stays."""
+    from transformers import AutoTokenizer
+
+    run.finished("replies")
+    tokenizer = AutoTokenizer.from_pretrained(run.base_folder, trust_remote_code=False)
+    texts = {prompt.prompt_id: prompt.text for prompt in all_prompts(run)}
+    looker = _Looker(run, tokenizer, end_tokens(run.base_folder, tokenizer), texts)
+    shards = reply_shards(run)
+    candidates = 0
+    with progress(f"lookahead, round {run.iteration}", len(shards)) as advance:
+        for shard in shards:
+            path = _path(run, shard)
+            if not path.is_file() and (found := looker.looked(shard)):
+                with replacing(path) as partial:
+                    save_file(found, partial)
+            candidates += load_file(path)["candidates"].numel() if path.is_file() else 0
+            advance(1)
+    return {"candidates": candidates}
+
+
+def load_lookahead(run: FastRun, data: PositionData, means: Tensor, stds: Tensor) -> Lookahead:
+    """All that a round's candidates were scored.
+
+    Args:
+        data: of the round.
+        means, stds: [objectives] of the base's reward.
+
+    Raises:
+        RunDirError: it is not all there yet.
+    """
+    run.finished("lookahead")
+    parts = []
+    for shard in reply_shards(run):
+        if (path := _path(run, shard)).is_file():
+            stored = load_file(path)
+            scored = standardise(stored["rewards"], means, stds, run.recipe.fit.clip).float()
+            position = positions_of(stored, shard, data)
+            parts.append((position, stored["candidates"], stored["weights"], scored, stored["ends"]))
+    return Lookahead(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def join_lookahead(parts: Sequence[Lookahead], sizes: Sequence[int]) -> Lookahead:
+    """Those of several rounds, whose positions are joined too.
+
+    Args:
+        sizes: how many positions each round has.
+    """
+    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    moved = [replace(part, position=part.position + start) for part, start in zip(parts, starts, strict=False)]
+    return Lookahead(*(torch.cat([getattr(part, name) for part in moved]) for name in Lookahead.__slots__))
+
+
+def end_tokens(base_folder: str, tokenizer: Any) -> list[int]:
+    """The tokens that end a reply of the base, as its generation config and its tokenizer have them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(base_folder).eos_token_id
+    except OSError:  # it has no such file
+        ends = AutoConfig.from_pretrained(base_folder, trust_remote_code=False).eos_token_id
+    named = ends if isinstance(ends, list) else [ends]
+    return sorted({token for token in (*named, tokenizer.eos_token_id) if token is not None})
+
+
+@dataclass(frozen=True)
+class _Looker:
+    """Scores the candidates of shards.
+
+    Attributes:
+        ends: tokens that end a reply; texts: of prompts, by their ids.
+    """
+
+    run: FastRun
+    tokenizer: Any
+    ends: list[int]
+    texts: Mapping[str, str]
+
+    def looked(self, shard: ReplyShard) -> dict[str, Tensor]:
+        """What is stored of a shard; nothing where none of its replies is to a training prompt."""
+        replies = list(read_shard(shard.path))
+        columns, kept = ordered(read_recorded(shard.positions), replies, reply_names(self.run, shard.prompts))
+        parts, prompts, written = [], [], []
+        for number, index in enumerate(kept):
+            if replies[index].split == "train":
+                rows = (columns["reply"] == number).nonzero().flatten()
+                picked, texts = self._picked(replies[index], columns["token_ids"][rows], columns["base_logprobs"][rows])
+                parts.append({"reply": torch.full_like(picked["place"], index), **picked})
+                prompts += [self.texts[replies[index].prompt_id]] * len(texts)
+                written += texts
+        if not parts:
+            return {}
+        found = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+        return {**found, "rewards": self._scores(prompts, written).reshape(*found["ends"].shape, -1)}
+
+    def _picked(self, reply: Rollout, token_ids: Tensor, base_logprobs: Tensor) -> tuple[dict[str, Tensor], list[str]]:
+        """The candidates that are looked at, and the texts with them, one after another."""
+        recipe = self.run.recipe.fast.lookahead
+        assert recipe is not None, "a recipe without a look ahead has no such stage"
+        picked = pick_of_reply(reply, base_logprobs, recipe)
+        tokens = token_ids[picked["place"]].long().gather(1, picked["candidates"])
+        texts = [
+            self.tokenizer.decode([*reply.output_token_ids[:place], token], skip_special_tokens=True)
+            for place, row in zip(picked["place"].tolist(), tokens.tolist(), strict=True)
+            for token in row
+        ]
+        return {**picked, "ends": torch.isin(tokens, torch.tensor(self.ends))}, texts
+
+    def _scores(self, prompts: list[str], written: list[str]) -> Tensor:
+        rewards: dict[str, Reward] = {name: load_reward(identifier) for name, identifier in self.run.rewards.items()}
+        columns = [checked_scores(name, reward, prompts, written) for name, reward in rewards.items()]
+        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
+
+
+def _path(run: FastRun, shard: ReplyShard) -> Path:
+    return run.stage("lookahead").folder / f"{shard.path.stem.replace('shard', 'lookahead')}.safetensors"
