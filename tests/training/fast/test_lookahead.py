@@ -19,6 +19,8 @@ from training.fast.run import FastRun
 from training.fast_recipe import CriticRecipe
 from training.rewards.reward import load_reward
 from training.rollouts.shards import read_shard
+from training.runs.run import VALUES_FOLDER
+from valuemodels.contract.value_config import read_value_config
 
 TOKENS = 6
 RECIPE = CriticRecipe(hidden=32, epochs=4, batch_size=64, learning_rate=3e-3)
@@ -52,6 +54,17 @@ def test_every_reply_to_learn_from_is_looked_at_and_no_other(looking: FastRun) -
     data, looked, _, _ = of_round(looking.at(0))
     seen = set(data.reply[looked.position].tolist())
     assert seen == {number for number, split in enumerate(data.splits) if split == "train"}
+
+
+def test_a_probe_that_looked_ahead_has_no_teacher_and_gains_more(looking: FastRun, finished: FastRun) -> None:
+    """A letter's worth is known of every letter that could have come, not of those alone that did."""
+    ahead, sampled = (
+        read_value_config(run.at(1).finished("probe") / VALUES_FOLDER).probe for run in (looking, finished)
+    )
+    assert ahead is not None and ahead.origin is not None and ahead.origin.distilled_from is None
+    assert sampled is not None and sampled.origin is not None and sampled.origin.distilled_from == "letters"
+    for name in NAMES:
+        assert ahead.metrics[name]["validation_gain"] > sampled.metrics[name]["validation_gain"] + 0.02
 
 
 def test_a_round_that_was_not_looked_at_is_named(fresh: FastRun) -> None:

@@ -20,10 +20,11 @@ REWARD = 'tests.training.letters:Letters {"wanted": "qrstuvwxyz"}'
 OBJECTIVE = parse_objective("lateness", "Late letters.", REWARD)
 
 
-@pytest.fixture(scope="module")
-def slider(finished: FastRun, tmp_path_factory: pytest.TempPathFactory) -> FastRun:
+@pytest.fixture(scope="module", params=["finished", "looking"])
+def slider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FastRun:
+    made: FastRun = request.getfixturevalue(request.param)
     run_dir = tmp_path_factory.mktemp("slider") / "run"
-    return carry_out(slider_run(finished.run_dir.path, OBJECTIVE, run_dir, Path(finished.base_folder)))
+    return carry_out(slider_run(made.run_dir.path, OBJECTIVE, run_dir, Path(made.base_folder)))
 
 
 def test_only_calibration_samples(slider: FastRun) -> None:
@@ -102,7 +103,9 @@ def test_command_ends_with_one_sentence_and_status_2(
 
 
 def test_command_resumes_and_exports(slider: FastRun, call: Callable[..., Result], tmp_path: Path) -> None:
-    result = call(REWARD, "--run-dir", str(slider.run_dir.path), "--export", str(tmp_path / "out"))
+    assert slider.cached is not None
+    made, folder = str(slider.cached.path), str(slider.run_dir.path)
+    result = call(REWARD, "--from", made, "--run-dir", folder, "--export", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
     assert "replies: done before" in result.output and "probe_export: done before" in result.output
     assert read_value_config(tmp_path / "out").names == ("lateness",)
