@@ -80,7 +80,7 @@ class AdvantageRecipe(Strict):
     """How a probe is fitted to the advantages of sampled replies.
 
     Attributes:
-        teacher_weight: how much the exact values count beside them, on labelled positions.
+        teacher_weight: how much the labels count beside them, where there are some: a look ahead's, or a teacher's.
     """
 
     epochs: Count = 2
