@@ -5,7 +5,7 @@ Runs in any training process. Must not import torch or vllm.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -131,3 +131,10 @@ class FastRecipe(Strict):
     critic: CriticRecipe = CriticRecipe()
     advantages: AdvantageRecipe = AdvantageRecipe()
     tilts: TiltRecipe = TiltRecipe()
+
+    @model_validator(mode="after")
+    def _looks_ahead_at_cheap_rewards(self) -> "FastRecipe":
+        # The look ahead sets candidates' own rewards beside those of the next prefix, which have to be its own, too.
+        if self.lookahead is not None and self.critic.prefix_every > 1:
+            raise ValueError(f"lookahead: goes with critic.prefix_every 1, and not with {self.critic.prefix_every}")
+        return self

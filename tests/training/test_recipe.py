@@ -77,6 +77,11 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("objectives", 0, "name", to="Positivity!"), r"objectives\.0\.name: .*\(got Positivity!\)"),
         (_set("objectives", 1, "name", to="positivity"), r"objective positivity is listed twice"),
         (_set("head", to={"kind": "mlp"}), r"head: .*head\.hidden"),
+        (_set("fast", to={"lookahead": {"positions": 0}}), r"fast\.lookahead\.positions: .*greater than 0 \(got 0\)"),
+        (
+            _set("fast", to={"lookahead": {}, "critic": {"prefix_every": 8}}),
+            r"fast: .*every 1, and not with 8",
+        ),
         (_set("calibrate", "max_evaluations", to=1), r"calibrate\.max_evaluations: .*\(got 1\)"),
     ],
 )
