@@ -3,11 +3,8 @@
 The reply is the stem. At each labelled position some of its candidates are leaves, which attend to the tokens before
 them and to themselves; so all of them are valued at once, and nothing is sampled through the slow exact guide.
 
-    labels_<n>.safetensors, of shard n of the base's replies
-        reply      [labels] int64                which of the shard's replies
-        place      [labels] int64                position in it
-        candidates [labels, m] int64             which of the position's candidates; 0 where there are fewer
-        weights    [labels, m] float32           the share of the base's mass that each stands for, together 1
+    labels_<n>.safetensors, of shard n of the base's replies: the columns of `picked`, and
+
         values     [labels, m, objectives] float32
 
 Runs in its own process, started by `training.rounds`. Imports torch, never vllm.
@@ -37,7 +34,7 @@ from valuemodels.models.trunk import ValueModel
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Exact values of some candidates at some positions; columns as in the module's docstring.
+    """Values of some candidates at some positions; columns as in the files.
 
     Attributes:
         position: [labels] index into the base's `PositionData`.
