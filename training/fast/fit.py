@@ -53,7 +53,7 @@ def fit_probe(run: FastRun) -> dict[str, Any]:
     if run.recipe.fast.lookahead is not None:
         looked = [load_lookahead(run.at(round_), part, means, stds) for round_, part in enumerate(rounds)]
         labels = _foreseen(run, data, join_lookahead(looked, [len(part) for part in rounds]))
-    elif run.teacher is not None:
+    elif run.labeller is not None:
         labels = load_labels(run.at(0), data)
     with curves(run, "probe") as writer:
         return _fitted(run, embeddings, data, labels, writer.add_scalar)
@@ -73,7 +73,7 @@ def _fitted(run: FastRun, embeddings: Tensor, data: PositionData, labels: Labels
     metrics = probe_metrics(probe, embeddings, held, list(base), run)
     scales = probe_scales(probe, embeddings, held, list(base), run)
     origin = ProbeOrigin(
-        distilled_from=run.teacher.config.id if run.teacher is not None and run.recipe.fast.lookahead is None else None,
+        distilled_from=None if run.labeller is None else run.labeller.config.id,
         advantages=True,
         rounds=run.iteration,
         replies=sum(split == "train" for split in data.splits),

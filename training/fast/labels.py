@@ -13,14 +13,13 @@ Runs in its own process, started by `training.rounds`. Imports torch, never vllm
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.fast.picked import pick_of_reply, positions_of
+from training.fast.picked import pick_of_reply, picked_path, read_picked
 from training.fast.positions import PositionData, ordered, read_recorded
 from training.fast.replies import ReplyShard, reply_names, reply_shards
 from training.fast.run import FastRun
@@ -72,7 +71,7 @@ def label_positions(run: FastRun) -> dict[str, Any]:
     labels = 0
     with progress("labels", sum(map(len, chosen.values()))) as advance:
         for index, shard in enumerate(reply_shards(run)):
-            path = _labels_path(run, shard)
+            path = picked_path(run, "labels", shard)
             if index in chosen and not path.is_file():
                 found = _label_shard(run, model, shard, chosen[index], advance)
                 with replacing(path) as partial:
@@ -102,14 +101,11 @@ def load_labels(run: FastRun, data: PositionData) -> Labels:
     Raises:
         RunDirError: they are not all made yet.
     """
-    run.finished("labels")
-    parts = []
-    for shard in reply_shards(run):
-        if (path := _labels_path(run, shard)).is_file():
-            stored = load_file(path)
-            position = positions_of(stored, shard, data)
-            parts.append(Labels(position, stored["candidates"], stored["weights"], stored["values"]))
-    return Labels(*(torch.cat([getattr(part, name) for part in parts]) for name in Labels.__slots__))
+    parts = [
+        (position, stored["candidates"], stored["weights"], stored["values"])
+        for position, stored in read_picked(run, "labels", data)
+    ]
+    return Labels(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
@@ -165,7 +161,3 @@ def _label_reply(
     leaves = token_ids[picked["place"]].long().gather(1, picked["candidates"])
     values = tree_values(model, reply.prompt_token_ids, reply.output_token_ids, picked["place"], leaves)
     return {**picked, "values": values}
-
-
-def _labels_path(run: FastRun, shard: ReplyShard) -> Path:
-    return run.stage("labels").folder / f"{shard.path.stem.replace('shard', 'labels')}.safetensors"

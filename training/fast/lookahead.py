@@ -14,19 +14,19 @@ Runs in its own process, started by `training.rounds`. Imports torch, never vllm
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.fast.picked import pick_of_reply, positions_of
+from training.fast.picked import pick_of_reply, picked_path, read_picked
 from training.fast.positions import PositionData, ordered, read_recorded
 from training.fast.replies import ReplyShard, all_prompts, reply_names, reply_shards
+from training.fast.reply_rewards import scores
 from training.fast.run import FastRun
 from training.fit.targets import standardise
-from training.rewards.reward import Reward, checked_scores, load_reward
+from training.rewards.reward import Reward, load_reward
 from training.rollouts.shards import Rollout, read_shard
 from training.runs.progress import progress
 from training.runs.run_dir import replacing
@@ -59,12 +59,13 @@ def look_ahead(run: FastRun) -> dict[str, Any]:
     run.finished("replies")
     tokenizer = AutoTokenizer.from_pretrained(run.base_folder, trust_remote_code=False)
     texts = {prompt.prompt_id: prompt.text for prompt in all_prompts(run)}
-    looker = _Looker(run, tokenizer, end_tokens(run.base_folder, tokenizer), texts)
+    rewards = {name: load_reward(identifier) for name, identifier in run.rewards.items()}
+    looker = _Looker(run, tokenizer, end_tokens(run.base_folder, tokenizer), texts, rewards)
     shards = reply_shards(run)
     candidates = 0
     with progress(f"lookahead, round {run.iteration}", len(shards)) as advance:
         for shard in shards:
-            path = _path(run, shard)
+            path = picked_path(run, "lookahead", shard)
             if not path.is_file() and (found := looker.looked(shard)):
                 with replacing(path) as partial:
                     save_file(found, partial)
@@ -83,14 +84,10 @@ def load_lookahead(run: FastRun, data: PositionData, means: Tensor, stds: Tensor
     Raises:
         RunDirError: it is not all there yet.
     """
-    run.finished("lookahead")
     parts = []
-    for shard in reply_shards(run):
-        if (path := _path(run, shard)).is_file():
-            stored = load_file(path)
-            scored = standardise(stored["rewards"], means, stds, run.recipe.fit.clip).float()
-            position = positions_of(stored, shard, data)
-            parts.append((position, stored["candidates"], stored["weights"], scored, stored["ends"]))
+    for position, stored in read_picked(run, "lookahead", data):
+        scored = standardise(stored["rewards"], means, stds, run.recipe.fit.clip).float()
+        parts.append((position, stored["candidates"], stored["weights"], scored, stored["ends"]))
     return Lookahead(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -129,6 +126,7 @@ class _Looker:
     tokenizer: Any
     ends: list[int]
     texts: Mapping[str, str]
+    rewards: Mapping[str, Reward]
 
     def looked(self, shard: ReplyShard) -> dict[str, Tensor]:
         """What is stored of a shard; nothing where none of its replies is to a training prompt."""
@@ -145,7 +143,7 @@ class _Looker:
         if not parts:
             return {}
         found = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
-        return {**found, "rewards": self._scores(prompts, written).reshape(*found["ends"].shape, -1)}
+        return {**found, "rewards": scores(self.rewards, prompts, written).reshape(*found["ends"].shape, -1)}
 
     def _picked(self, reply: Rollout, token_ids: Tensor, base_logprobs: Tensor) -> tuple[dict[str, Tensor], list[str]]:
         """The candidates that are looked at, and the texts with them, one after another."""
@@ -159,12 +157,3 @@ class _Looker:
             for token in row
         ]
         return {**picked, "ends": torch.isin(tokens, torch.tensor(self.ends))}, texts
-
-    def _scores(self, prompts: list[str], written: list[str]) -> Tensor:
-        rewards: dict[str, Reward] = {name: load_reward(identifier) for name, identifier in self.run.rewards.items()}
-        columns = [checked_scores(name, reward, prompts, written) for name, reward in rewards.items()]
-        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
-
-
-def _path(run: FastRun, shard: ReplyShard) -> Path:
-    return run.stage("lookahead").folder / f"{shard.path.stem.replace('shard', 'lookahead')}.safetensors"

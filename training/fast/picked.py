@@ -11,13 +11,17 @@ Imports torch, never vllm.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.fast.positions import PositionData
-from training.fast.replies import ReplyShard
+from training.fast.replies import ReplyShard, reply_shards
+from training.fast.run import FastRun
 from training.fast_recipe import PickRecipe
 from training.rollouts.shards import Rollout, read_shard
 
@@ -58,6 +62,26 @@ def pick_candidates(base_logprobs: Tensor, recipe: PickRecipe, dice: torch.Gener
     weights[:, likeliest:] *= there / there.clamp(1, max(others, 1))
     is_there = present.gather(1, candidates)
     return candidates.where(is_there, 0), weights / weights.sum(1, keepdim=True)
+
+
+def picked_path(run: FastRun, stage: Literal["labels", "lookahead"], shard: ReplyShard) -> Path:
+    """Where a stage stores what it found of a shard; there is no file where it looked at none of its replies."""
+    return run.stage(stage).folder / f"{shard.path.stem.replace('shard', stage)}.safetensors"
+
+
+def read_picked(
+    run: FastRun, stage: Literal["labels", "lookahead"], data: PositionData
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Shard by shard the index of each label into its round's positions, and what is stored.
+
+    Raises:
+        RunDirError: it is not all there yet.
+    """
+    run.finished(stage)
+    for shard in reply_shards(run):
+        if (path := picked_path(run, stage, shard)).is_file():
+            stored = load_file(path)
+            yield positions_of(stored, shard, data), stored
 
 
 def positions_of(stored: Mapping[str, Tensor], shard: ReplyShard, data: PositionData) -> Tensor:

@@ -69,16 +69,21 @@ def score_shard(
     ]
     of_prefix = [prompt for prompt, lengths in zip(prompts, cut, strict=True) for _ in lengths]
     whole = [reply.text for reply in replies]
-    columns = [checked_scores(name, reward, prompts + of_prefix, whole + prefixes) for name, reward in rewards.items()]
-    scores = torch.tensor(columns, dtype=torch.float64).T.contiguous()
+    scored = scores(rewards, prompts + of_prefix, whole + prefixes)
     # Between two scored prefixes the earlier one's reward holds.
     repeats = [
         min(every, len(reply.output_token_ids) - length)
         for reply, lengths in zip(replies, cut, strict=True)
         for length in lengths
     ]
-    held = scores[len(replies) :].repeat_interleave(torch.tensor(repeats), dim=0)
-    return {"final": scores[: len(replies)].contiguous(), "prefixes": held}
+    held = scored[len(replies) :].repeat_interleave(torch.tensor(repeats), dim=0)
+    return {"final": scored[: len(replies)].contiguous(), "prefixes": held}
+
+
+def scores(rewards: Mapping[str, Reward], prompts: Sequence[str], texts: Sequence[str]) -> Tensor:
+    """[texts, objectives] float64, every objective's reward of every text."""
+    columns = [checked_scores(name, reward, prompts, texts) for name, reward in rewards.items()]
+    return torch.tensor(columns, dtype=torch.float64).T.contiguous()
 
 
 def _base_rewards(run: FastRun, shards: Sequence[ReplyShard]) -> dict[str, dict[str, float]]:

@@ -26,8 +26,8 @@ class FastRun(Run):
     Iteration 0 is fitted to replies of the base, each later one to those and to replies tilted by the probe before it.
 
     Attributes:
-        teacher: whose exact values the probe is first distilled from, and who gets it; None makes a checkpoint that is
-            a probe alone, from rewards alone.
+        teacher: who gets the probe, and whose exact values it begins with unless it looks ahead; None makes a probe
+            alone, from rewards alone.
     """
 
     kind: ClassVar[str] = "fast"
@@ -72,8 +72,8 @@ class FastRun(Run):
         stages["reply_rewards"] = rewards
         if fast.lookahead is not None:
             stages["lookahead"] = fast.lookahead.model_dump(mode="json")
-        elif self.iteration == 0 and self.teacher is not None:
-            stages["labels"] = {**fast.labels.model_dump(mode="json"), "teacher": self.teacher.digest}
+        if self.iteration == 0 and self.labeller is not None:
+            stages["labels"] = {**fast.labels.model_dump(mode="json"), "teacher": self.labeller.digest}
         stages["probe"] = fits
         if self.iteration == self.last or self.is_judged:
             stages["probe_scales"] = pick(self.recipe, "calibrate")
@@ -93,6 +93,11 @@ class FastRun(Run):
         if self.iteration == 0:
             return {}
         return {f"round {self.iteration - 1}": self.at(self.iteration - 1).stage("probe").inputs}
+
+    @property
+    def labeller(self) -> Teacher | None:
+        """Whose exact values the probe begins with: the teacher's, unless it looks ahead."""
+        return self.teacher if self.recipe.fast.lookahead is None else None
 
     @property
     def rewards(self) -> dict[str, str]:
