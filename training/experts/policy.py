@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 
 from training.rollouts.engine import Limits, Reply
 from training.rollouts.requests import Request
+from training.runs.base import end_tokens
 from valuemodels.sources.cpu import base_dtype
 
 ROWS = 96
@@ -57,8 +58,7 @@ class MixedPolicy:
         self._models = list(models)
         self._shares = list(shares)
         self._tokenizer = AutoTokenizer.from_pretrained(base)
-        ends = self._base.generation_config.eos_token_id
-        self._ends = set(ends if isinstance(ends, list) else [ends]) | {self._tokenizer.eos_token_id}
+        self._ends = set(end_tokens(base, self._tokenizer))
 
     def sample(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
         """One reply a request, in the requests' order, with its `log_ratios` and `base_logprob`."""

@@ -28,6 +28,7 @@ from training.fast.run import FastRun
 from training.fit.targets import standardise
 from training.rewards.reward import Reward, load_reward
 from training.rollouts.shards import Rollout, read_shard
+from training.runs.base import end_tokens
 from training.runs.progress import progress
 from training.runs.run_dir import replacing
 
@@ -100,18 +101,6 @@ def join_lookahead(parts: Sequence[Lookahead], sizes: Sequence[int]) -> Lookahea
     starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
     moved = [replace(part, position=part.position + start) for part, start in zip(parts, starts, strict=False)]
     return Lookahead(*(torch.cat([getattr(part, name) for part in moved]) for name in Lookahead.__slots__))
-
-
-def end_tokens(base_folder: str, tokenizer: Any) -> list[int]:
-    """The tokens that end a reply of the base, as its generation config and its tokenizer have them."""
-    from transformers import AutoConfig, GenerationConfig
-
-    try:
-        ends = GenerationConfig.from_pretrained(base_folder).eos_token_id
-    except OSError:  # it has no such file
-        ends = AutoConfig.from_pretrained(base_folder, trust_remote_code=False).eos_token_id
-    named = ends if isinstance(ends, list) else [ends]
-    return sorted({token for token in (*named, tokenizer.eos_token_id) if token is not None})
 
 
 @dataclass(frozen=True)

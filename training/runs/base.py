@@ -1,9 +1,10 @@
-"""Where a run's base model lies on this machine.
+"""A run's base model: where it lies on this machine, and what ends its replies.
 
 Runs in any training process. Must not import torch or vllm.
 """
 
 from pathlib import Path
+from typing import Any
 
 from training.recipe import Recipe
 from valuemodels.sources.embedded import EMBEDDED, prepare_embedded_base
@@ -24,3 +25,15 @@ def look_up_base(base: str, revision: str | None = None) -> str:
         base: "embedded", or a folder or hub id.
     """
     return str(prepare_embedded_base() if base == EMBEDDED else resolve_folder(base, revision))
+
+
+def end_tokens(base_folder: str, tokenizer: Any) -> list[int]:
+    """The tokens that end a reply of the base, as its generation config and its tokenizer have them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(base_folder).eos_token_id
+    except OSError:  # it has no such file
+        ends = AutoConfig.from_pretrained(base_folder, trust_remote_code=False).eos_token_id
+    named = ends if isinstance(ends, list) else [ends]
+    return sorted({token for token in (*named, tokenizer.eos_token_id) if token is not None})

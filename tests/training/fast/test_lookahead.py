@@ -1,9 +1,6 @@
 """Looking ahead: whose text is scored, beside which candidate, and what a critic makes of it."""
 
 import dataclasses
-import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from torch import Tensor
 from tests.training.recorded import NAMES, random_data
 from training.errors import RunDirError
 from training.fast.critic import foreseen_values
-from training.fast.lookahead import Lookahead, end_tokens, load_lookahead
+from training.fast.lookahead import Lookahead, load_lookahead
 from training.fast.positions import PositionData, load_positions
 from training.fast.replies import reply_shards
 from training.fast.run import FastRun
@@ -117,11 +114,3 @@ def test_no_candidate_is_judged_by_a_critic_that_saw_its_prompt() -> None:
     spoilt[0] += 100
     other = foreseen_values(dataclasses.replace(data, final_rewards=spoilt), looked, short, 4, seed=0)
     assert torch.equal(found[:4], other[:4]) and not torch.equal(found, other)
-
-
-@pytest.mark.parametrize(("named", "ends"), [(None, [7]), (9, [7, 9]), ([9, 8], [7, 8, 9])])
-def test_a_reply_ends_with_what_the_base_says(tmp_path: Path, named: object, ends: list[int]) -> None:
-    if named is not None:
-        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 7}))
-    assert end_tokens(str(tmp_path), SimpleNamespace(eos_token_id=7)) == ends
