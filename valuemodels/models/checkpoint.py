@@ -6,6 +6,7 @@ LoRA adapter where it has them, and the probe where there is one. Tensors are na
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -87,6 +88,8 @@ def save_checkpoint(folder: str | Path, config: ValueConfig, tensors: Mapping[st
         save_file({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}, partial / TENSORS_FILE)
         text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (partial / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        # safetensors lets the owner alone read what it writes; servers run as another user.
+        shutil.copymode(partial / CONFIG_FILE, partial / TENSORS_FILE)
 
 
 def read_tensors(folder: str | Path, part: Literal["all", "exact", "probe"] = "all") -> dict[str, Tensor]:

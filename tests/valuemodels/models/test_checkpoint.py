@@ -150,6 +150,16 @@ def test_saving_replaces_the_old_folder_whole_and_leaves_nothing_else(
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+def test_who_may_read_the_one_file_may_read_the_other(
+    tiny_base: str, tiny_config: Callable[..., ValueConfig], tmp_path: Path
+) -> None:
+    """Training saves as one user, and a container serves as another."""
+    save_checkpoint(tmp_path / "new", tiny_config(), random_tensors(tiny_config(), tiny_base))
+    (tmp_path / "any").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "any", *(tmp_path / "new").iterdir())}
+    assert len(modes) == 1
+
+
 def test_a_failed_save_leaves_the_old_checkpoint(
     folder: Path, tiny_config: Callable[..., ValueConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
