@@ -21,7 +21,7 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 RANKS = tests/invariants/test_ranks.py
 
-.PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded helpfulness-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
+.PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -105,11 +105,6 @@ compare-embedded: setup-dev ## What fast and exact scoring gain for the same KL;
 evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does, measured on held-out prompts
 	@.venv/bin/mavis evaluate --out valuemodels/checkpoints/embedded/evaluation.json --prompts held-out.jsonl --limit 208 \
 		--samples 1 --weights=-1,-0.75,-0.5,-0.25,0,0.25,0.5,0.75,1 $(SECOND:%=--also training.rewards.second:%) $(ARGS)
-
-helpfulness-embedded: setup-dev ## The same of its weakest slider alone, with three samples a prompt
-	@.venv/bin/mavis evaluate --objective helpfulness --out docs/evaluation/embedded/helpfulness.json \
-		--prompts held-out.jsonl --limit 208 --samples 3 --weights=-1,-0.75,-0.5,-0.25,0,0.25,0.5,0.75,1 \
-		--also training.rewards.second:SharedWords $(ARGS)
 
 front-embedded: setup-dev ## Which rewards can be had together, by tilting and by the alternatives; resumes where it stopped
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl --no-others \
