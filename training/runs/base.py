@@ -1,6 +1,6 @@
 """A run's base model: where it lies on this machine, and what ends its replies.
 
-Runs in any training process. Must not import torch or vllm.
+Runs in any training process. Must not import torch or vllm; `end_tokens`, where it is called, imports transformers.
 """
 
 from pathlib import Path
