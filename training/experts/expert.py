@@ -23,6 +23,9 @@ from training.runs.progress import progress
 from training.runs.quiet_trl import shared_arguments, trl
 from valuemodels.sources.cpu import has_fast_bfloat16
 
+READ_AT_ONCE = 4
+"""Preferences, of a step's: memory goes by their logits over the whole vocabulary, of both replies and both models."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertRecipe:
@@ -95,11 +98,13 @@ def _trainer(base: str, rows: Sequence[Preference], recipe: ExpertRecipe, work: 
 
 
 def _arguments(recipe: ExpertRecipe, work: Path) -> Any:
+    together = math.gcd(recipe.batch_size, READ_AT_ONCE)
     return trl().DPOConfig(
         **(shared_arguments(str(work), recipe.seed) | {"bf16": torch.cuda.is_available() or has_fast_bfloat16()}),
         beta=recipe.beta,
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=recipe.batch_size // together,
         learning_rate=recipe.learning_rate,
         max_length=None,
     )

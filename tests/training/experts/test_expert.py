@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,22 @@ def test_an_expert_learns_what_is_preferred_and_the_base_stays_as_it_was(chat_ba
     base = AutoModelForCausalLM.from_pretrained(chat_base).eval()
     expert = rewarded_soup(chat_base, {"it": tmp_path / "expert"}, {"it": 1.0})
     assert all(gap(expert, row) > gap(base, row) + 1 for row in rows)
+
+
+def test_a_step_teaches_the_same_however_much_of_it_is_read_at_once(
+    chat_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Preference((5, 6, 7 + n), (20, 21 + n, 22), (30, 31 + n)) for n in range(8)]
+    gaps = []
+    for at_once in (1, 4):
+        monkeypatch.setattr("training.experts.expert.READ_AT_ONCE", at_once)
+        folder = tmp_path / str(at_once)
+        train_expert(chat_base, rows, replace(RECIPE, epochs=2), folder / "work", folder / "expert")
+        expert = rewarded_soup(chat_base, {"it": folder / "expert"}, {"it": 1.0})
+        gaps.append([gap(expert, row) for row in rows])
+    base = AutoModelForCausalLM.from_pretrained(chat_base).eval()
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-3)
+    assert gaps[0] != pytest.approx([gap(base, row) for row in rows], abs=0.05)
 
 
 class ShortOrLong(FakeEngine):
