@@ -17,8 +17,11 @@ from training.rollouts.requests import Request
 from training.runs.base import end_tokens
 from valuemodels.sources.cpu import base_dtype
 
-ROWS = 96
+ROWS = 128
 """Replies that are written at once."""
+
+_ROWS_READ = 8
+"""Replies that the base reads at once: memory goes by their logits over the whole vocabulary."""
 
 _MIXED = "mixed"
 
@@ -53,7 +56,7 @@ class MixedPolicy:
     """
 
     def __init__(self, base: str, models: Sequence[Any], shares: Sequence[float]) -> None:
-        """Args: `base`: folder of the base, which reads along; `shares`: of the models, adding up to 1."""
+        """Args: `base`: folder of the base, which reads the replies; `shares`: of the models, adding up to 1."""
         self._base = _as_served(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), base)
         self._models = list(models)
         self._shares = list(shares)
@@ -74,42 +77,59 @@ class MixedPolicy:
     def _batch(self, requests: Sequence[Request], limits: Limits) -> list[Reply]:
         ids, mask = _left_padded([request.prompt_token_ids for request in requests])
         dice = [torch.Generator().manual_seed(request.seed) for request in requests]
-        caches = [DynamicCache() for _ in range(len(self._models) + 1)]
-        written: list[list[tuple[int, float, float]]] = [[] for _ in requests]
+        caches = [DynamicCache() for _ in self._models]
+        written: list[list[tuple[int, float]]] = [[] for _ in requests]
         running = [True] * len(requests)
         while any(running):
-            own, of_base = self._logprobs(ids, mask, caches, limits.temperature)
-            drawn = _drawn(own, dice)
-            told = torch.stack([own.gather(1, drawn)[:, 0], of_base.gather(1, drawn)[:, 0]], dim=1).tolist()
-            for row, (token, (mine, others)) in enumerate(zip(drawn[:, 0].tolist(), told, strict=True)):
+            logprobs = self._logprobs(ids, mask, caches, limits.temperature)
+            drawn = _drawn(logprobs, dice)
+            told = logprobs.gather(1, drawn)[:, 0].tolist()
+            for row, (token, logprob) in enumerate(zip(drawn[:, 0].tolist(), told, strict=True)):
                 if running[row]:
-                    written[row].append((token, mine, others))
+                    written[row].append((token, logprob))
                     limit = min(limits.max_tokens, requests[row].max_tokens or limits.max_tokens)
                     is_end = token in self._ends and not limits.ignore_eos
                     running[row] = not is_end and len(written[row]) < limit
             ids, mask = drawn, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        return [self._reply(request, tokens) for request, tokens in zip(requests, written, strict=True)]
+        texts = [
+            (*request.prompt_token_ids, *(token for token, _ in tokens))
+            for request, tokens in zip(requests, written, strict=True)
+        ]
+        of_base = self._read(texts, [len(tokens) for tokens in written])
+        return [self._reply(*each) for each in zip(requests, written, of_base, strict=True)]
 
-    def _logprobs(
-        self, ids: Tensor, mask: Tensor, caches: Sequence[DynamicCache], temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        """[rows, vocabulary] of the mixture at this temperature, and of the base at 1."""
+    def _logprobs(self, ids: Tensor, mask: Tensor, caches: Sequence[DynamicCache], temperature: float) -> Tensor:
+        """[rows, vocabulary] of the mixture at this temperature."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         each = [
             model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits[:, -1].float()
-            for model, cache in zip([*self._models, self._base], caches, strict=True)
+            for model, cache in zip(self._models, caches, strict=True)
         ]  # fmt: skip
         mixed = sum(
-            share * (logits / temperature).log_softmax(-1) for share, logits in zip(self._shares, each, strict=False)
+            share * (logits / temperature).log_softmax(-1) for share, logits in zip(self._shares, each, strict=True)
         )
         assert isinstance(mixed, Tensor)
-        return mixed.log_softmax(-1), each[-1].log_softmax(-1)
+        return mixed.log_softmax(-1)
 
-    def _reply(self, request: Request, written: Sequence[tuple[int, float, float]]) -> Reply:
-        tokens = tuple(token for token, _, _ in written)
-        ratios = tuple(own - others for _, own, others in written)
+    def _read(self, texts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[float]]:
+        """What the base makes of so many last tokens of each text; read at once, not token by token."""
+        found = []
+        for start in range(0, len(texts), _ROWS_READ):
+            ids, mask = _left_padded(texts[start : start + _ROWS_READ])
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            longest = max(lengths[start : start + _ROWS_READ])
+            logits = self._base(
+                input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=longest + 1
+            ).logits[:, :-1].float()  # fmt: skip
+            told = logits.gather(2, ids[:, -longest:, None])[..., 0] - logits.logsumexp(-1)
+            found += told.tolist()
+        return [row[-length:] for row, length in zip(found, lengths, strict=True)]
+
+    def _reply(self, request: Request, written: Sequence[tuple[int, float]], of_base: Sequence[float]) -> Reply:
+        tokens = tuple(token for token, _ in written)
+        ratios = tuple(own - base for (_, own), base in zip(written, of_base, strict=True))
         return Reply(
             prompt_id=request.prompt_id,
             prompt_token_ids=request.prompt_token_ids,
@@ -119,7 +139,7 @@ class MixedPolicy:
             finish_reason="stop" if tokens[-1] in self._ends else "length",
             kl_nats=sum(ratios),
             log_ratios=ratios,
-            base_logprob=sum(others for _, _, others in written),
+            base_logprob=sum(of_base),
         )
 
 

@@ -28,6 +28,7 @@ def asked_groups(
     triple: Sequence[str] | None,
     mix: Sequence[str] | None,
     *,
+    points: int,
     others: bool,
     full: bool,
 ) -> list[MixGroup]:
@@ -37,7 +38,7 @@ def asked_groups(
         RecipeError: there are none, or one of them cannot be.
     """
     mixes = [parse_mix("mix", text, names) for text in mix or []]
-    groups = mix_groups(names, _groups(pair), _groups(triple), mixes, others=others, full=full)
+    groups = mix_groups(names, _groups(pair), _groups(triple), mixes, points=points, others=others, full=full)
     if not groups:
         raise RecipeError(f"pair: got none, allowed is two of {', '.join(names)}, with commas between them")
     return groups

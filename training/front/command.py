@@ -33,7 +33,7 @@ from training.evaluate.sliders import app
 from training.front.asked import MixOption, PairOption, TripleOption, asked_groups, tilt_kinds, whole_numbers
 from training.front.figures import Answers, group_figures
 from training.front.methods import Base, Method, Setting, TiltKind, every_method
-from training.front.mixes import MixGroup
+from training.front.mixes import PAIR_POINTS, MixGroup
 from training.front.policies import Experts, expert_of_the_mix, mixed_experts
 from training.front.prompted import Prompted
 from training.front.report import PLOT, TABLES, plot, tables, verdicts
@@ -58,6 +58,7 @@ def front(
     pair: PairOption = None,
     triple: TripleOption = None,
     mix: MixOption = None,
+    points: Annotated[int, typer.Option(min=2, help="Mixes of a pair that is looked at closely.")] = PAIR_POINTS,
     others: Annotated[bool, typer.Option(help="Whether other pairs are looked at too, less closely.")] = True,
     full: Annotated[bool, typer.Option(help="Look at every pair closely.")] = False,
     prompts: PromptsOption = None,
@@ -81,7 +82,7 @@ def front(
     with errors_in_one_sentence():
         kinds = tilt_kinds(tilts)
         checkpoint = _scoring_up_to(find_checkpoint(values, base_folder), kinds)
-        groups = asked_groups(checkpoint.config.names, pair, triple, mix, others=others, full=full)
+        groups = asked_groups(checkpoint.config.names, pair, triple, mix, points=points, others=others, full=full)
         setting = _setting(checkpoint, run_dir, checkpoint.prompts(prompts, limit), samples, max_tokens, seed)
         counts = whole_numbers("best_of", best_of, 2)
         prompted = _prompted(setting, checkpoint, _instructions(instructions, checkpoint.config.names))

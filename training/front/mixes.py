@@ -43,10 +43,11 @@ def mix_groups(
     triples: Sequence[Sequence[str]],
     mixes: Sequence[Mix] = (),
     *,
+    points: int = PAIR_POINTS,
     others: bool = True,
     full: bool = False,
 ) -> list[MixGroup]:
-    """The pairs at 11 mixes and the triples at 21; the mixes alone; all other pairs at 5, or with `full` at 11 too.
+    """The pairs at so many `points`, the triples at 21; the mixes alone; all other pairs at 5, or with `full` as these.
 
     Args:
         names: of all objectives; pairs, triples: of those to be looked at closely; mixes: to be looked at alone.
@@ -62,9 +63,9 @@ def mix_groups(
                 raise RecipeError(f"{field}: got {','.join(group)!r}, allowed is {allowed}")
     close = {frozenset(pair) for pair in pairs}
     rest = [pair for pair in combinations(names, 2) if others and frozenset(pair) not in close]
-    steps = (PAIR_POINTS if full else OTHER_PAIR_POINTS) - 1
+    steps = (points if full else OTHER_PAIR_POINTS) - 1
     return [
-        *(mixes_of(pair, PAIR_POINTS - 1) for pair in pairs),
+        *(mixes_of(pair, points - 1) for pair in pairs),
         *(mixes_of(triple, TRIPLE_STEPS) for triple in triples),
         *(MixGroup(tuple(mix.shares), (mix,)) for mix in mixes),
         *(mixes_of(pair, steps) for pair in rest),

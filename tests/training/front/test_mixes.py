@@ -18,6 +18,9 @@ def test_a_pair_has_eleven_mixes_a_triple_twenty_one_and_others_five() -> None:
     assert all(sum(mix.shares.values()) == pytest.approx(1) for group in groups for mix in group.mixes)
     assert [len(group.mixes) for group in mix_groups(NAMES, [], [], full=True)] == [11] * 6
     assert mix_groups(NAMES, [], [], others=False) == []
+    fewer = mix_groups(NAMES, [("a", "b")], [], points=6)
+    assert [len(group.mixes) for group in fewer] == [6] + [5] * 5
+    assert [mix.shares["a"] for mix in fewer[0].mixes] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
 
 
 def test_the_ends_are_each_objective_alone_and_all_mixes_differ() -> None:
