@@ -195,7 +195,7 @@ def test_training_page_says_what_depth_and_replies_do_as_was_measured() -> None:
 
 TILTS = ("5", "10", "20", "", "112", "256")
 """Numbers of candidates; the server's default has none in its method's name."""
-BESIDE_EXPERTS = ("tilted, fast", "rewarded soup", "MOD")
+BESIDE_EXPERTS = ("tilted, fast, 112 candidates", "prompted", "best of 4", "best of 16", "rewarded soup", "MOD")
 
 
 def front_lines(report: dict[str, Any]) -> Iterator[str]:
