@@ -232,5 +232,10 @@ def test_readme_says_what_fine_tuned_experts_reach_as_was_measured() -> None:
     shown = [line for line in front_lines(report) if "| base |" not in line]
     for name in ("prompted", "best of 16", "rewarded soup", "MOD"):
         assert sum(f"| {name} |" in line for line in shown) == len(report["groups"])
+    told = " ".join(text("README.md").split())
+    for each in (each for group in report["groups"] for each in group["methods"]):
+        if each["method"] in ("rewarded soup", "MOD"):
+            for ahead in (each["hypervolume_ahead"], each["mip_ahead"]):
+                assert "{value:.2f} ({low:.2f} to {high:.2f})".format(**ahead) in told
     for line in shown:
         assert line in text("README.md")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,11 @@ TripleOption = Annotated[list[str] | None, typer.Option(help="Three of them, as 
 MixOption = Annotated[
     list[str] | None,
     typer.Option(help="One mix alone, as a=1,b=1, with --experts beside the expert of that mix; again for more."),
+]
+# Folders of replies are named by shares in hundredths.
+PointsOption = Annotated[int, typer.Option(min=2, max=101, help="Mixes of a pair that is looked at closely.")]
+ExpertsOption = Annotated[
+    Path | None, typer.Option(help="Folder of `mavis train expert`: mix those, too, by Rewarded Soups and by MOD.")
 ]
 
 

@@ -30,7 +30,16 @@ from training.evaluate.checkpoint import (
 )
 from training.evaluate.optimum import optimum
 from training.evaluate.sliders import app
-from training.front.asked import MixOption, PairOption, TripleOption, asked_groups, tilt_kinds, whole_numbers
+from training.front.asked import (
+    ExpertsOption,
+    MixOption,
+    PairOption,
+    PointsOption,
+    TripleOption,
+    asked_groups,
+    tilt_kinds,
+    whole_numbers,
+)
 from training.front.figures import Answers, group_figures
 from training.front.methods import Base, Method, Setting, TiltKind, every_method
 from training.front.mixes import PAIR_POINTS, MixGroup
@@ -58,7 +67,7 @@ def front(
     pair: PairOption = None,
     triple: TripleOption = None,
     mix: MixOption = None,
-    points: Annotated[int, typer.Option(min=2, help="Mixes of a pair that is looked at closely.")] = PAIR_POINTS,
+    points: PointsOption = PAIR_POINTS,
     others: Annotated[bool, typer.Option(help="Whether other pairs are looked at too, less closely.")] = True,
     full: Annotated[bool, typer.Option(help="Look at every pair closely.")] = False,
     prompts: PromptsOption = None,
@@ -70,9 +79,7 @@ def front(
     instructions: Annotated[
         Path | None, typer.Option(help="YAML: objective -> the sentence that asks for it; what ships if not given.")
     ] = None,
-    experts: Annotated[
-        Path | None, typer.Option(help="Folder of `mavis train expert`: mix those, too, by Rewarded Soups and by MOD.")
-    ] = None,
+    experts: ExpertsOption = None,
     scoring: Annotated[Scoring | None, typer.Option(help="The checkpoint's default if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 3,
     run_dir: Annotated[Path, typer.Option(help="Where the replies are kept.")] = Path("runs/front"),
