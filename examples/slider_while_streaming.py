@@ -1,4 +1,4 @@
-"""A slider moved while the text streams: warm words first, cold ones from the middle on.
+"""A slider moved while the text streams: warm words first, cold ones from then on.
 
 pip install ./client
 python examples/slider_while_streaming.py [URL]        the server's address; http://127.0.0.1:8000 if not given
@@ -8,7 +8,7 @@ import sys
 
 from mavis_client import MavisClient
 
-TOKENS = 80
+MOVED_AFTER, TOKENS = 24, 160
 
 url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
 with (
@@ -19,7 +19,7 @@ with (
 ):
     for number, chunk in enumerate(stream):
         print(chunk.text, end="", flush=True)
-        if number == TOKENS // 2:
+        if number == MOVED_AFTER:
             change = stream.set_weights({"positivity": -1.0})
             print(f" [-1 from token {change.effective_from_token}] ", end="", flush=True)
     whole = stream.completion()
