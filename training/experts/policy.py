@@ -79,24 +79,30 @@ class MixedPolicy:
         dice = [torch.Generator().manual_seed(request.seed) for request in requests]
         caches = [DynamicCache() for _ in self._models]
         written: list[list[tuple[int, float]]] = [[] for _ in requests]
-        running = [True] * len(requests)
-        while any(running):
+        rows = list(range(len(requests)))  # those that have not ended
+        while rows:
             logprobs = self._logprobs(ids, mask, caches, limits.temperature)
-            drawn = _drawn(logprobs, dice)
+            drawn = _drawn(logprobs, [dice[row] for row in rows])
             told = logprobs.gather(1, drawn)[:, 0].tolist()
-            for row, (token, logprob) in enumerate(zip(drawn[:, 0].tolist(), told, strict=True)):
-                if running[row]:
-                    written[row].append((token, logprob))
-                    limit = min(limits.max_tokens, requests[row].max_tokens or limits.max_tokens)
-                    is_end = token in self._ends and not limits.ignore_eos
-                    running[row] = not is_end and len(written[row]) < limit
+            for row, token, logprob in zip(rows, drawn[:, 0].tolist(), told, strict=True):
+                written[row].append((token, logprob))
             ids, mask = drawn, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            left = [place for place, row in enumerate(rows) if not self._is_over(requests[row], written[row], limits)]
+            if len(left) < len(rows):
+                rows = [rows[place] for place in left]
+                ids, mask = ids[left], mask[left]
+                for cache in caches:
+                    cache.batch_select_indices(torch.tensor(left, dtype=torch.int64))
         texts = [
             (*request.prompt_token_ids, *(token for token, _ in tokens))
             for request, tokens in zip(requests, written, strict=True)
         ]
         of_base = self._read(texts, [len(tokens) for tokens in written])
         return [self._reply(*each) for each in zip(requests, written, of_base, strict=True)]
+
+    def _is_over(self, request: Request, written: Sequence[tuple[int, float]], limits: Limits) -> bool:
+        limit = limits.max_tokens if request.max_tokens is None else min(request.max_tokens, limits.max_tokens)
+        return len(written) >= limit or (written[-1][0] in self._ends and not limits.ignore_eos)
 
     def _logprobs(self, ids: Tensor, mask: Tensor, caches: Sequence[DynamicCache], temperature: float) -> Tensor:
         """[rows, vocabulary] of the mixture at this temperature."""

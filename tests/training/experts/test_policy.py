@@ -115,5 +115,8 @@ def test_a_reply_ends_with_the_end_of_a_turn_or_at_its_own_limit(chat_base: str,
     assert ended and all(reply.token_ids[-1] in policy._ends for reply in ended)
     assert all(not set(reply.token_ids[:-1]) & policy._ends for reply in many)
     assert all(len(reply.token_ids) == 30 for reply in many if reply.finish_reason == "length")
+    for place in (0, 150, 299):  # whoever ended before it
+        (single,) = policy.sample([Request("a", PROMPTS[0], place, place)], Limits(30))
+        assert single.token_ids == many[place].token_ids
     (short,) = policy.sample([Request("a", PROMPTS[0], 0, 1, max_tokens=3)], LIMITS)
     assert len(short.token_ids) == 3
