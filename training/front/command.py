@@ -98,7 +98,7 @@ def front(
         ideal = None
         if experts is not None:
             found = Experts.of(experts, checkpoint.base, groups)
-            methods, ideal = [*methods, *mixed_experts(setting, found, groups)], expert_of_the_mix(setting, found)
+            methods, ideal = [*methods, *mixed_experts(setting, found)], expert_of_the_mix(setting, found)
         write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting, ideal)})
 
 
@@ -126,7 +126,7 @@ def answer(
                 for mix in group.mixes:
                     by_mix.append(method.at(mix))
                     advance(replies, f"{group}: {method.name}")
-                answers.append(Answers(method.name, method.passes, by_mix))
+                answers.append(Answers(method.name, max(map(method.passes, group.mixes)), by_mix))
             found.append(asdict(group_figures(group, answers, setting.stds)))
     return {"seconds": round(time.monotonic() - started), "groups": found}
 

@@ -37,7 +37,7 @@ class MethodFigures:
         hypervolume, mip: see `training.statistics.fronts`; hypervolume_ahead, mip_ahead: this project's less its own,
             on the same prompts, None for this project's.
         kl_nats: a reply; perplexity: of the replies, by the base; distinct: runs of 1, 2, 3 words that are different.
-        tokens: a reply; passes: see `Method`; tokens_per_s: 0 where it was not measured.
+        tokens: a reply; passes: see `Method`, of the mix that takes most; tokens_per_s: 0 where it was not measured.
     """
 
     method: str

@@ -23,15 +23,14 @@ class Method(Protocol):
     """One of them.
 
     Attributes:
-        name: in the report; passes: tokens that the base reads or writes for one that a reader gets, prompts aside;
-            nan where other models read, too.
+        name: in the report.
     """
 
     @property
     def name(self) -> str: ...
 
-    @property
-    def passes(self) -> float: ...
+    def passes(self, mix: Mix) -> float:
+        """Tokens that models like the base read or write for one that a reader gets; nan where others read, too."""
 
     def at(self, mix: Mix) -> Measured:
         """Its replies to all prompts, sampled first where they are missing."""
@@ -66,7 +65,9 @@ class Base:
     setting: Setting
     best_of: int
     name: str = "base"
-    passes: float = 1.0
+
+    def passes(self, mix: Mix) -> float:
+        return 1.0
 
     def at(self, mix: Mix) -> Measured:
         found = self.drawn
@@ -103,8 +104,7 @@ class Tilted:
     scoring: Scoring
     kind: TiltKind
 
-    @property
-    def passes(self) -> float:
+    def passes(self, mix: Mix) -> float:
         """Fast scoring reads nothing of its own; what the others' trunk reads is not in passes of the base."""
         return 1.0 if self.scoring == "fast" else nan
 
@@ -142,8 +142,7 @@ class BestOf:
     def name(self) -> str:
         return f"best of {self.n}"
 
-    @property
-    def passes(self) -> float:
+    def passes(self, mix: Mix) -> float:
         return float(self.n)
 
     def at(self, mix: Mix) -> Measured:

@@ -81,15 +81,19 @@ class OfExperts:
 
     Attributes:
         label: names its folders; policy: what a mix is sampled from; needs: the experts that are in it.
+        reads_with_each: whether all of them read a reply.
     """
 
     setting: Setting
     experts: Experts
     name: str
     label: str
-    passes: float
     policy: Callable[[Mix], ReplySource]
     needs: Callable[[Mix], Iterable[str]]
+    reads_with_each: bool = False
+
+    def passes(self, mix: Mix) -> float:
+        return float(len(list(self.needs(mix)))) if self.reads_with_each else 1.0
 
     def at(self, mix: Mix) -> Measured:
         plain = self.setting.sampler
@@ -104,15 +108,14 @@ class OfExperts:
         return measured(scored, sampler.tokens_per_s(condition))
 
 
-def mixed_experts(setting: Setting, experts: Experts, groups: Sequence[MixGroup]) -> list[Method]:
+def mixed_experts(setting: Setting, experts: Experts) -> list[Method]:
     """Rewarded Soups, which costs a reply what the base does, and MOD, which reads it with every expert."""
-    most = max(len(group.objectives) for group in groups)
     return [
-        OfExperts(setting, experts, "rewarded soup", "soup", 1.0, experts.soup, lambda mix: mix.names),
-        OfExperts(setting, experts, "MOD", "mod", float(most), experts.mod, lambda mix: mix.names),
+        OfExperts(setting, experts, "rewarded soup", "soup", experts.soup, lambda mix: mix.names),
+        OfExperts(setting, experts, "MOD", "mod", experts.mod, lambda mix: mix.names, reads_with_each=True),
     ]
 
 
 def expert_of_the_mix(setting: Setting, experts: Experts) -> Method:
     """What the others would be at best: a policy that was fitted to that very mix. Of groups of one mix alone."""
-    return OfExperts(setting, experts, "expert of the mix", "ideal", 1.0, experts.ideal, lambda mix: [mix.folder_name])
+    return OfExperts(setting, experts, "expert of the mix", "ideal", experts.ideal, lambda mix: [mix.folder_name])

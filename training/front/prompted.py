@@ -32,7 +32,9 @@ class Prompted:
     instructions: Mapping[str, str]
     render: Callable[[str], tuple[int, ...]]
     name: str = "prompted"
-    passes: float = 1.0
+
+    def passes(self, mix: Mix) -> float:
+        return 1.0
 
     def at(self, mix: Mix) -> Measured:
         asked = self.asked(mix)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from tests.training.front.conftest import report_of
+from training.evaluate.mix import Mix
 from training.experts import policy
+from training.front.policies import Experts, mixed_experts
 
 
 @pytest.fixture
@@ -43,6 +46,13 @@ def test_experts_are_mixed_both_ways_and_measured_as_all_others(
     assert soup["points"][2]["kl_nats"] != mod["points"][2]["kl_nats"]
     monkeypatch.setattr(policy.MixedPolicy, "sample", None)
     assert call(*arguments).exit_code == 0, "nothing is sampled twice"
+
+
+def test_every_expert_of_a_mix_reads_a_reply_where_distributions_are_mixed() -> None:
+    soup, mod = mixed_experts(cast(Any, None), Experts("", {}))
+    mixes = [Mix({"a": 1.0, "b": 0.0}), Mix({"a": 0.5, "b": 0.5}), Mix({"a": 0.2, "b": 0.2, "c": 0.6})]
+    assert [soup.passes(mix) for mix in mixes] == [1.0, 1.0, 1.0]
+    assert [mod.passes(mix) for mix in mixes] == [1.0, 2.0, 3.0]
 
 
 def test_an_expert_that_is_not_there_is_named_with_the_command_that_makes_it(
