@@ -123,11 +123,11 @@ ablations-embedded: setup-dev ## What the trunk's depth and the number of replie
 		--out docs/evaluation/embedded/ablations.json $(ARGS)
 
 experts-embedded: setup-dev ## Fine-tuned policies, mixed by Rewarded Soups and by MOD, beside tilting; hours; resumes where it stopped
-	@for each in positivity simplicity; do \
+	@for each in positivity simplicity curiosity; do \
 		.venv/bin/mavis train expert $$each --pairs 2 --learning-rate 2e-4 || exit; done
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/experts --prompts held-out.jsonl --no-others --samples 1 \
 		--experts runs/experts --run-dir runs/front-experts --tilts 1.2@112,1@112 --points 6 \
-		--pair positivity,simplicity $(ARGS)
+		--pair positivity,simplicity --pair positivity,curiosity $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh
