@@ -132,6 +132,11 @@ def shown(estimate: dict[str, float]) -> str:
     return f"{estimate['value']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
 
 
+def between(estimate: dict[str, float]) -> str:
+    """Of what has no sign to show."""
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+
+
 def slider_lines(measured: dict[str, Any]) -> Iterator[str]:
     """The README's table of what each slider does, a line a slider."""
     rows = {tuple(row["setting"]["weights"].items()): row for row in measured["rows"]}
@@ -140,8 +145,7 @@ def slider_lines(measured: dict[str, Any]) -> Iterator[str]:
         shifts = [rows[(name, weight),]["objectives"][name]["shift"] for weight in (-1.0, -0.5, 0.5, 1.0)]
         cost = f"{rows[(name, 1.0),]['kl_nats']['value']:.1f}"
         follows = [slider["follows"][key] for key in (name, f"training.rewards.second:{SECOND[name]}")]
-        ranks = [f"{rank['value']:.2f} ({rank['low']:.2f} to {rank['high']:.2f})" for rank in follows]
-        yield f"| {' | '.join([name, *map(shown, shifts), cost, shown(slider['gain']), *ranks])} |"
+        yield f"| {' | '.join([name, *map(shown, shifts), cost, shown(slider['gain']), *map(between, follows)])} |"
 
 
 def effect_lines(measured: dict[str, Any]) -> Iterator[str]:
@@ -169,7 +173,7 @@ def test_readme_compares_the_scorings_as_was_measured() -> None:
         weights = ", ".join(f"{name} {weight:+g}" for name, weight in row["setting"]["weights"].items())
         label = weights if len(row["setting"]["weights"]) == 1 else "all at +0.5"
         gains = [row["exact_gain"], row["fast_gain"], row["ratio"]]
-        told = " | ".join(f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in gains)
+        told = " | ".join(map(between, gains))
         assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text("README.md")
 
 
@@ -195,10 +199,6 @@ def test_training_page_says_what_depth_and_replies_do_as_was_measured() -> None:
 
 TILTS = ("5", "10", "20", "", "112", "256")
 """Numbers of candidates; the server's default has none in its method's name."""
-
-
-def between(estimate: dict[str, float]) -> str:
-    return "{value:.2f} ({low:.2f} to {high:.2f})".format(**estimate)
 
 
 def front_lines(report: dict[str, Any], *, says_ahead: bool = False) -> Iterator[str]:

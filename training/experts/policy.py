@@ -89,10 +89,10 @@ class MixedPolicy:
             ids, mask = drawn, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             left = [place for place, row in enumerate(rows) if not self._is_over(requests[row], written[row], limits)]
             if len(left) < len(rows):
-                rows = [rows[place] for place in left]
-                ids, mask = ids[left], mask[left]
+                rows, kept = [rows[place] for place in left], torch.tensor(left, dtype=torch.int64)
+                ids, mask = ids[kept], mask[kept]
                 for cache in caches:
-                    cache.batch_select_indices(torch.tensor(left, dtype=torch.int64))
+                    cache.batch_select_indices(kept)
         texts = [
             (*request.prompt_token_ids, *(token for token, _ in tokens))
             for request, tokens in zip(requests, written, strict=True)

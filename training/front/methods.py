@@ -30,7 +30,10 @@ class Method(Protocol):
     def name(self) -> str: ...
 
     def passes(self, mix: Mix) -> float:
-        """Tokens that models like the base read or write for one that a reader gets; nan where others read, too."""
+        """Tokens that the base, or an expert made from it, reads or writes for one that a reader gets, prompts aside.
+
+        nan where other models read, too.
+        """
 
     def at(self, mix: Mix) -> Measured:
         """Its replies to all prompts, sampled first where they are missing."""

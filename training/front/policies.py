@@ -3,7 +3,7 @@
 Runs in the command's process. Imports torch when it samples.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,11 +89,11 @@ class OfExperts:
     name: str
     label: str
     policy: Callable[[Mix], ReplySource]
-    needs: Callable[[Mix], Iterable[str]]
+    needs: Callable[[Mix], Collection[str]]
     reads_with_each: bool = False
 
     def passes(self, mix: Mix) -> float:
-        return float(len(list(self.needs(mix)))) if self.reads_with_each else 1.0
+        return float(len(self.needs(mix))) if self.reads_with_each else 1.0
 
     def at(self, mix: Mix) -> Measured:
         plain = self.setting.sampler
