@@ -144,7 +144,8 @@ def test_interrupted_rollouts_go_on_at_the_missing_shard(run: Run) -> None:
     whole = read_rollouts(folder)
     (folder / "done.json").unlink()
     (folder / "shard_0002.parquet").unlink()
-    (folder / ".shard_0002.parquet.17.partial").write_bytes(b"half")
+    (killed := folder / ".shard_0002.parquet.17.partial").mkdir()
+    (killed / "shard_0002.parquet").write_bytes(b"half")
     _carry_out(run, "rollouts")
     assert len({request.prompt_id for request in WordsEngine.asked}) == 4
     assert read_rollouts(folder) == whole

@@ -11,6 +11,7 @@ Runs in any training process. Standard library only.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ class Stage:
         """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.rglob(f".*{_PARTIAL}"):
-            leftover.unlink(missing_ok=True)
+        for leftover in list(self.folder.rglob(f".*{_PARTIAL}")):
+            shutil.rmtree(leftover, ignore_errors=True)
         write_json(self.folder / INPUTS_FILE, self.inputs)
         return self.folder
 
@@ -189,13 +190,17 @@ def first_difference(before: Any, now: Any, name: str = "") -> tuple[str, str, s
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write to a temporary name that takes `path`'s place only when the block ends well."""
+    """Write to a file of another folder, which takes `path`'s place only when the block ends well.
+
+    A folder of its own, because libraries put temporary files beside what they write, and a kill leaves them there.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    partial.mkdir(exist_ok=True)
     try:
-        yield partial
-        os.replace(partial, path)
+        yield partial / path.name
+        os.replace(partial / path.name, path)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """A run's folder: what is done stays done, what was interrupted goes on, and different settings never mix."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,17 +26,17 @@ def test_interrupted_stage_starts_again_in_its_folder(tmp_path: Path) -> None:
     assert (stage.start() / "shard_0000.parquet").read_bytes() == b"kept"
 
 
-def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_process_and_its_libraries_were_writing_is_removed(tmp_path: Path) -> None:
     stage = RunDir(tmp_path).stage(0, "rollouts", INPUTS)
     inner = stage.start() / "base"
     inner.mkdir()
     with replacing(inner / "shard_0000.parquet") as partial:
-        partial.write_bytes(b"half")
-        killed = partial.read_bytes()
-    left = inner / ".shard_0000.parquet.1.partial"
-    left.write_bytes(killed)
+        partial.write_bytes(b"whole")
+        partial.with_name(".tmpLibrary").write_bytes(b"half")
+        shutil.copytree(partial.parent, inner / ".shard_0001.parquet.1.partial")
     stage.start()
-    assert not left.exists() and (inner / "shard_0000.parquet").read_bytes() == b"half"
+    assert [path.name for path in inner.iterdir()] == ["shard_0000.parquet"]
+    assert (inner / "shard_0000.parquet").read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("finished", [False, True])
