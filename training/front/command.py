@@ -41,7 +41,7 @@ from training.front.asked import (
     whole_numbers,
 )
 from training.front.figures import Answers, group_figures
-from training.front.methods import Base, Method, Setting, TiltKind, every_method
+from training.front.methods import Base, Method, Setting, Tilted, TiltKind, every_method
 from training.front.mixes import PAIR_POINTS, MixGroup
 from training.front.policies import Experts, expert_of_the_mix, mixed_experts
 from training.front.prompted import Prompted
@@ -99,21 +99,23 @@ def front(
         if experts is not None:
             found = Experts.of(experts, checkpoint.base, groups)
             methods, ideal = [*methods, *mixed_experts(setting, found)], expert_of_the_mix(setting, found)
-        write(out, {**_about(checkpoint, setting), **answer(groups, methods, setting, ideal)})
+        write(out, {**_about(checkpoint, setting), **answer(groups, base, methods, ideal)})
 
 
 def answer(
-    groups: Sequence[MixGroup], methods: Sequence[Method], setting: Setting, ideal: Method | None = None
+    groups: Sequence[MixGroup], base: Base, methods: Sequence[Method], ideal: Method | None = None
 ) -> dict[str, Any]:
     """Have every method answer at every mix of every group, and measure it: the `groups` of a report, and `seconds`.
 
     Args:
+        base: whose replies rewards are told as distances from; methods: itself first.
         ideal: answers at groups of one mix alone.
 
     Raises:
         RunDirError: the sampler's folder holds replies made with other settings.
         RewardError: an objective's reward cannot be had here.
     """
+    setting = base.setting
     replies = len(setting.sampler.prompts) * setting.samples
     plan = [(group, [*methods, *([ideal] if ideal and group.is_one_mix else [])]) for group in groups]
     total = sum(len(group.mixes) * len(some) for group, some in plan) * replies
@@ -126,8 +128,9 @@ def answer(
                 for mix in group.mixes:
                     by_mix.append(method.at(mix))
                     advance(replies, f"{group}: {method.name}")
-                answers.append(Answers(method.name, max(map(method.passes, group.mixes)), by_mix))
-            found.append(asdict(group_figures(group, answers, setting.stds)))
+                passes = max(map(method.passes, group.mixes))
+                answers.append(Answers(method.name, passes, by_mix, isinstance(method, Tilted)))
+            found.append(asdict(group_figures(group, answers, base.drawn, setting.stds)))
     return {"seconds": round(time.monotonic() - started), "groups": found}
 
 
