@@ -5,12 +5,13 @@
 #     deploy/setup.sh cpu-dev     serving, training and tests   (requirements/cpu-dev.txt)
 #
 # With --requirements-only as the second word the project itself is left out (images install it in a later layer).
-# PYTHON names the interpreter; the default is the first Python 3.11 of python3.11, python3 and python.
+# PYTHON names the interpreter, of Python 3.11 or 3.12; the default is the first there is of python3.11, python3.12,
+# python3 and python. The pins are the same for both.
 # A stamp in .venv is written last, so a set-up that was interrupted is not taken for a finished one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly wanted_python=3.11
+readonly allowed_pythons="3.11 or 3.12"
 readonly torch_index=https://download.pytorch.org/whl/cpu
 readonly venv=.venv
 readonly installing=$venv/.installing
@@ -24,24 +25,26 @@ die() {
 
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 
+is_allowed() { [[ $1 == 3.11 || $1 == 3.12 ]]; }
+
 find_python() {
     local name version
     if [[ -n ${PYTHON:-} ]]; then
         version=$(python_version "$PYTHON")
-        [[ $version == "$wanted_python" ]] ||
-            die "PYTHON=$PYTHON is ${version:-no Python that starts}; allowed is Python $wanted_python, which the" \
+        is_allowed "$version" ||
+            die "PYTHON=$PYTHON is ${version:-no Python that starts}; allowed is Python $allowed_pythons, which the" \
                 "pinned requirements were resolved for."
         printf '%s\n' "$PYTHON"
         return
     fi
-    for name in python3.11 python3 python; do
-        if [[ $(python_version "$name") == "$wanted_python" ]]; then
+    for name in python3.11 python3.12 python3 python; do
+        if is_allowed "$(python_version "$name")"; then
             printf '%s\n' "$name"
             return
         fi
     done
-    die "no Python $wanted_python found, and the pinned requirements were resolved for it. Install it (Debian:" \
-        "apt-get install python3.11 python3.11-venv) or name it: make PYTHON=/path/to/python3.11"
+    die "no Python $allowed_pythons found, and the pinned requirements were resolved for these. Install one (Debian:" \
+        "apt-get install python3.11 python3.11-venv) or name it: make PYTHON=/path/to/python3.12"
 }
 
 check_machine() {
@@ -49,7 +52,7 @@ check_machine() {
     [[ $(uname -s)/$(uname -m) == Linux/x86_64 ]] ||
         die "this machine is $(uname -s)/$(uname -m); the pinned requirements are for Linux/x86_64."
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-        die "$python has no venv module. Install it (Debian: apt-get install python3.11-venv)."
+        die "$python has no venv module. Install it (Debian: apt-get install python3-venv, or python3.11-venv)."
     "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
         die "libnuma.so.1 is missing; vLLM on a CPU needs it. Install it (Debian: apt-get install libnuma1)."
     free_kib=$(df -Pk . | awk 'NR == 2 { print $4 }')
@@ -66,8 +69,8 @@ make_venv() {
     elif [[ -e $venv ]] && ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
         say "$venv has no working Python with pip; making it anew"
         rm -rf "$venv"
-    elif [[ -e $venv && $(python_version "$venv/bin/python") != "$wanted_python" ]]; then
-        say "$venv is not of Python $wanted_python; making it anew"
+    elif [[ -e $venv && $(python_version "$venv/bin/python") != "$(python_version "$python")" ]]; then
+        say "$venv is not of Python $(python_version "$python"); making it anew"
         rm -rf "$venv"
     fi
     [[ -e $venv ]] || "$python" -m venv "$venv"
@@ -105,7 +108,11 @@ digest() { cat "$@" | sha256sum | cut -c1-16; }
 project_digest() { { cat pyproject.toml client/pyproject.toml && pwd; } | digest; }
 
 # cpu.txt is a subset of cpu-dev.txt, so an environment that holds the second holds the first.
-is_installed() { [[ ! -e $installing && (-e $stamp || -e $covering_stamp) ]]; }
+is_installed() { [[ ! -e $installing && (-e $stamp || -e $covering_stamp) ]] && is_of_named_python; }
+
+is_of_named_python() {
+    [[ -z ${PYTHON:-} || $(python_version "$PYTHON") == "$(python_version "$venv/bin/python")" ]]
+}
 
 ensure_requirements() {
     local set=$1 need_gib=$2 python
