@@ -12,6 +12,8 @@ MINUTES ?= 20
 UNREPORTED = --cov --cov-report= --cov-fail-under=0
 # Measures of what the shipped sliders are about, which nothing is trained on.
 SECOND = Polarity ReadingEase AskingSentences FewCharacters SharedWords UnlikeInsults
+# What takes longest is told at the end: the suite has to stay short.
+SLOWEST = --durations 25 --durations-min 3
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -32,14 +34,14 @@ serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000
 test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, also those on V2, and coverage has to reach its gate
 	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target in-engine in-process)
 	@$(if $(ARGS),,.venv/bin/python -m coverage combine --quiet --append .engine.coverage)
-	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore-glob "tests/invariants/test_[!r]*" --cov --cov-append)
+	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore-glob "tests/invariants/test_[!r]*" $(SLOWEST) --cov --cov-append)
 
 # Side by side: neither uses more than one core, and they take about as long.
 in-process: setup-dev
-	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(UNREPORTED)
+	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(SLOWEST) $(UNREPORTED)
 
 in-engine: v2
-	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) $(UNREPORTED)
+	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) $(SLOWEST) $(UNREPORTED)
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
