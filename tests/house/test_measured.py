@@ -1,0 +1,169 @@
+"""The documents' figures: every one of them is read from what was measured."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = "docs/results.md"
+EVALUATION = "valuemodels/checkpoints/embedded/evaluation.json"
+SECOND = {
+    "positivity": "Polarity",
+    "simplicity": "ReadingEase",
+    "curiosity": "AskingSentences",
+    "conciseness": "FewCharacters",
+    "helpfulness": "SharedWords",
+    "harmlessness": "UnlikeInsults",
+}
+"""Objective -> the class of `training/rewards/second.py` that has another measure for it."""
+TILTS = ("5", "10", "20", "", "112", "256")
+"""Numbers of candidates; the server's default has none in its method's name."""
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_the_table_of_turns_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "evaluation" / "embedded" / "flip.json").read_text(encoding="utf-8"))
+    page = text("docs/steer.md")
+    for row in measured["rows"]:
+        halves = [row["first"], row["second"]]
+        told = " | ".join(f"{half['value']:+.2f} [{half['low']:+.2f}, {half['high']:+.2f}]" for half in halves)
+        assert f"| {row['course']} | {told} | {row['kl_nats']['value']:.1f} |" in page
+
+
+def shown(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
+
+
+def between(estimate: dict[str, float]) -> str:
+    """Of what has no sign to show."""
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+
+
+def slider_lines(measured: dict[str, Any]) -> Iterator[str]:
+    """The README's table of what each slider does, a line a slider."""
+    rows = {tuple(row["setting"]["weights"].items()): row for row in measured["rows"]}
+    for slider in measured["sliders"]:
+        name = slider["objective"]
+        shifts = [rows[(name, weight),]["objectives"][name]["shift"] for weight in (-1.0, -0.5, 0.5, 1.0)]
+        cost = f"{rows[(name, 1.0),]['kl_nats']['value']:.1f}"
+        follows = [slider["follows"][key] for key in (name, f"training.rewards.second:{SECOND[name]}")]
+        yield f"| {' | '.join([name, *map(shown, shifts), cost, shown(slider['gain']), *map(between, follows)])} |"
+
+
+def effect_lines(measured: dict[str, Any]) -> Iterator[str]:
+    """The README's table of what each slider does to all rewards, a line a slider."""
+    names = [slider["objective"] for slider in measured["sliders"]]
+    for slider in measured["sliders"]:
+        effects = " | ".join(f"{slider['effects'][name]['value']:+.2f}" for name in names)
+        yield f"| {slider['objective']} +1 | {effects} |"
+
+
+@pytest.mark.parametrize("lines", [slider_lines, effect_lines])
+def test_readme_says_of_the_sliders_what_was_measured(lines: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+    measured = json.loads((ROOT / EVALUATION).read_text(encoding="utf-8"))
+    config = json.loads((ROOT / EVALUATION).with_name("value_config.json").read_text(encoding="utf-8"))
+    assert measured["checkpoint"] == config["id"], "it was trained again since"
+    found = list(lines(measured))
+    assert len(found) == len(config["objectives"])
+    for line in found:
+        assert line in text("README.md")
+
+
+def test_pages_compare_the_scorings_as_was_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "evaluation" / "embedded" / "compare.json").read_text(encoding="utf-8"))
+    for row in measured["rows"]:
+        weights = ", ".join(f"{name} {weight:+g}" for name, weight in row["setting"]["weights"].items())
+        label = weights if len(row["setting"]["weights"]) == 1 else "all at +0.5"
+        gains = [row["exact_gain"], row["fast_gain"], row["ratio"]]
+        told = " | ".join(map(between, gains))
+        assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text(RESULTS)
+
+
+def test_sliders_stand_beside_the_best_policies_as_was_measured() -> None:
+    measured = json.loads((ROOT / "docs/evaluation/embedded/optimum.json").read_text(encoding="utf-8"))
+    page = text("docs/train.md")
+    for row in measured["rows"]:
+        near = row["near"]
+        told = " | ".join(shown(near[key]) for key in ("gain", "best", "share"))
+        label = f"{row['objective']} {row['weight']:+g}"
+        assert f"| {label} | {near['kl_nats']['value']:.2f} | {told} | {near['effective']:.0f} |" in page
+
+
+def test_training_page_says_what_depth_and_replies_do_as_was_measured() -> None:
+    measured = json.loads((ROOT / "docs/evaluation/embedded/ablations.json").read_text(encoding="utf-8"))
+    page = text("docs/train.md")
+    for row in measured["rows"]:
+        shares = [f"{share['value']:.2f}" for name, share in row["explained"].items() if name != "mean"]
+        ahead = "" if row["ahead"] is None else shown(row["ahead"]["mean"])
+        told = [row["variant"], *shares, shown(row["explained"]["mean"]), ahead]
+        assert f"| {' | '.join(told)} |" in page
+
+
+def front_report(name: str) -> Any:
+    return json.loads((ROOT / f"docs/evaluation/embedded/{name}/report.json").read_text(encoding="utf-8"))
+
+
+def costs(method: dict[str, Any]) -> list[str]:
+    return [f"{method['kl_nats']['value']:.1f}", f"{method['perplexity']:.1f}"]
+
+
+def front_lines(report: dict[str, Any]) -> Iterator[str]:
+    """A table of what can be had together, a line for each method on each group of objectives."""
+    for group in report["groups"]:
+        for each in group["methods"]:
+            measured = [between(each["hypervolume"]), between(each["mip"]), *costs(each), f"{each['passes']:g}"]
+            yield f"| {' | '.join([' + '.join(group['objectives']), each['method'], *measured])} |"
+
+
+def matched_lines(report: dict[str, Any]) -> Iterator[str]:
+    """A table of what is had for no more than another method costs, a line for each of those that some tilt matches."""
+    for group in report["groups"]:
+        by_name = {each["method"]: each for each in group["methods"]}
+        for name, each in by_name.items():
+            if (matched := each["matched"]) is not None:
+                ahead = [between(matched[key]) for key in ("hypervolume_ahead", "mip_ahead")]
+                cells = [" + ".join(group["objectives"]), name, *costs(each)]
+                cells += [matched["method"], *costs(by_name[matched["method"]]), *ahead]
+                yield f"| {' | '.join(cells)} |"
+
+
+def test_pages_say_what_more_candidates_buy_as_was_measured() -> None:
+    lines = list(front_lines(front_report("candidates")))
+    for count in TILTS:
+        name = "tilted, fast" + (f", {count} candidates" if count else "")
+        (line,) = (line for line in lines if f"| {name} |" in line)
+        assert line in text(RESULTS)
+
+
+@pytest.mark.parametrize("name", ["experts", "front"])
+def test_pages_say_what_can_be_had_together_as_was_measured(name: str) -> None:
+    report = front_report(name)
+    lines = [line for line in front_lines(report) if "| base |" not in line]
+    for method in ("prompted", "best of 16", *(("rewarded soup", "MOD") if name == "experts" else ())):
+        assert sum(f"| {method} |" in line for line in lines) == len(report["groups"])
+    for line in lines:
+        assert line in text(RESULTS)
+
+
+def test_pages_say_what_is_had_for_no_more_cost_as_was_measured() -> None:
+    lines = list(matched_lines(front_report("experts")))
+    for method in ("rewarded soup", "MOD"):
+        assert any(f"| {method} |" in line for line in lines)
+    for line in lines:
+        assert line in text(RESULTS)
+        assert line in text("README.md") or "| prompted |" in line
+
+
+def test_where_tilting_is_said_to_be_ahead_of_experts_the_intervals_lie_apart() -> None:
+    for group in front_report("experts")["groups"]:
+        by_name = {each["method"]: each for each in group["methods"]}
+        for name in ("rewarded soup", "MOD"):
+            other, ours = by_name[name], by_name[by_name[name]["matched"]["method"]]
+            apart = all(ours[key]["low"] > other[key]["high"] for key in ("hypervolume", "mip"))
+            assert apart == (group["objectives"] != ["positivity", "curiosity"]), "README and docs/results.md say which"
