@@ -128,7 +128,8 @@ experts-embedded: setup-dev ## Fine-tuned policies, mixed by Rewarded Soups and 
 	@for each in positivity simplicity curiosity; do \
 		.venv/bin/mavis train expert $$each --pairs 2 --learning-rate 2e-4 || exit; done
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/experts --prompts held-out.jsonl --no-others --samples 1 \
-		--experts runs/experts --run-dir runs/front-experts --tilts 1.15@256,1.1@256,0.95@256,0.75@256,1.15@112,1.1@112 --points 6 \
+		--experts runs/experts --run-dir runs/front-experts --points 6 \
+		--tilts 1.15@256,1.1@256,0.95@256,0.75@256,1.15@112,1.1@112 \
 		--pair positivity,simplicity --pair positivity,curiosity --pair simplicity,curiosity \
 		--triple positivity,simplicity,curiosity $(ARGS)
 

@@ -118,11 +118,11 @@ uvloop.run(serve(), loop_factory=lambda: StoppableLoop(stop))
 @pytest.mark.parametrize(
     ("signals", "timeout_s", "request_s", "said", "at_least_s", "at_most_s"),
     [
-        ([signal.SIGTERM], 30, 0.5, "ended", 0.4, 20),
-        ([signal.SIGTERM], 0.5, 60, "cut", 0.4, 20),
-        ([signal.SIGINT], 30, 60, "cut", 0, 20),
-        ([signal.SIGTERM, signal.SIGTERM], 30, 60, "cut", 0, 20),
-        ([signal.SIGTERM, signal.SIGINT], 30, 60, "cut", 0, 20),
+        ([signal.SIGTERM], 30, 0.5, "ended", 0.4, 5),
+        ([signal.SIGTERM], 0.5, 60, "cut", 0.4, 5),
+        ([signal.SIGINT], 30, 60, "cut", 0, 2),
+        ([signal.SIGTERM, signal.SIGTERM], 30, 60, "cut", 0, 2),
+        ([signal.SIGTERM, signal.SIGINT], 30, 60, "cut", 0, 2),
     ],
     ids=["ends", "too long", "interrupted", "twice", "then interrupted"],
 )
