@@ -19,11 +19,10 @@ export PYTHON
 .DEFAULT_GOAL := help
 # vLLM and Triton look for these when they are imported.
 ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
-# Two lanes of tests side by side: vLLM would bind its worker to the same core in both. Several ranks it has to bind.
+# Two lanes of tests side by side: vLLM would bind its worker to the same core in both.
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
-RANKS = tests/invariants/test_ranks.py
 
-.PHONY: help serve test v2 unit in-process in-engine slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
+.PHONY: help serve test v2 unit slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -32,16 +31,20 @@ serve: setup ## Set up and serve the embedded model on HOST:PORT (127.0.0.1:8000
 	@exec .venv/bin/mavis serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, also those on V2, and coverage has to reach its gate
-	@$(if $(ARGS),,$(MAKE) --no-print-directory -j2 --output-sync=target in-engine in-process)
-	@$(if $(ARGS),,.venv/bin/python -m coverage combine --quiet --append .engine.coverage)
-	@.venv/bin/python -m pytest -m $(if $(ARGS),"not slow" $(ARGS),"engine and not slow" --ignore-glob "tests/invariants/test_[!r]*" $(SLOWEST) --cov --cov-append)
+	@$(if $(ARGS),,rm -f .coverage .coverage.*)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory -k -j2 --output-sync=target $(LANES))
+	@$(if $(ARGS),,.venv/bin/python -m coverage combine --quiet)
+	@.venv/bin/python -m pytest -m "not slow" $(if $(ARGS),$(ARGS),tests/house --cov --cov-append)
 
-# Side by side: neither uses more than one core, and they take about as long.
-in-process: setup-dev
-	@$(UNBOUND) .venv/bin/python -m pytest -m "not engine and not slow" $(SLOWEST) $(UNREPORTED)
-
-in-engine: v2
-	@COVERAGE_FILE=.engine.coverage $(UNBOUND) .venv/bin/python -m pytest -m "engine and not slow" tests/invariants --ignore $(RANKS) $(SLOWEST) $(UNREPORTED)
+# Two at a time, since none uses much more than one core; what takes longest comes first, so that they end together.
+LANES = lane-processes lane-server v2 lane-engine lane-training lane-rest
+lane-processes: TESTS = -m "processes and not slow"
+lane-server: TESTS = -m "engine and not processes and not slow" --ignore tests/invariants
+lane-engine: TESTS = -m "engine and not processes and not slow" tests/invariants
+lane-training: TESTS = -m "not engine and not slow" tests/training
+lane-rest: TESTS = -m "not engine and not slow" --ignore tests/training --ignore tests/house
+lane-%: setup-dev
+	@COVERAGE_FILE=.coverage.$* $(UNBOUND) .venv/bin/python -m pytest $(TESTS) $(SLOWEST) $(UNREPORTED)
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
@@ -137,7 +140,7 @@ lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh
 
 clean: ## Remove what tools leave behind; keeps .venv and runs/
-	@rm -rf build dist client/build client/dist .coverage .engine.coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist client/build client/dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find server valuemodels training client tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:

@@ -24,7 +24,7 @@ from tests.e2e.conftest import (
     wait_until_ready,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
 STALL_S = 3
 DRAIN_S = 120  # some machines write seven tokens a second

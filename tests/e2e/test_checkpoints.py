@@ -16,7 +16,7 @@ from tests.e2e.test_live_control import DOWN, UP, patch, running
 from valuemodels.contract.value_config import read_value_config
 from valuemodels.sources.embedded import EMBEDDED_VALUES
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
 ADMIN = {"Authorization": "Bearer an-operators-own-key"}
 PATH = "/v1/checkpoints"

@@ -25,7 +25,7 @@ from tests.e2e.conftest import (
     wait_until_ready,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
 PATH = "/v1/completions"
 LONG = {"prompt": "Hello", "max_tokens": 3000, "ignore_eos": True, "objective_weights": {"positivity": 1}}

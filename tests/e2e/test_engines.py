@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import Server, serving
 from tests.e2e.test_live_control import MINE, UP, running, turned_down
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.processes, pytest.mark.slow]
 
 TOKENS = 96
 

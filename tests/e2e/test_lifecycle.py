@@ -22,7 +22,7 @@ from tests.e2e.conftest import (
 )
 from valuemodels.sources.embedded import EMBEDDED_VALUES
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import Server, kill_server, left_over, processes_of, start_server, stop_server, wait_until_ready
 from tests.e2e.test_live_control import MINE, UP, running, turned_down
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
 TOKENS = 64
 FRESH = httpx.Limits(max_keepalive_connections=0)

@@ -1,7 +1,7 @@
 """The documents' figures: every one of them is read from what was measured."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +167,16 @@ def test_where_tilting_is_said_to_be_ahead_of_experts_the_intervals_lie_apart() 
             other, ours = by_name[name], by_name[by_name[name]["matched"]["method"]]
             apart = all(ours[key]["low"] > other[key]["high"] for key in ("hypervolume", "mip"))
             assert apart == (group["objectives"] != ["positivity", "curiosity"]), "README and docs/results.md say which"
+
+
+def test_page_says_what_the_experts_have_learned_as_was_measured() -> None:
+    learned = front_report("experts")["experts"]
+    gains = [between(each["shift"]) for each in learned.values()]
+    nats = [f"{each['kl_nats']['value']:.1f}" for each in learned.values()]
+    told = f"the experts of {listed(learned)} gain {listed(gains)} at {listed(nats)} nats"
+    assert told in " ".join(text(RESULTS).split())
+
+
+def listed(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}"

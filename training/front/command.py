@@ -95,11 +95,12 @@ def front(
         prompted = _prompted(setting, checkpoint, _instructions(instructions, checkpoint.config.names))
         base = Base(setting, max(counts, default=1))
         methods = every_method(base, checkpoint.scoring(scoring), kinds, counts, prompted)
-        ideal = None
+        ideal, about = None, _about(checkpoint, setting)
         if experts is not None:
             found = Experts.of(experts, checkpoint.base, groups)
             methods, ideal = [*methods, *mixed_experts(setting, found)], expert_of_the_mix(setting, found)
-        write(out, {**_about(checkpoint, setting), **answer(groups, base, methods, ideal)})
+            about["experts"] = found.learned()
+        write(out, {**about, **answer(groups, base, methods, ideal)})
 
 
 def answer(

@@ -6,6 +6,7 @@ Runs in the command's process. Imports torch when it samples.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from training.errors import RecipeError
 from training.evaluate.mix import Mix
@@ -15,7 +16,7 @@ from training.front.mixes import MixGroup
 from training.rollouts.measured import Measured, measured
 from training.rollouts.sampler import Condition, ReplySource
 from training.rollouts.scored import scored_replies
-from training.runs.run_dir import folder_hash
+from training.runs.run_dir import DONE_FILE, folder_hash, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,11 @@ class Experts:
 
         expert = rewarded_soup(self.base, {"expert": self.adapters[mix.folder_name]}, {"expert": 1.0})
         return MixedPolicy(self.base, [expert], [1.0])
+
+    def learned(self) -> dict[str, Any]:
+        """Expert -> the figures that `mavis train expert` closed with; none of an adapter that it did not make."""
+        closing = {name: folder.with_name(DONE_FILE) for name, folder in self.adapters.items()}
+        return {name: read_json(path) for name, path in closing.items() if path.is_file()}
 
     def contents(self, names: Iterable[str]) -> dict[str, str]:
         """What the replies of some of them depend on."""

@@ -12,13 +12,12 @@ Figures = Mapping[str, Any]
 
 _ABOUT = """\
 Rewards are told as distances from the base's own, the mean of all the replies that were drawn from it to a prompt, in
-standard deviations of the base's reward. HV: hypervolume above
-{reference:g} in every objective. MIP: mean inner product of shares and rewards. KL: log pi(reply) - log p(reply) over
-the whole vocabulary, nats a reply, alike for every method but best of n, which has log n - (n - 1) / n. Perplexity: of
-the replies, by the base. Passes: tokens that the base reads or writes for one that a reader gets, prompts aside; exact
-and hybrid scoring have a trunk of their own read more.
-Brackets: 95% intervals over prompts; "ahead" compares on the same draws of prompts. "At no more cost": the tilt with
-the highest MIP of those whose KL and perplexity, as the table has them, are both no higher than the other's.
+standard deviations of the base's reward. HV: hypervolume above {reference:g} in every objective. MIP: mean inner
+product of shares and rewards. KL: log pi(reply) - log p(reply) over the whole vocabulary, nats a reply, alike for every
+method but best of n, which has log n - (n - 1) / n. Perplexity: of the replies, by the base. Passes: tokens that the
+base reads or writes for one that a reader gets, prompts aside; exact and hybrid scoring have a trunk of their own read
+more. Brackets: 95% intervals over prompts; "ahead" compares on the same draws of prompts. "At no more cost": the tilt
+with the highest MIP of those whose KL and perplexity, as the table has them, are both no higher than the other's.
 """
 
 
@@ -28,6 +27,7 @@ def tables(report: Figures) -> str:
     parts = [
         "# What can be had together\n",
         f"Checkpoint `{report['checkpoint']}`; {size}.\n\n" + _ABOUT.format(reference=REFERENCE),
+        *([_experts(learned)] if (learned := report.get("experts")) else []),
         *(_group(group) for group in report["groups"]),
     ]
     return "\n".join(parts)
@@ -70,6 +70,16 @@ def plot(report: Figures, path: Path) -> None:
     figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=across)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _experts(learned: Mapping[str, Figures]) -> str:
+    header = ["expert of", "gain on unseen prompts", "KL", "preferences", "base's replies", "steps"]
+    rows = [
+        [name, _shown(each["shift"]), _shown(each["kl_nats"])]
+        + [f"{each[count]:g}" for count in ("preferences", "replies", "steps")]
+        for name, each in learned.items()
+    ]
+    return f"## What the experts have learned\n\n{_table(header, rows)}"
 
 
 def _group(group: Figures) -> str:

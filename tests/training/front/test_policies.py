@@ -1,5 +1,6 @@
 """Experts among the methods of a front: small random adapters on a small base, and the fake engine for all else."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,14 @@ from training.evaluate.mix import Mix
 from training.experts import policy
 from training.front.policies import Experts, mixed_experts
 
+LEARNED = {
+    "preferences": 616,
+    "replies": 4928,
+    "steps": 39.0,
+    "shift": {"value": 1.25, "low": 1.0, "high": 1.5},
+    "kl_nats": {"value": 8.0, "low": 7.5, "high": 8.5},
+}
+
 
 @pytest.fixture
 def experts(chat_base: str, tmp_path: Path) -> Path:
@@ -25,6 +34,7 @@ def experts(chat_base: str, tmp_path: Path) -> Path:
             task_type=TaskType.CAUSAL_LM, r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False
         )
         get_peft_model(model, lora).save_pretrained(str(tmp_path / "experts" / name / "adapter"))
+    (tmp_path / "experts" / "positivity" / "done.json").write_text(json.dumps(LEARNED))
     return tmp_path / "experts"
 
 
@@ -34,7 +44,11 @@ def test_experts_are_mixed_both_ways_and_measured_as_all_others(
     arguments = ("--experts", str(experts), "--best-of", "", "--max-tokens", "6")
     result = call(*arguments)
     assert result.exit_code == 0, result.output
-    (group,) = report_of(tmp_path)["groups"]
+    report = report_of(tmp_path)
+    assert report["experts"] == {"positivity": LEARNED}, "of the other nothing is known"
+    told = (tmp_path / "out" / "report.md").read_text()
+    assert "| positivity | 1.25 [1.00, 1.50] | 8.00 [7.50, 8.50] | 616 | 4928 | 39 |" in told
+    (group,) = report["groups"]
     by_name = {each["method"]: each for each in group["methods"]}
     assert list(by_name) == ["base", "tilted, exact", "prompted", "rewarded soup", "MOD"]
     soup, mod = by_name["rewarded soup"], by_name["MOD"]
