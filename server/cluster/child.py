@@ -45,7 +45,7 @@ class Child:
             environment: on top of this process's own.
             drain_s: how long it may go on with its requests when it is told to stop (MAVIS_DRAIN_S).
         """
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._drain_s = drain_s
         address = ("--host", "127.0.0.1", "--port", str(port))
@@ -113,7 +113,8 @@ class Child:
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of this machine's that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -19,8 +19,9 @@ from typing import Any
 
 import httpx
 
+from server.cluster.child import free_port
 from server.start.vllm_arguments import ServeOptions, vllm_defaults
-from tests.e2e.conftest import Server, free_port, kill_server, start_server, stop_server, wait_for, wait_until_ready
+from tests.e2e.conftest import Server, kill_server, start_server, stop_server, wait_for, wait_until_ready
 from valuemodels.sources.embedded import prepare_embedded_base
 
 SUITES = ("openai-chat", "anthropic")

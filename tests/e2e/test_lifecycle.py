@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.cluster.child import free_port
 from tests.e2e.conftest import (
     Server,
-    free_port,
     kill_server,
     processes_of,
     start_server,

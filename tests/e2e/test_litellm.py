@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, free_port, wait_for
+from server.cluster.child import free_port
+from tests.e2e.conftest import Server, wait_for
 from tests.e2e.test_http import moved
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

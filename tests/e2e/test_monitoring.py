@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, free_port
+from server.cluster.child import free_port
+from tests.e2e.conftest import Server
 from tests.e2e.test_http import CHAT, MESSAGES
 from tests.e2e.test_live_control import patch, running
 

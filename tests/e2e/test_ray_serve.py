@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.conftest import Server, free_port, kill_server, left_over, processes_of, wait_for
+from server.cluster.child import free_port
+from tests.e2e.conftest import Server, kill_server, left_over, processes_of, wait_for
 from tests.e2e.test_live_control import MINE, UP, running, turned_down
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

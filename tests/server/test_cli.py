@@ -13,11 +13,11 @@ import typer
 from typer.testing import CliRunner
 
 from server import cli
+from server.cluster.child import free_port
 from server.errors import StartupError
 from server.start.server_options import SERVER_OPTIONS
 from server.start.stopping import Stop
 from server.start.vllm_arguments import ServeOptions
-from tests.e2e.conftest import free_port
 from tests.server.kit import value_config
 from valuemodels.contract.errors import CheckpointError
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from server.cluster.child import free_port
 from tests.smoke.image import Build, Stage
 
 PROJECT = Path(__file__).parents[2]
@@ -60,9 +60,7 @@ def main() -> None:
 @contextlib.contextmanager
 def served(stage: Stage) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The image's server, once its own health check passes; in a root that nobody can write to."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     stage.environment |= {"MAVIS_DRAIN_S": str(DRAIN_S)}
     command = stage.command([*stage.entrypoint, "--port", str(port)])
     own = ["unshare", "--mount", "sh", "-euc", _OWN_ROOT.format(root=stage.root), "sh", *command]

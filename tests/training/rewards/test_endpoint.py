@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import free_port
+from server.cluster.child import free_port
 from training.errors import RewardError
 from training.rewards.endpoint import Endpoint
 from training.rewards.reward import checked_scores
