@@ -111,13 +111,13 @@ evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does,
 	@.venv/bin/mavis evaluate --out valuemodels/checkpoints/embedded/evaluation.json --prompts held-out.jsonl --limit 208 \
 		--samples 1 --weights=-1,-0.75,-0.5,-0.25,0,0.25,0.5,0.75,1 $(SECOND:%=--also training.rewards.second:%) $(ARGS)
 
-front-embedded: setup-dev ## Which rewards can be had together, by tilting and by the alternatives; resumes where it stopped
+front-embedded: setup-dev ## Tilting beside asking for a mix in words, where the base understands them; resumes where it stopped
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl --no-others \
-		--pair positivity,simplicity --pair positivity,conciseness --triple positivity,simplicity,curiosity $(ARGS)
+		--pair positivity,conciseness $(ARGS)
 
 candidates-embedded: setup-dev ## What the number of candidates does to rewards, cost and fluency; resumes where it stopped
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/candidates --prompts held-out.jsonl --no-others --samples 1 \
-		--run-dir runs/front-candidates --tilts 1@112,1@5,1@10,1@20,1,1@256 --pair positivity,simplicity $(ARGS)
+		--run-dir runs/front-candidates --points 6 --tilts 1@112,1@5,1@10,1@20,1,1@256 --pair positivity,simplicity $(ARGS)
 
 optimum-embedded: setup-dev ## How much of what any policy could gain at its KL each slider gains; resumes where it stopped
 	@.venv/bin/mavis evaluate optimum --truncated --out docs/evaluation/embedded/optimum.json --prompts held-out.jsonl \
@@ -128,13 +128,13 @@ ablations-embedded: setup-dev ## What the trunk's depth and the number of replie
 		--out docs/evaluation/embedded/ablations.json $(ARGS)
 
 experts-embedded: setup-dev ## Fine-tuned policies, mixed by Rewarded Soups and by MOD, beside tilting; hours; resumes where it stopped
-	@for each in positivity simplicity curiosity; do \
+	@for each in positivity simplicity curiosity positivity=1,simplicity=1; do \
 		.venv/bin/mavis train expert $$each --pairs 2 --learning-rate 2e-4 || exit; done
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/experts --prompts held-out.jsonl --no-others --samples 1 \
 		--experts runs/experts --run-dir runs/front-experts --points 6 \
 		--tilts 1.15@256,1.1@256,0.95@256,0.75@256,1.15@112,1.1@112 \
 		--pair positivity,simplicity --pair positivity,curiosity --pair simplicity,curiosity \
-		--triple positivity,simplicity,curiosity $(ARGS)
+		--triple positivity,simplicity,curiosity --mix positivity=1,simplicity=1 $(ARGS)
 
 lock: ## Resolve requirements/*.in into the pinned requirements/*.txt
 	@deploy/lock.sh
