@@ -36,7 +36,6 @@ def ranks(
     split: dict[str, Any] = {f"{request.param}_parallel_size": 2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_SIM_MULTI_NUMA", "1")
-        patch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)  # several ranks it has to bind
         if IS_V2:  # their processes need Triton's interpreter before they import anything of vLLM's
             site = tmp_path_factory.mktemp("site")
             (site / "sitecustomize.py").write_text(f"from {triton_on_cpu.__name__} import enable\nenable()\n")
