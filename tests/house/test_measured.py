@@ -84,6 +84,8 @@ def test_pages_compare_the_scorings_as_was_measured() -> None:
         gains = [row["exact_gain"], row["fast_gain"], row["ratio"]]
         told = " | ".join(map(between, gains))
         assert f"| {label} | {row['kl_nats']['value']:.1f} | {told} |" in text(RESULTS)
+        more = row["ratio"]["low"] > 1
+        assert more == (label != "conciseness +1"), "README and docs/results.md say where fast gains more"
 
 
 def test_sliders_stand_beside_the_best_policies_as_was_measured() -> None:
