@@ -41,7 +41,7 @@ def experts(chat_base: str, tmp_path: Path) -> Path:
 def test_experts_are_mixed_both_ways_and_measured_as_all_others(
     call: Callable[..., Result], experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("--experts", str(experts), "--best-of", "", "--max-tokens", "6")
+    arguments = ("--experts", str(experts), "--best-of", "", "--max-tokens", "6", "--points", "3")
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     report = report_of(tmp_path)
@@ -57,7 +57,7 @@ def test_experts_are_mixed_both_ways_and_measured_as_all_others(
         assert each["kl_nats"]["value"] > 0.01 and each["perplexity"] > 1 and 0 < each["tokens"] <= 6
     ends = [[each["points"][place]["kl_nats"] for place in (0, -1)] for each in (soup, mod)]
     assert ends[0] == ends[1], "one expert alone is the same either way"
-    assert soup["points"][2]["kl_nats"] != mod["points"][2]["kl_nats"]
+    assert soup["points"][1]["kl_nats"] != mod["points"][1]["kl_nats"]
     monkeypatch.setattr(policy.MixedPolicy, "sample", None)
     assert call(*arguments).exit_code == 0, "nothing is sampled twice"
 
@@ -80,7 +80,7 @@ def test_an_expert_that_is_not_there_is_named_with_the_command_that_makes_it(
 def test_a_mix_alone_is_set_beside_the_expert_of_that_mix(
     call: Callable[..., Result], experts: Path, tmp_path: Path
 ) -> None:
-    mix = ("--mix", "positivity=3,simplicity=1", "--pair", "positivity,simplicity")
+    mix = ("--mix", "positivity=3,simplicity=1", "--pair", "positivity,simplicity", "--points", "2")
     result = call(*mix, "--experts", str(experts), "--best-of", "", "--max-tokens", "6")
     assert result.exit_code == 0, result.output
     pair, alone = report_of(tmp_path)["groups"]

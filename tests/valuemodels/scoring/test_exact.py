@@ -17,6 +17,7 @@ from valuemodels.contract.value_config import BackboneConfig, ValueConfig
 from valuemodels.models.checkpoint import load_value_model
 from valuemodels.models.trunk import ValueModel
 from valuemodels.scoring.exact import READ_TOKENS, ExactScorer
+from valuemodels.scoring.own_check import kv_shape_of
 
 
 def test_ragged_batches_over_many_steps_score_as_if_uncached(scorer: ExactScorer, uncached: ValueModel) -> None:
@@ -70,14 +71,15 @@ def test_rows_without_candidates_only_fill_the_cache(scorer: ExactScorer) -> Non
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60), st.integers(0, 2)), min_size=1, max_size=12))
 @settings(deadline=None, max_examples=25)
-def test_any_history_of_prefixes_leaves_values_exact(tiny_base: str, tiny_checkpoint: Path, history: Any) -> None:
+def test_any_history_of_prefixes_leaves_values_exact(
+    tiny_base: str, tiny_checkpoint: Path, uncached: ValueModel, history: Any
+) -> None:
+    """In a cache of five blocks, which some histories fill."""
     model = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
-    reference = load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu")
-    block = ExactScorer(model, 1 << 20).cache.shape.bytes_per_block
-    scorer = ExactScorer(load_value_model(tiny_checkpoint, tiny_base, dtype=torch.float32, device="cpu"), 5 * block)
+    scorer = ExactScorer(model, 5 * kv_shape_of(model).bytes_per_block)
     for name, length, seed in history:
         asked = [query(name, tokens(length, seed), tokens(3, seed + 7))]
-        assert_exact(reference, asked, scorer.score_queries(asked))
+        assert_exact(uncached, asked, scorer.score_queries(asked))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral"])
