@@ -182,6 +182,15 @@ def test_where_tilting_is_said_to_be_ahead_of_experts_the_intervals_lie_apart() 
             assert apart == (group["objectives"] != ["positivity", "curiosity"]), "README and docs/results.md say which"
 
 
+def test_page_says_whether_asking_is_matched_as_was_measured() -> None:
+    (group,) = front_report("front")["groups"]
+    by_name = {each["method"]: each for each in group["methods"]}
+    asked, best = by_name["prompted"], by_name["best of 16"]
+    assert asked["hypervolume_ahead"]["low"] > 0 and asked["matched"]["method"] == "tilted, fast"
+    assert asked["mip_ahead"]["low"] < 0 < asked["mip_ahead"]["high"], "docs/results.md says that it is not told apart"
+    assert best["hypervolume_ahead"]["low"] > 0 and best["mip_ahead"]["low"] > 0
+
+
 def test_page_says_what_the_experts_have_learned_as_was_measured() -> None:
     learned = front_report("experts")["experts"]
     gains = [between(each["shift"]) for each in learned.values()]
