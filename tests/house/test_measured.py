@@ -192,11 +192,22 @@ def test_page_says_whether_asking_is_matched_as_was_measured() -> None:
 
 
 def test_page_says_what_the_experts_have_learned_as_was_measured() -> None:
-    learned = front_report("experts")["experts"]
-    gains = [between(each["shift"]) for each in learned.values()]
-    nats = [f"{each['kl_nats']['value']:.1f}" for each in learned.values()]
-    told = f"the experts of {listed(learned)} gain {listed(gains)} at {listed(nats)} nats"
-    assert told in " ".join(text(RESULTS).split())
+    *learned, (_, of_mix) = front_report("experts")["experts"].items()
+    gains = [between(each["shift"]) for _, each in learned]
+    nats = [f"{each['kl_nats']['value']:.1f}" for _, each in learned]
+    told = f"the experts of {listed(name for name, _ in learned)} gain {listed(gains)} at {listed(nats)} nats"
+    page = " ".join(text(RESULTS).split())
+    assert told in page
+    assert f"gains {between(of_mix['shift'])} of the mix at {of_mix['kl_nats']['value']:.1f} nats" in page
+
+
+def test_page_says_how_tilting_stands_beside_an_expert_of_the_mix_as_was_measured() -> None:
+    (group,) = filter(is_one_mix, front_report("experts")["groups"])
+    by_name = {each["method"]: each for each in group["methods"]}
+    assert by_name["rewarded soup"]["matched"] is by_name["MOD"]["matched"] is None
+    matched = by_name["expert of the mix"]["matched"]
+    for ahead in ("hypervolume_ahead", "mip_ahead"):
+        assert matched[ahead]["low"] < 0 < matched[ahead]["high"], "docs/results.md says that it is not told apart"
 
 
 def listed(words: Iterable[str]) -> str:
