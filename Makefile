@@ -37,10 +37,11 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, als
 	@.venv/bin/python -m pytest -m "not slow" $(if $(ARGS),$(ARGS),tests/house --cov --cov-append)
 
 # Two at a time, since none uses much more than one core; what takes longest comes first, so that they end together.
-LANES = lane-processes lane-server v2 lane-engine lane-training lane-rest
+LANES = lane-processes v2 lane-training lane-server lane-engine lane-rest
 lane-processes: TESTS = -m "processes and not slow"
 # The one lane where it does: several ranks it has to bind, and a test looks at what else is where its worker is.
 lane-processes: UNBOUND =
+lane-server: | lane-processes # servers of both, and what their tests wait for, would be too much at once
 lane-server: TESTS = -m "engine and not processes and not slow" --ignore tests/invariants
 lane-engine: TESTS = -m "engine and not processes and not slow" tests/invariants
 lane-training: TESTS = -m "not engine and not slow" tests/training

@@ -60,7 +60,8 @@ def test_objectives_change_under_a_running_text_that_keeps_its_own(steady: Serve
                 time.sleep(0.01)
             answer = http.put(PATH, json={"checkpoints": ["renamed"]}, headers=ADMIN)
             before = len(text.arrivals)
-            assert answer.status_code == 200 and [each["id"] for each in answer.json()["data"]] == ["renamed-1"]
+            assert answer.status_code == 200, answer.text
+            assert [each["id"] for each in answer.json()["data"]] == ["renamed-1"]
             for scoring in ("fast", "exact", "hybrid"):
                 assert ask(http, "sunshine", scoring).json()["choices"][0]["mavis"]["checkpoint"] == "renamed-1"
             assert error_of(ask(http, "positivity"))["param"].startswith("objective_weights")

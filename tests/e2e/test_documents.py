@@ -1,4 +1,4 @@
-"""What the pages for clients tell a new user to type works as it is printed, but for the address."""
+"""What a new user is told to type works as it is printed: by the banner, and by the pages, but for the address."""
 
 import json
 import re
@@ -38,3 +38,13 @@ def test_the_curl_line_gets_a_guided_answer(server: Server) -> None:
 @pytest.mark.parametrize("example", PYTHON, ids=["sdk", "openai"])
 def test_a_python_example_prints_answers(server: Server, example: str) -> None:
     assert len(output([sys.executable, "-c", at(server, example)])) > 100
+
+
+def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(server: Server) -> None:
+    text = server.log.read_text()
+    assert server.url in text and "positivity" in text and "simplicity" in text
+    start = text.index("curl ")
+    lines = text[start:].splitlines()
+    command = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1])
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0 and '"mavis"' in answer.stdout, answer

@@ -1,6 +1,5 @@
 """Starting and stopping as an operator does."""
 
-import os
 import shutil
 import signal
 import socket
@@ -8,18 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from server.cluster.child import free_port
-from tests.e2e.conftest import (
-    Server,
-    kill_server,
-    processes_of,
-    start_server,
-    stop_server,
-    wait_until_ready,
-)
+from tests.e2e.conftest import kill_server, start_server, stop_server, wait_until_ready
 from valuemodels.sources.embedded import EMBEDDED_VALUES
 
 pytestmark = [pytest.mark.engine, pytest.mark.processes]
@@ -32,28 +23,6 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def last_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr.strip().splitlines()[-1]
-
-
-def test_the_banner_holds_the_address_the_objectives_and_a_curl_line_that_works(server: Server) -> None:
-    text = server.log.read_text()
-    assert server.url in text and "positivity" in text and "simplicity" in text
-    start = text.index("curl ")
-    lines = text[start:].splitlines()
-    command = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1])
-    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
-    assert answer.returncode == 0 and '"mavis"' in answer.stdout, answer
-
-
-def test_nothing_else_runs_on_the_cores_that_compute_the_model(server: Server) -> None:
-    family = processes_of(server)
-    taken = {core for process in family if "Worker" in process.name() for core in process.cpu_affinity()}
-    others = [server.process.pid, *(process.pid for process in family if "EngineCore" in process.name())]
-    assert taken and len(others) == 2
-    if not os.sched_getaffinity(0) - taken:
-        pytest.skip("the workers have all cores")
-    for process in map(psutil.Process, others):
-        for thread in process.threads():
-            assert not taken & os.sched_getaffinity(thread.id)
 
 
 def test_a_port_in_use_is_said_at_once() -> None:

@@ -1,5 +1,6 @@
 """Several HTTP processes before one engine (`--api-server-count`): whoever holds a generation is found."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -68,6 +69,18 @@ def wait_for_both(server: Server) -> None:
     while len(set(doors(server).values())) < 2:
         assert time.monotonic() < deadline, doors(server)
         time.sleep(0.2)
+
+
+def test_nothing_else_runs_on_the_cores_that_compute_the_model(started: Server) -> None:
+    family = processes_of(started)
+    taken = {core for process in family if "Worker" in process.name() for core in process.cpu_affinity()}
+    others = {started.process.pid, engine_of(started).pid, *doors(started).values()}
+    assert taken and len(others) >= 3
+    if not os.sched_getaffinity(0) - taken:
+        pytest.skip("the workers have all cores")
+    for process in map(psutil.Process, others):
+        for thread in process.threads():
+            assert not taken & os.sched_getaffinity(thread.id)
 
 
 def test_a_stop_drains_all_processes_and_leaves_nothing(started: Server) -> None:

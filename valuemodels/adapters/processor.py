@@ -20,6 +20,7 @@ from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import EXTRA_ARGS_KEY, Guidance
 from valuemodels.contract.guide_config import GuideConfig
 from valuemodels.contract.server_process import complaining, end_with_server
+from valuemodels.guide.between_steps import HaveDone
 from valuemodels.guide.changed import ChangedGenerations
 from valuemodels.guide.loading import load_guide
 from valuemodels.guide.offers import Offers
@@ -75,9 +76,9 @@ class ValueProcessor:
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         model = vllm_config.model_config
 
-        def load(config: GuideConfig) -> ValueGuide:
+        def load(config: GuideConfig, have_done: HaveDone) -> ValueGuide:
             with finished_on(device):  # later offers are loaded in threads of their own
-                return load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers)
+                return load_guide(config, device, model.dtype, model.max_model_len, use_vllm_layers, have_done)
 
         end_with_server()
         config = GuideConfig.from_wire(vllm_config.additional_config[EXTRA_ARGS_KEY])

@@ -120,9 +120,9 @@ class ValueWorkerExtension:
         return processor.offers.state(offer)
 
     def mavis_offer(self, offer: int) -> dict[str, Any] | None:
-        """How far the loading of an offer is; see `Offers.state`."""
+        """How far the loading of an offer is, which goes on by being asked; see `Offers.advance`."""
         processor = self._mavis_processor()
-        return None if processor is None else processor.offers.state(offer)
+        return None if processor is None else processor.offers.advance(offer)
 
     def mavis_unload(self, offer: int) -> dict[str, Any] | None:
         """Let go of an offer that no request is about any more."""

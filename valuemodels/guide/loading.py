@@ -1,6 +1,7 @@
 """From what a worker is told to a guide that works: loads every value checkpoint in every scoring that is wanted."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from valuemodels.contract.guidance import Scoring
 from valuemodels.contract.guide_config import DType, GuideConfig
 from valuemodels.contract.offers import objective_owners, offered_scorings
 from valuemodels.contract.value_config import read_value_config
+from valuemodels.guide.between_steps import HaveDone, at_once
 from valuemodels.guide.value_guide import ValueGuide
 from valuemodels.models.checkpoint import load_probe, load_value_model
 from valuemodels.models.trunk import check_positions
@@ -19,6 +21,7 @@ from valuemodels.scoring.hybrid import HybridScorer
 from valuemodels.scoring.kv_blocks import blocks_for
 from valuemodels.scoring.scorer import Scorer
 from valuemodels.sources.cpu import has_fast_bfloat16
+from valuemodels.transfers import finished_on
 
 
 def load_guide(
@@ -27,12 +30,14 @@ def load_guide(
     base_dtype: torch.dtype,
     max_positions: int | None = None,
     prepare_trunk: PrepareTrunk | None = None,
+    between_steps: HaveDone = at_once,
 ) -> ValueGuide:
     """Load every checkpoint of a config.
 
     Args:
         max_positions: the longest sequence that the engine admits, in tokens; None leaves that unchecked.
         prepare_trunk: see `ExactScorer`.
+        between_steps: has done what may not run beside a step of the engine: a trunk is prepared, and tried.
 
     Raises:
         CheckpointError: a checkpoint is broken or does not fit the base, or two name the same objective, or a trunk
@@ -43,7 +48,7 @@ def load_guide(
     policy = config.policy(tuple(objective_owners(checkpoints)), offered_scorings(checkpoints))
     wanted = set(policy.scorings)
     reads, guesses = wanted & {"exact", "hybrid"}, wanted & {"fast", "hybrid"}
-    exact = _exact_scorers(config, device, base_dtype, max_positions, prepare_trunk) if reads else []
+    exact = _exact_scorers(config, device, base_dtype, max_positions, prepare_trunk, between_steps) if reads else []
     fast = [_fast_scorer(folder, config, device) for folder in config.checkpoints] if guesses else []
     hybrid = [HybridScorer(*both, config.hybrid_candidates) for both in zip(fast, exact, strict=False)]
     loaded: dict[Scoring, Sequence[Scorer]] = {"exact": exact, "fast": fast, "hybrid": hybrid}
@@ -56,16 +61,18 @@ def _exact_scorers(
     base_dtype: torch.dtype,
     max_positions: int | None,
     prepare_trunk: PrepareTrunk | None,
+    between_steps: HaveDone,
 ) -> list[ExactScorer]:
     dtype = resolve_dtype(config.value_dtype, device, base_dtype)
     cache_bytes = int(config.cache_gib * 2**30 / len(config.checkpoints))
-    models = [
-        load_value_model(folder, config.base_model, dtype=dtype, device=device, base_revision=config.base_revision)
-        for folder in config.checkpoints
-    ]
+    with finished_on(device):  # before the engine's thread goes on with them
+        models = [
+            load_value_model(folder, config.base_model, dtype=dtype, device=device, base_revision=config.base_revision)
+            for folder in config.checkpoints
+        ]
     for model in models:
         check_positions(model, max_positions)
-    scorers = [ExactScorer(model, cache_bytes, prepare_trunk) for model in models]
+    scorers = [between_steps(partial(ExactScorer, model, cache_bytes, prepare_trunk)) for model in models]
     for scorer in scorers:
         _check_room(scorer, max_positions, config)
     return scorers

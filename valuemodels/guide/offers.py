@@ -1,7 +1,8 @@
 """What a worker serves: guides, each for one offer of objectives, the latest for requests that name none.
 
 The operator may have other checkpoints loaded while texts are written. Those that are under way keep the guide that
-they began with; it goes when nothing of theirs is left. No vLLM.
+they began with; it goes when nothing of theirs is left. Files are read by a thread beside the engine's steps, and what
+may not run beside them is done by who asks how far it is. No vLLM.
 """
 
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 
 from valuemodels.contract.errors import MavisError, first_line
 from valuemodels.contract.guide_config import GuideConfig
+from valuemodels.guide.between_steps import BetweenSteps, HaveDone, at_once
 from valuemodels.guide.value_guide import ValueGuide
 
 logger = logging.getLogger("vllm.mavis")
@@ -21,10 +23,15 @@ FIRST_OFFER = 0
 class Offers:
     """Guides by the numbers of their offers, which rise."""
 
-    def __init__(self, load: Callable[[GuideConfig], ValueGuide], first: GuideConfig) -> None:
-        """Args: `load` makes a guide, which takes its time; `first` is served from the start."""
+    def __init__(self, load: Callable[[GuideConfig, HaveDone], ValueGuide], first: GuideConfig) -> None:
+        """
+        Args:
+            load: makes a guide, which takes its time, and has done by another what may not run beside a step.
+            first: is served from the start.
+        """
         self._load = load
-        self._guides = {FIRST_OFFER: load(first)}
+        self._between_steps = BetweenSteps()
+        self._guides = {FIRST_OFFER: load(first, at_once)}
         self._loading: dict[int, threading.Thread] = {}
         self._failed: dict[int, str] = {}
 
@@ -48,6 +55,11 @@ class Offers:
         thread = threading.Thread(target=self._run, args=(number, config), name=f"mavis offer {number}", daemon=True)
         self._loading[number] = thread
         thread.start()
+
+    def advance(self, number: int) -> dict[str, Any]:
+        """Do what loading waits for, and say how far an offer is: `state`. For the engine's thread, between steps."""
+        self._between_steps.catch_up()
+        return self.state(number)
 
     def state(self, number: int) -> dict[str, Any]:
         """`state`: ready, loading, failed or unknown; with `objectives` of what is ready, the `reason` of a failure."""
@@ -80,7 +92,7 @@ class Offers:
 
     def _run(self, number: int, config: GuideConfig) -> None:
         try:
-            self._guides[number] = self._load(config)
+            self._guides[number] = self._load(config, self._between_steps.have_done)
         except MavisError as error:
             self._failed[number] = str(error)
         except Exception as error:  # too little memory, a folder that went away: the engine goes on with what it has

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -23,12 +24,15 @@ def base_hidden_size(base_model: str, revision: str | None = None) -> int:
 
 
 def load_token_embeddings(base_model: str, revision: str | None = None) -> Tensor:
-    """The base model's input embeddings [vocabulary, embedding], in the dtype they are stored in.
+    """The base model's input embeddings [vocabulary, embedding], in float32.
 
     Raises:
         CheckpointError: the base model cannot be loaded.
     """
-    model = load_part(base_model, revision, f"the embeddings of {base_model}", num_hidden_layers=1)
+    # For any dtype but torch's default transformers changes that default meanwhile, for every thread of the process: a
+    # worker loads while its engine steps.
+    options = {"num_hidden_layers": 1, "dtype": torch.float32}
+    model = load_part(base_model, revision, f"the embeddings of {base_model}", **options)
     return cast(Tensor, model.get_input_embeddings().weight.detach())
 
 

@@ -312,7 +312,7 @@ def test_rows_of_two_offers_are_tilted_each_by_its_own(
     """Catches rows that a newer guide takes over, and traces that only the latest guide is asked for."""
     other = replace(GuideConfig.from_wire(config.additional_config["mavis"]), default_beta=2.0)
     processor.offers.begin(1, other)
-    while processor.offers.state(1)["state"] == "loading":
+    while processor.offers.advance(1)["state"] == "loading":
         time.sleep(0.005)
     runner.add(processor, 0, "g-1", params("g", **GUIDED), [4, 5])
     runner.add(processor, 1, "h-1", params("h", offer=1, **GUIDED), [4, 5])

@@ -1,11 +1,13 @@
 """From folders to scorers: which ways of scoring are loaded, in which arithmetic, and what is refused."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from valuemodels.contract.errors import CheckpointError, GuidanceError
 from valuemodels.contract.guide_config import GuideConfig
@@ -14,6 +16,7 @@ from valuemodels.guide import loading
 from valuemodels.guide.loading import load_guide, resolve_dtype
 from valuemodels.models import check
 from valuemodels.models.checkpoint import read_tensors, save_checkpoint
+from valuemodels.scoring.exact import ExactScorer
 
 CPU = torch.device("cpu")
 
@@ -36,6 +39,42 @@ def test_the_operator_chooses_the_default_and_what_is_loaded(config: Any) -> Non
     assert fast.stats()["cache_capacity_bytes"] == 0
     hybrid = load_guide(dataclasses.replace(config, scorings=("hybrid",)), CPU, torch.float32)
     assert set(hybrid.scorers) == {"hybrid"} and hybrid.stats()["cache_capacity_bytes"] > 0
+
+
+def test_a_trunk_is_prepared_and_tried_while_no_step_is_under_way(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch vLLM's kernels in a loading thread: they share with those of the step what they work with."""
+    handed_over: list[Any] = []
+    done_within: list[bool] = []
+
+    def have_done(work: Any) -> Any:
+        handed_over.append(work)
+        found = work()
+        handed_over.pop()
+        return found
+
+    def note(_: Any) -> None:
+        done_within.append(bool(handed_over))
+
+    def noted(scorer: ExactScorer, queries: Any) -> Any:
+        note(scorer)
+        return tried(scorer, queries)
+
+    tried = ExactScorer.score_queries
+    monkeypatch.setattr(ExactScorer, "score_queries", noted)
+    load_guide(config, CPU, torch.float32, prepare_trunk=note, between_steps=have_done)
+    assert done_within == [True, True] and not handed_over
+
+
+def test_loading_leaves_the_default_dtype_of_all_threads_alone(
+    config: Any, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a bfloat16 base whose embeddings are loaded as such: what a step makes meanwhile would be, too."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    chosen: list[torch.dtype] = []
+    monkeypatch.setattr(torch, "set_default_dtype", chosen.append)
+    load_guide(dataclasses.replace(config, base_model=str(base)), CPU, torch.bfloat16)
+    assert set(chosen) <= {torch.float32}
 
 
 def test_a_checkpoint_without_a_probe_offers_exact_alone(tiny_base: str, tiny_checkpoint: Path) -> None:
