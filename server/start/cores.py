@@ -13,6 +13,7 @@ import psutil
 logger = logging.getLogger("mavis.server")
 
 _WORKER = "VLLM::Worker"
+_PASSES = 10
 
 
 def keep_off_the_workers_cores() -> None:
@@ -31,7 +32,22 @@ def keep_off_the_workers_cores() -> None:
         return
     for process in others:
         with contextlib.suppress(psutil.Error):
-            for thread in process.threads():
-                with contextlib.suppress(OSError):  # it has ended
-                    os.sched_setaffinity(thread.id, free)
+            _bind(process, free)
     logger.info("%d cores compute the model; HTTP and the engine's loop keep to %d others", len(taken), len(free))
+
+
+def _bind(process: psutil.Process, cores: set[int]) -> None:
+    """All of its threads; again those that have begun meanwhile, with the cores of the threads that began them.
+
+    Raises:
+        psutil.Error: the process is gone.
+    """
+    bound: set[int] = set()
+    for _ in range(_PASSES):
+        threads = {thread.id for thread in process.threads()} - bound
+        if not threads:
+            return
+        for thread in threads:
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setaffinity(thread, cores)
+        bound |= threads
