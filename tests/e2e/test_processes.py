@@ -11,7 +11,16 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.conftest import Server, kill_server, left_over, processes_of, start_server, stop_server, wait_until_ready
+from tests.e2e.conftest import (
+    Server,
+    kill_server,
+    left_over,
+    processes_of,
+    start_server,
+    stop_server,
+    wait_for,
+    wait_until_ready,
+)
 from tests.e2e.test_live_control import MINE, UP, running, turned_down
 
 pytestmark = [pytest.mark.engine, pytest.mark.processes]
@@ -72,15 +81,18 @@ def wait_for_both(server: Server) -> None:
 
 
 def test_nothing_else_runs_on_the_cores_that_compute_the_model(started: Server) -> None:
+    wait_for_both(started)
     family = processes_of(started)
     taken = {core for process in family if "Worker" in process.name() for core in process.cpu_affinity()}
     others = {started.process.pid, engine_of(started).pid, *doors(started).values()}
     assert taken and len(others) >= 3
     if not os.sched_getaffinity(0) - taken:
         pytest.skip("the workers have all cores")
-    for process in map(psutil.Process, others):
-        for thread in process.threads():
-            assert not taken & os.sched_getaffinity(thread.id)
+    assert wait_for(lambda: not any(taken & os.sched_getaffinity(thread) for thread in threads_of(others)))
+
+
+def threads_of(processes: set[int]) -> list[int]:
+    return [thread.id for pid in processes for thread in psutil.Process(pid).threads()]
 
 
 def test_a_stop_drains_all_processes_and_leaves_nothing(started: Server) -> None:
