@@ -22,7 +22,7 @@ ON_V2 = VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 # Lanes of tests side by side: vLLM would bind its worker to the same core in all of them.
 UNBOUND = VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 
-.PHONY: help serve test v2 unit slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
+.PHONY: help serve test lanes-of-servers v2 unit slow soak smoke audit fuzz comply load fix docs check bench train-embedded fast-embedded evaluate-embedded front-embedded candidates-embedded optimum-embedded ablations-embedded experts-embedded compare-embedded lock clean setup setup-dev next-vllm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -37,17 +37,21 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, als
 	@.venv/bin/python -m pytest -m "not slow" $(if $(ARGS),$(ARGS),tests/house --cov --cov-append)
 
 # Two at a time, since none uses much more than one core; what takes longest comes first, so that they end together.
-LANES = lane-processes v2 lane-training lane-server lane-engine lane-rest
+LANES = lanes-of-servers v2 lane-training lane-engine lane-rest
 lane-processes: TESTS = -m "processes and not slow"
 # The one lane where it does: several ranks it has to bind, and a test looks at what else is where its worker is.
 lane-processes: UNBOUND =
-lane-server: | lane-processes # servers of both, and what their tests wait for, would be too much at once
 lane-server: TESTS = -m "engine and not processes and not slow" --ignore tests/invariants
 lane-engine: TESTS = -m "engine and not processes and not slow" tests/invariants
 lane-training: TESTS = -m "not engine and not slow" tests/training
 lane-rest: TESTS = -m "not engine and not slow" --ignore tests/training --ignore tests/house
 lane-%: setup-dev
 	@COVERAGE_FILE=.coverage.$* $(UNBOUND) .venv/bin/python -m pytest $(TESTS) $(SLOWEST) $(UNREPORTED)
+
+# One after the other: servers of both, and what their tests wait for, would be too much at once.
+lanes-of-servers: setup-dev
+	@$(MAKE) --no-print-directory lane-processes
+	@$(MAKE) --no-print-directory lane-server
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
