@@ -14,6 +14,7 @@ logger = logging.getLogger("mavis.server")
 
 _WORKER = "VLLM::Worker"
 _PASSES = 10
+"""How often a process is looked at for threads that have begun meanwhile; two are enough but for one that starts."""
 
 
 def keep_off_the_workers_cores() -> None:
