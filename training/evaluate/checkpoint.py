@@ -18,7 +18,7 @@ from training.prompts.datasets import load_prompts
 from training.recipe import EngineRecipe
 from training.recipe_file import read_recipe
 from training.rollouts.engine import Limits, RolloutEngine
-from training.rollouts.sampler import Sampler
+from training.rollouts.sampler import SHARD_REPLIES, Sampler
 from training.runs.base import look_up_base
 from training.runs.progress import console
 from training.runs.run_dir import folder_hash, write_json
@@ -36,6 +36,8 @@ PromptsOption = Annotated[
     Path | None, typer.Option(help='JSON lines with a "prompt"; the recipe\'s test prompts if not given.')
 ]
 BaseFolderOption = Annotated[Path | None, typer.Option(help="Where the base model lies on this machine.")]
+# More at once would leave the engine with half a batch sooner, when a shard's replies end.
+_SEQUENCES = SHARD_REPLIES // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def find_checkpoint(values: str | None, base_folder: Path | None) -> EvaluatedCh
 
 def engine_on(checkpoint: EvaluatedCheckpoint) -> Callable[[], RolloutEngine]:
     """Gives the engine of a checkpoint, through the guide that serves; it starts when it is first asked for."""
-    return cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(), checkpoint.guide))
+    return cache(lambda: RolloutEngine(checkpoint.base, EngineRecipe(max_num_seqs=_SEQUENCES), checkpoint.guide))
 
 
 def sampler_on(

@@ -14,7 +14,7 @@ from training.front.mixes import MixGroup, mix_groups
 from training.rollouts.engine import MOST_READ
 
 PairOption = Annotated[
-    list[str] | None, typer.Option(help="Two objectives to look at closely, as a,b; again for more.")
+    list[str] | None, typer.Option(help="Two objectives to look at closely, by all methods, as a,b; again for more.")
 ]
 TripleOption = Annotated[list[str] | None, typer.Option(help="Three of them, as a,b,c; again for more.")]
 MixOption = Annotated[
@@ -52,6 +52,23 @@ def asked_groups(
 
 def _groups(given: Sequence[str] | None) -> list[tuple[str, ...]]:
     return [tuple(name.strip() for name in text.split(",")) for text in given or []]
+
+
+def looked_at_closely(groups: Sequence[MixGroup], **given: object) -> list[MixGroup]:
+    """Those of the groups that are.
+
+    Args:
+        given: options that are of use there alone, by their names; None: not given.
+
+    Raises:
+        RecipeError: there is no such group, but such an option.
+    """
+    close = [group for group in groups if group.closely]
+    for option, value in given.items():
+        if value is not None and not close:
+            allowed = "where a --pair, a --triple or a --mix, or with --full every pair, is looked at closely"
+            raise RecipeError(f"{option}: got {value}, allowed is that only {allowed}")
+    return close
 
 
 def whole_numbers(field: str, text: str, least: int) -> list[int]:

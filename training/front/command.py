@@ -2,8 +2,9 @@
 
     mavis evaluate front [--values DIR] [--out DIR] [--pair a,b] [--triple a,b,c] [--full] [--run-dir runs/front]
 
-Every method answers the same prompts at the same mixes, with as many samples and tokens, and is measured alike. Writes
-report.json, report.md and pareto.png. What an earlier run has sampled is not sampled again.
+Every method answers the same prompts at the same mixes, with as many samples and tokens, and is measured alike; pairs
+that are not looked at closely are left to the base, its best of n, and the tilts. Writes report.json, report.md and
+pareto.png. What an earlier run has sampled is not sampled again.
 
 Runs in the process of the command, with the engine in it. Must not import torch or vllm.
 """
@@ -37,11 +38,12 @@ from training.front.asked import (
     PointsOption,
     TripleOption,
     asked_groups,
+    looked_at_closely,
     tilt_kinds,
     whole_numbers,
 )
 from training.front.figures import Answers, group_figures
-from training.front.methods import Base, Method, Setting, Tilted, TiltKind, every_method
+from training.front.methods import Base, BestOf, Method, Setting, Tilted, TiltKind, every_method
 from training.front.mixes import PAIR_POINTS, MixGroup
 from training.front.policies import Experts, expert_of_the_mix, mixed_experts
 from training.front.prompted import Prompted
@@ -90,6 +92,7 @@ def front(
         kinds = tilt_kinds(tilts)
         checkpoint = _scoring_up_to(find_checkpoint(values, base_folder), kinds)
         groups = asked_groups(checkpoint.config.names, pair, triple, mix, points=points, others=others, full=full)
+        close = looked_at_closely(groups, experts=experts, instructions=instructions)
         setting = _setting(checkpoint, run_dir, checkpoint.prompts(prompts, limit), samples, max_tokens, seed)
         counts = whole_numbers("best_of", best_of, 2)
         prompted = _prompted(setting, checkpoint, _instructions(instructions, checkpoint.config.names))
@@ -97,7 +100,7 @@ def front(
         methods = every_method(base, checkpoint.scoring(scoring), kinds, counts, prompted)
         ideal, about = None, _about(checkpoint, setting)
         if experts is not None:
-            found = Experts.of(experts, checkpoint.base, groups)
+            found = Experts.of(experts, checkpoint.base, close)
             methods, ideal = [*methods, *mixed_experts(setting, found)], expert_of_the_mix(setting, found)
             about["experts"] = found.learned()
         write(out, {**about, **answer(groups, base, methods, ideal)})
@@ -106,10 +109,11 @@ def front(
 def answer(
     groups: Sequence[MixGroup], base: Base, methods: Sequence[Method], ideal: Method | None = None
 ) -> dict[str, Any]:
-    """Have every method answer at every mix of every group, and measure it: the `groups` of a report, and `seconds`.
+    """Have the methods answer at every mix of every group, and measure it: the `groups` of a report, and `seconds`.
 
     Args:
-        base: whose replies rewards are told as distances from; methods: itself first.
+        base: whose replies rewards are told as distances from.
+        methods: itself first; those that draw replies of their own, tilts aside, answer at what is looked at closely.
         ideal: answers at groups of one mix alone.
 
     Raises:
@@ -118,7 +122,7 @@ def answer(
     """
     setting = base.setting
     replies = len(setting.sampler.prompts) * setting.samples
-    plan = [(group, [*methods, *([ideal] if ideal and group.is_one_mix else [])]) for group in groups]
+    plan = [(group, _methods_at(group, methods, ideal)) for group in groups]
     total = sum(len(group.mixes) * len(some) for group, some in plan) * replies
     started, found = time.monotonic(), []
     with progress("front", total) as advance:
@@ -133,6 +137,12 @@ def answer(
                 answers.append(Answers(method.name, passes, by_mix, isinstance(method, Tilted)))
             found.append(asdict(group_figures(group, answers, base.drawn, setting.stds)))
     return {"seconds": round(time.monotonic() - started), "groups": found}
+
+
+def _methods_at(group: MixGroup, methods: Sequence[Method], ideal: Method | None) -> list[Method]:
+    if not group.closely:
+        return [method for method in methods if isinstance(method, Base | Tilted | BestOf)]
+    return [*methods, *([ideal] if ideal and group.is_one_mix else [])]
 
 
 def write(out: Path, report: Mapping[str, Any]) -> None:

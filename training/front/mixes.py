@@ -12,10 +12,15 @@ PAIR_POINTS, OTHER_PAIR_POINTS, TRIPLE_STEPS = 11, 5, 5
 
 @dataclass(frozen=True, slots=True)
 class MixGroup:
-    """Objectives that are traded off against each other, and at which mixes."""
+    """Objectives that are traded off against each other, and at which mixes.
+
+    Attributes:
+        closely: whether all methods answer there; else those alone that need no replies but the base's and the tilts'.
+    """
 
     objectives: tuple[str, ...]
     mixes: tuple[Mix, ...]
+    closely: bool = True
 
     @property
     def is_one_mix(self) -> bool:
@@ -28,13 +33,13 @@ class MixGroup:
         return " and ".join([", ".join(self.objectives[:-1]), self.objectives[-1]])
 
 
-def mixes_of(objectives: Sequence[str], steps: int) -> MixGroup:
+def mixes_of(objectives: Sequence[str], steps: int, *, closely: bool = True) -> MixGroup:
     """All mixes whose shares are multiples of 1 / `steps`: steps + 1 of two objectives."""
     made = (
         Mix(dict(zip(objectives, (part / steps for part in parts), strict=True)))
         for parts in _parts(steps, len(objectives))
     )
-    return MixGroup(tuple(objectives), tuple(made))
+    return MixGroup(tuple(objectives), tuple(made), closely)
 
 
 def mix_groups(
@@ -68,7 +73,7 @@ def mix_groups(
         *(mixes_of(pair, points - 1) for pair in pairs),
         *(mixes_of(triple, TRIPLE_STEPS) for triple in triples),
         *(MixGroup(tuple(mix.shares), (mix,)) for mix in mixes),
-        *(mixes_of(pair, steps) for pair in rest),
+        *(mixes_of(pair, steps, closely=full) for pair in rest),
     ]
 
 

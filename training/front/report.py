@@ -53,12 +53,12 @@ def plot(report: Figures, path: Path) -> None:
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(4.2 * columns, 4 * rows), squeeze=False, layout="constrained"
     )
-    panels = axes.flat
+    panels, colours = axes.flat, _colours(report)
     for group, panel in zip(pairs, panels, strict=False):
-        _draw_pair(panel, group)
+        _draw_pair(panel, group, colours)
     last = panels[len(pairs)]
     for group in report["groups"]:
-        _draw_costs(last, group)
+        _draw_costs(last, group, colours)
     last.set(xlabel="root of KL", ylabel="mean gain of the mix, base std")
     for panel in panels[len(pairs) + 1 :]:
         panel.axis("off")
@@ -152,27 +152,33 @@ def _own(group: Figures) -> Figures:
     return found
 
 
-def _draw_pair(panel: Any, group: Figures) -> None:
+def _colours(report: Figures) -> dict[str, str]:
+    """Method -> its colour, the same in groups that others answer at, too."""
+    names = dict.fromkeys(each["method"] for group in report["groups"] for each in group["methods"])
+    return {name: f"C{number}" for number, name in enumerate(names)}
+
+
+def _draw_pair(panel: Any, group: Figures, colours: Mapping[str, str]) -> None:
     across, up = group["objectives"]
-    for number, each in enumerate(group["methods"]):
+    for each in group["methods"]:
         points = [point["shifts"] for point in each["points"]]
         if each["method"] == "base":
             points = points[:1]
         x, y = ([point[name]["value"] for point in points] for name in (across, up))
-        panel.plot(x, y, marker="o", markersize=3, linewidth=1, color=f"C{number}", label=each["method"])
+        panel.plot(x, y, marker="o", markersize=3, linewidth=1, color=colours[each["method"]], label=each["method"])
     panel.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     panel.axvline(0, color="0.85", linewidth=0.8, zorder=0)
     panel.set(xlabel=across, ylabel=up)
 
 
-def _draw_costs(panel: Any, group: Figures) -> None:
-    for number, each in enumerate(group["methods"]):
+def _draw_costs(panel: Any, group: Figures, colours: Mapping[str, str]) -> None:
+    for each in group["methods"]:
         gains = [
             sum(share * point["shifts"][name]["value"] for name, share in point["shares"].items())
             for point in each["points"]
         ]
         roots = [sqrt(max(0.0, point["kl_nats"]["value"])) for point in each["points"]]
-        panel.scatter(roots, gains, s=6, color=f"C{number}", label=each["method"])
+        panel.scatter(roots, gains, s=6, color=colours[each["method"]], label=each["method"])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

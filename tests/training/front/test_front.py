@@ -64,6 +64,18 @@ def test_other_tilts_are_methods_of_their_own(call: Callable[..., Result], tmp_p
     assert {request.guidance.candidates for request in TwoWordEngine.asked if request.guidance} == {None, 5, 20}
 
 
+def test_pairs_not_looked_at_closely_are_left_to_the_base_and_its_tilts(
+    call: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert call().exit_code == 0
+    (group,) = report_of(tmp_path)["groups"]
+    assert [each["method"] for each in group["methods"]] == ["base", "tilted, exact", "best of 4", "best of 16"]
+    assert {len(each["points"]) for each in group["methods"]} == {5}
+    assert call("--full").exit_code == 0
+    (group,) = report_of(tmp_path)["groups"]
+    assert "prompted" in [each["method"] for each in group["methods"]]
+
+
 def test_nothing_is_sampled_twice(call: Callable[..., Result]) -> None:
     assert call("--pair", "positivity,simplicity").exit_code == 0
     tilted = [request for request in TwoWordEngine.asked if request.guidance]
@@ -76,7 +88,7 @@ def test_nothing_is_sampled_twice(call: Callable[..., Result]) -> None:
 
 
 def test_replies_of_all_methods_are_paired(call: Callable[..., Result]) -> None:
-    assert call("--best-of", "").exit_code == 0
+    assert call("--pair", "positivity,simplicity", "--points", "3", "--best-of", "").exit_code == 0
     seeds: dict[tuple[str, int], set[int]] = {}
     for request in TwoWordEngine.asked:
         seeds.setdefault((request.prompt_id, request.sample), set()).add(request.seed)
@@ -151,7 +163,9 @@ def test_a_verdict_says_so_where_another_method_wins() -> None:
         (["--tilts", "x"], "tilts: got 'x', allowed is a number above 0"),
         (["--tilts", "1@"], "tilts: got '1@', allowed is a number above 0"),
         (["--tilts", "1@1025"], "tilts: got '1@1025', allowed is a number above 0, then @ and from 1 to 1024"),
-        (["--instructions", "missing.yaml"], "instructions: missing.yaml cannot be read"),
+        (["--full", "--instructions", "missing.yaml"], "instructions: missing.yaml cannot be read"),
+        (["--instructions", "own.yaml"], "instructions: got own.yaml, allowed is that only where a --pair,"),
+        (["--experts", "runs/experts"], "experts: got runs/experts, allowed is that only where a --pair,"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(call: Callable[..., Result], arguments: list[str], said: str) -> None:
@@ -162,5 +176,5 @@ def test_what_cannot_be_is_refused_in_a_sentence(call: Callable[..., Result], ar
 def test_objectives_without_a_sentence_are_not_asked_for(call: Callable[..., Result], tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("positivity: Be warm.\n")
-    result = call("--instructions", str(path))
+    result = call("--full", "--instructions", str(path))
     assert result.exit_code == 2 and "has no sentence for simplicity" in " ".join(result.output.split())

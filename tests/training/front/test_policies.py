@@ -41,7 +41,7 @@ def experts(chat_base: str, tmp_path: Path) -> Path:
 def test_experts_are_mixed_both_ways_and_measured_as_all_others(
     call: Callable[..., Result], experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("--experts", str(experts), "--best-of", "", "--max-tokens", "6", "--points", "3")
+    arguments = ("--full", "--experts", str(experts), "--best-of", "", "--max-tokens", "6", "--points", "3")
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     report = report_of(tmp_path)
@@ -72,7 +72,7 @@ def test_every_expert_of_a_mix_reads_a_reply_where_distributions_are_mixed() -> 
 def test_an_expert_that_is_not_there_is_named_with_the_command_that_makes_it(
     call: Callable[..., Result], tmp_path: Path
 ) -> None:
-    result = call("--experts", str(tmp_path / "none"))
+    result = call("--full", "--experts", str(tmp_path / "none"))
     said = " ".join(result.output.split())
     assert result.exit_code == 2 and "has none for positivity, simplicity; mavis train expert positivity" in said
 
