@@ -38,12 +38,12 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, als
 
 # Two at a time, since none uses much more than one core; what takes longest comes first, so that they end together.
 LANES = lanes-of-servers v2 lane-training lane-engine lane-rest
-lane-processes: TESTS = -m "processes and not slow"
+lane-processes: TESTS = -m "processes and not slow" tests/e2e tests/invariants
 # The one lane where it does: several ranks it has to bind, and a test looks at what else is where its worker is.
 lane-processes: UNBOUND =
-lane-server: TESTS = -m "engine and not processes and not slow" --ignore tests/invariants
+lane-server: TESTS = -m "engine and not processes and not slow" tests/e2e
 lane-engine: TESTS = -m "engine and not processes and not slow" tests/invariants
-lane-training: TESTS = -m "not engine and not slow" tests/training
+lane-training: TESTS = -m "not slow" tests/training
 lane-rest: TESTS = -m "not engine and not slow" --ignore tests/training --ignore tests/house
 lane-%: setup-dev
 	@COVERAGE_FILE=.coverage.$* $(UNBOUND) .venv/bin/python -m pytest $(TESTS) $(SLOWEST) $(UNREPORTED)
@@ -54,7 +54,7 @@ lanes-of-servers: setup-dev
 	@$(MAKE) --no-print-directory lane-server
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
-	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(ARGS)
+	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(SLOWEST) $(ARGS)
 
 unit: setup-dev ## Run the tests that need no engine: some 6 minutes
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not engine and not slow" $(ARGS)
@@ -118,9 +118,9 @@ evaluate-embedded: setup-dev ## What each slider of the shipped checkpoint does,
 	@.venv/bin/mavis evaluate --out valuemodels/checkpoints/embedded/evaluation.json --prompts held-out.jsonl --limit 208 \
 		--samples 1 --weights=-1,-0.75,-0.5,-0.25,0,0.25,0.5,0.75,1 $(SECOND:%=--also training.rewards.second:%) $(ARGS)
 
-front-embedded: setup-dev ## Tilting beside asking for a mix in words, where the base understands them; resumes where it stopped
-	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl --no-others \
-		--pair positivity,conciseness $(ARGS)
+front-embedded: setup-dev ## All pairs of sliders traded off, and tilting beside asking for a mix in words; resumes where it stopped
+	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/front --prompts held-out.jsonl \
+		--pair positivity,simplicity --pair positivity,conciseness --triple positivity,simplicity,curiosity $(ARGS)
 
 candidates-embedded: setup-dev ## What the number of candidates does to rewards, cost and fluency; resumes where it stopped
 	@.venv/bin/mavis evaluate front --out docs/evaluation/embedded/candidates --prompts held-out.jsonl --no-others --samples 1 \

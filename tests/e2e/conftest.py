@@ -17,6 +17,9 @@ import pytest
 from server.cluster.child import free_port
 
 START_TIMEOUT_S = 240
+ADMIN_KEY = "an-operators-own-key"
+STALL_S = 3
+DRAIN_S = 120  # some machines write seven tokens a second
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,29 @@ def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Serve
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def values_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty at first."""
+    return tmp_path_factory.mktemp("values")
+
+
+@pytest.fixture(scope="session")
+def operated(values_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that takes checkpoints from `values_root`; `test_drain`, the last to use it, stops it."""
+    settings = {
+        "MAVIS_ADMIN_KEY": ADMIN_KEY,
+        "MAVIS_VALUES_ROOT": str(values_root),
+        "MAVIS_STALL_S": str(STALL_S),
+        "MAVIS_DRAIN_S": str(DRAIN_S),
+    }
+    server = start_server(tmp_path_factory.mktemp("operated") / "log.txt", **settings)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        kill_server(server)
 
 
 @pytest.fixture

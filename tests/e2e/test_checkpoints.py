@@ -3,14 +3,13 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, serving
+from tests.e2e.conftest import ADMIN_KEY, Server
 from tests.e2e.test_http import CHAT, MESSAGES, error_of
 from tests.e2e.test_live_control import DOWN, UP, patch, running
 from valuemodels.contract.value_config import read_value_config
@@ -18,30 +17,21 @@ from valuemodels.sources.embedded import EMBEDDED_VALUES
 
 pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
-ADMIN = {"Authorization": "Bearer an-operators-own-key"}
+ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 PATH = "/v1/checkpoints"
 TOKENS = 480
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the shipped checkpoint with one objective by another name, and one without its tensors."""
-    folder = tmp_path_factory.mktemp("values")
+@pytest.fixture(scope="module", autouse=True)
+def folders(values_root: Path) -> None:
+    """The shipped checkpoint with one objective by another name, and one without its tensors."""
     ignored = shutil.ignore_patterns("evaluation.json")
     for name in ("renamed", "broken"):
-        shutil.copytree(EMBEDDED_VALUES, folder / name, ignore=ignored)
-    config = folder / "renamed" / "value_config.json"
+        shutil.copytree(EMBEDDED_VALUES, values_root / name, ignore=ignored)
+    config = values_root / "renamed" / "value_config.json"
     content = json.loads(config.read_text().replace('"positivity"', '"sunshine"'))
     config.write_text(json.dumps({**content, "id": "renamed-1"}))
-    next((folder / "broken").glob("*.safetensors")).write_bytes(b"nothing")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def steady(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"MAVIS_ADMIN_KEY": "an-operators-own-key", "MAVIS_VALUES_ROOT": str(root)}
-    with serving(tmp_path_factory.mktemp("steady"), **settings) as server:
-        yield server
+    next((values_root / "broken").glob("*.safetensors")).write_bytes(b"nothing")
 
 
 def ask(http: httpx.Client, objective: str, scoring: str = "fast") -> httpx.Response:
@@ -50,12 +40,12 @@ def ask(http: httpx.Client, objective: str, scoring: str = "fast") -> httpx.Resp
     return http.post(CHAT, json={**body, "return_values": True})
 
 
-def test_objectives_change_under_a_running_text_that_keeps_its_own(steady: Server, root: Path) -> None:
+def test_objectives_change_under_a_running_text_that_keeps_its_own(operated: Server) -> None:
     shipped = read_value_config(EMBEDDED_VALUES).id
-    with httpx.Client(base_url=steady.url, timeout=120) as http:
+    with httpx.Client(base_url=operated.url, timeout=120) as http:
         assert http.get(PATH).status_code == http.put(PATH, json={"checkpoints": ["renamed"]}).status_code == 401
         assert http.get(PATH, headers=ADMIN).json()["available"] == sorted(["broken", "renamed", shipped])
-        with running(steady, "under-way", stream=True, max_tokens=TOKENS, objective_weights=UP) as text:
+        with running(operated, "under-way", stream=True, max_tokens=TOKENS, objective_weights=UP) as text:
             while len(text.arrivals) < 10:
                 time.sleep(0.01)
             answer = http.put(PATH, json={"checkpoints": ["renamed"]}, headers=ADMIN)

@@ -58,7 +58,7 @@ def test_what_a_worker_cannot_start_with_is_said_in_the_last_line() -> None:
     assert "--value-cache-gib" in last_line(result)
 
 
-# A server each: test_chaos.py stops one as well, and tests/server/start/test_stopping.py tries both signals.
+# A server each: test_drain.py stops one as well, and tests/server/start/test_stopping.py tries both signals.
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_busy_server_within_ten_seconds(tmp_path: Path, how: signal.Signals) -> None:

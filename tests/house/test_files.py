@@ -81,3 +81,16 @@ def test_a_file_has_a_name_that_says_something(sources: list[Source]) -> None:
 
 def test_nothing_is_left_for_later(sources: list[Source]) -> None:
     assert [source.path for source in sources if re.search(r"\b(?:TODO|FIXME|XXX|HACK)\b", source.text)] == []
+
+
+@pytest.mark.parametrize(
+    ("mark", "folders"),
+    [
+        ("engine", ("tests/e2e/", "tests/invariants/", "tests/training/")),
+        ("processes", ("tests/e2e/", "tests/invariants/")),
+    ],
+)
+def test_marked_tests_lie_where_their_lane_of_make_test_looks(root: Path, mark: str, folders: tuple[str, ...]) -> None:
+    texts = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in (root / "tests").rglob("test_*.py")}
+    marked = [path for path, text in texts.items() if f"pytest.mark.{mark}" in text]
+    assert marked and [path for path in marked if not path.startswith(folders)] == []

@@ -13,21 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.conftest import (
-    Server,
-    kill_server,
-    left_over,
-    processes_of,
-    start_server,
-    stop_server,
-    wait_for,
-    wait_until_ready,
-)
+from tests.e2e.conftest import STALL_S, Server, left_over, processes_of, stop_server, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.processes]
 
-STALL_S = 3
-DRAIN_S = 120  # some machines write seven tokens a second
 PATH = "/v1/completions"
 TEXT: dict[str, Any] = {
     "prompt": "Once upon a time",
@@ -35,18 +24,6 @@ TEXT: dict[str, Any] = {
     "ignore_eos": True,
     "objective_weights": {"positivity": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this module's own, which its last test stops."""
-    log = tmp_path_factory.mktemp("chaos") / "log.txt"
-    server = start_server(log, MAVIS_STALL_S=str(STALL_S), MAVIS_DRAIN_S=str(DRAIN_S))
-    try:
-        wait_until_ready(server)
-        yield server
-    finally:
-        kill_server(server)
 
 
 def streamed(url: str, body: dict[str, Any], flows: Event) -> str:
@@ -91,27 +68,27 @@ def paused_engine(server: Server) -> Iterator[None]:
             process.resume()
 
 
-def test_a_worker_that_stops_makes_the_server_unready_and_nothing_is_lost_when_it_goes_on(own_server: Server) -> None:
+def test_a_worker_that_stops_makes_the_server_unready_and_nothing_is_lost_when_it_goes_on(operated: Server) -> None:
     body = {**TEXT, "max_tokens": 60}
-    alone = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=60).json()["choices"][0]["text"]
+    alone = httpx.post(f"{operated.url}{PATH}", json=body, timeout=60).json()["choices"][0]["text"]
     with ThreadPoolExecutor() as threads:
-        stream = begun(threads, own_server, body)
-        with paused_engine(own_server):
-            assert wait_for(lambda: readiness(own_server) == 503, timeout_s=STALL_S + 5)
-            assert httpx.get(f"{own_server.url}/health", timeout=5).status_code == 200, "the process lives"
-        assert wait_for(lambda: readiness(own_server) == 200, timeout_s=20)
+        stream = begun(threads, operated, body)
+        with paused_engine(operated):
+            assert wait_for(lambda: readiness(operated) == 503, timeout_s=STALL_S + 5)
+            assert httpx.get(f"{operated.url}/health", timeout=5).status_code == 200, "the process lives"
+        assert wait_for(lambda: readiness(operated) == 200, timeout_s=20)
         assert stream.result(timeout=60) == alone
 
 
-def test_a_server_that_is_told_to_stop_lets_its_streams_end_and_sends_others_away(own_server: Server) -> None:
+def test_a_server_that_is_told_to_stop_lets_its_streams_end_and_sends_others_away(operated: Server) -> None:
     body = {**TEXT, "max_tokens": 100}
-    alone = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=120).json()["choices"][0]["text"]
+    alone = httpx.post(f"{operated.url}{PATH}", json=body, timeout=120).json()["choices"][0]["text"]
     with ThreadPoolExecutor() as threads:
-        stream = begun(threads, own_server, body)
-        with paused_engine(own_server):  # so that the stream is under way when the others are refused
-            stop = threads.submit(stop_server, own_server, signal.SIGTERM, 120)
-            assert wait_for(lambda: readiness(own_server) == 503, timeout_s=5)
-            refused = httpx.post(f"{own_server.url}{PATH}", json=body, timeout=10)
+        stream = begun(threads, operated, body)
+        with paused_engine(operated):  # so that the stream is under way when the others are refused
+            stop = threads.submit(stop_server, operated, signal.SIGTERM, 120)
+            assert wait_for(lambda: readiness(operated) == 503, timeout_s=5)
+            refused = httpx.post(f"{operated.url}{PATH}", json=body, timeout=10)
             assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
             assert refused.json()["error"]["type"] == "ServiceUnavailableError"
             assert not stream.done(), "the stream was cut"
@@ -119,4 +96,4 @@ def test_a_server_that_is_told_to_stop_lets_its_streams_end_and_sends_others_awa
         ended = time.monotonic()
         status, _ = stop.result(timeout=30)
     assert status == 0 and time.monotonic() - ended < 10
-    assert left_over(own_server) == [] and not psutil.pid_exists(own_server.process.pid)
+    assert left_over(operated) == [] and not psutil.pid_exists(operated.process.pid)
