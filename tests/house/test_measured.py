@@ -126,9 +126,13 @@ def costs(method: dict[str, Any]) -> list[str]:
     return [f"{method['kl_nats']['value']:.1f}", f"{method['perplexity']:.1f}"]
 
 
-def front_lines(report: dict[str, Any]) -> Iterator[str]:
+def methods(group: dict[str, Any]) -> dict[str, Any]:
+    return {each["method"]: each for each in group["methods"]}
+
+
+def front_lines(groups: Iterable[dict[str, Any]]) -> Iterator[str]:
     """A table of what can be had together, a line for each method on each group of objectives."""
-    for group in report["groups"]:
+    for group in groups:
         for each in group["methods"]:
             measured = [between(each["hypervolume"]), between(each["mip"]), *costs(each), f"{each['passes']:g}"]
             yield f"| {' | '.join([called(group), each['method'], *measured])} |"
@@ -137,7 +141,7 @@ def front_lines(report: dict[str, Any]) -> Iterator[str]:
 def matched_lines(report: dict[str, Any]) -> Iterator[str]:
     """A table of what is had for no more than another method costs, a line for each of those that some tilt matches."""
     for group in report["groups"]:
-        by_name = {each["method"]: each for each in group["methods"]}
+        by_name = methods(group)
         for name, each in by_name.items():
             if (matched := each["matched"]) is not None:
                 ahead = [between(matched[key]) for key in ("hypervolume_ahead", "mip_ahead")]
@@ -147,7 +151,7 @@ def matched_lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def test_pages_say_what_more_candidates_buy_as_was_measured() -> None:
-    lines = list(front_lines(front_report("candidates")))
+    lines = list(front_lines(front_report("candidates")["groups"]))
     for count in TILTS:
         name = "tilted, fast" + (f", {count} candidates" if count else "")
         (line,) = (line for line in lines if f"| {name} |" in line)
@@ -156,12 +160,31 @@ def test_pages_say_what_more_candidates_buy_as_was_measured() -> None:
 
 @pytest.mark.parametrize("name", ["experts", "front"])
 def test_pages_say_what_can_be_had_together_as_was_measured(name: str) -> None:
-    report = front_report(name)
-    lines = [line for line in front_lines(report) if "| base |" not in line]
-    for method in ("prompted", "best of 16", *(("rewarded soup", "MOD") if name == "experts" else ())):
-        assert sum(f"| {method} |" in line for line in lines) == len(report["groups"])
+    groups = [group for group in front_report(name)["groups"] if "prompted" in methods(group)]
+    lines = [line for line in front_lines(groups) if "| base |" not in line]
+    for method in ("best of 16", *(("rewarded soup", "MOD") if name == "experts" else ())):
+        assert sum(f"| {method} |" in line for line in lines) == len(groups) >= 3
     for line in lines:
         assert line in text(RESULTS)
+
+
+def test_page_says_how_tilting_stands_beside_the_best_of_many_on_all_pairs_as_was_measured() -> None:
+    pairs = [group for group in front_report("front")["groups"] if len(group["objectives"]) == 2]
+    assert len(pairs) == 15
+    page, readme = (" ".join(text(path).split()) for path in (RESULTS, "README.md"))
+    for method in ("best of 4", "best of 16"):
+        stands = {called(group): standing(methods(group)[method]) for group in pairs}
+        counts = [list(stands.values()).count(lead) for lead in (1, 0, -1)]
+        assert f"| the {method} | {' | '.join(map(str, counts))} |" in page
+    ahead, neither, behind = counts
+    assert f"ahead on {ahead} of the 15 pairs of sliders, not told apart on {neither}, and behind on {behind}" in readme
+    assert {name for name, lead in stands.items() if lead < 0} > {name for name in stands if "helpfulness" in name}
+
+
+def standing(other: dict[str, Any]) -> int:
+    """Of the tilt beside another method: 1 ahead in both measures, -1 behind in both, else 0."""
+    ahead = [other[key] for key in ("hypervolume_ahead", "mip_ahead")]
+    return all(each["low"] > 0 for each in ahead) - all(each["high"] < 0 for each in ahead)
 
 
 def test_pages_say_what_is_had_for_no_more_cost_as_was_measured() -> None:
@@ -175,7 +198,7 @@ def test_pages_say_what_is_had_for_no_more_cost_as_was_measured() -> None:
 
 def test_where_tilting_is_said_to_be_ahead_of_experts_the_intervals_lie_apart() -> None:
     for group in filterfalse(is_one_mix, front_report("experts")["groups"]):
-        by_name = {each["method"]: each for each in group["methods"]}
+        by_name = methods(group)
         for name in ("rewarded soup", "MOD"):
             other, ours = by_name[name], by_name[by_name[name]["matched"]["method"]]
             apart = all(ours[key]["low"] > other[key]["high"] for key in ("hypervolume", "mip"))
@@ -183,8 +206,10 @@ def test_where_tilting_is_said_to_be_ahead_of_experts_the_intervals_lie_apart() 
 
 
 def test_page_says_whether_asking_is_matched_as_was_measured() -> None:
-    (group,) = front_report("front")["groups"]
-    by_name = {each["method"]: each for each in group["methods"]}
+    groups = {called(group): methods(group) for group in front_report("front")["groups"]}
+    asked_of = {name: by_name["prompted"] for name, by_name in groups.items() if "prompted" in by_name}
+    assert len(asked_of) == 3 and all(each["hypervolume_ahead"]["low"] > 0 for each in asked_of.values())
+    by_name = groups["positivity + conciseness"]
     asked, best = by_name["prompted"], by_name["best of 16"]
     assert asked["hypervolume_ahead"]["low"] > 0 and asked["matched"]["method"] == "tilted, fast"
     assert asked["mip_ahead"]["low"] < 0 < asked["mip_ahead"]["high"], "docs/results.md says that it is not told apart"
@@ -203,7 +228,7 @@ def test_page_says_what_the_experts_have_learned_as_was_measured() -> None:
 
 def test_page_says_how_tilting_stands_beside_an_expert_of_the_mix_as_was_measured() -> None:
     (group,) = filter(is_one_mix, front_report("experts")["groups"])
-    by_name = {each["method"]: each for each in group["methods"]}
+    by_name = methods(group)
     assert by_name["rewarded soup"]["matched"] is by_name["MOD"]["matched"] is None
     matched = by_name["expert of the mix"]["matched"]
     for ahead in ("hypervolume_ahead", "mip_ahead"):

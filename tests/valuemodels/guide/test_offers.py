@@ -92,4 +92,7 @@ def test_what_fails_between_two_steps_fails_for_who_waits() -> None:
 
 
 def test_with_nothing_handed_over_nobody_waits() -> None:
-    BetweenSteps().catch_up()
+    catching_up = threading.Thread(target=BetweenSteps().catch_up, daemon=True)
+    catching_up.start()
+    catching_up.join(10)
+    assert not catching_up.is_alive()
