@@ -41,6 +41,9 @@ BLOCK_TOKENS = 32
 ROOM = 2
 """How many requests of 100 tokens fit without a preemption."""
 
+CROWD = 5
+"""How many do not, and some of them wait."""
+
 _told: dict[str, dict[str, list[Any]]] = {}
 """What was answered, by generation and choice: as the server does, traces are read by it."""
 

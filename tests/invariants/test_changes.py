@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.conftest import only_float32
-from tests.invariants.engine import generate, generate_stepwise, preemptions, read_traces, unhurried
+from tests.invariants.engine import CROWD, generate, generate_stepwise, preemptions, read_traces, unhurried
 from tests.invariants.kit import guided, request
 from valuemodels.contract.changes import Change
 from valuemodels.contract.guidance import ChoiceName
@@ -33,7 +33,7 @@ def change(engine: Any, generation_id: str, choice: ChoiceName | None = None, **
 @only_float32
 def test_a_change_holds_through_queue_and_preemption_as_if_asked_for_at_the_start(engine: Any) -> None:
     """Catches overrides that are lost when V1 removes a request, or when its original parameters come back."""
-    fresh = [request(40, 40 + i, guided(weights=NEW), max_tokens=60) for i in range(8)]
+    fresh = [request(40, 40 + i, guided(weights=NEW), max_tokens=60) for i in range(CROWD)]
     steered = [{**asked, "guidance": guided()} for asked in fresh]
     for asked in steered:
         assert change(engine, asked["guidance"].generation_id, **NEW) == {}, "nothing of it has reached the worker yet"

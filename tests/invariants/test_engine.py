@@ -12,6 +12,7 @@ import torch
 from tests.invariants.conftest import only_float32
 from tests.invariants.engine import (
     BATCHED_TOKENS,
+    CROWD,
     IS_V2,
     generate,
     guide_of,
@@ -30,7 +31,7 @@ def test_without_weights_the_engine_is_plain_vllm_token_for_token(
     engine: Any, engine_base: str, arithmetic: tuple[str, int], tmp_path: Path
 ) -> None:
     """Catches any touch of unguided rows: truncation to the candidates, changed logits, a disturbed random stream."""
-    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 10}
+    sampling: dict[str, Any] = {"temperature": 1.0, "max_tokens": 6 if IS_V2 else 10}
     requests = [request(3 + 10 * i, i, seed=i, **sampling) for i in range(4)]
     requests += [request(12, 50, seed=9, n=3, **sampling), request(7, 51, temperature=0.0)]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
@@ -106,7 +107,7 @@ def test_a_preempted_request_goes_on_as_if_it_had_never_been_preempted(
     What it says undisturbed is compared in float32 only: see `only_float32`.
     """
     before = preemptions(engine)
-    asked = [request(40, 40 + i, guided(), max_tokens=60) for i in range(8)]
+    asked = [request(40, 40 + i, guided(), max_tokens=60) for i in range(CROWD)]
     answers = generate(engine, asked)
     assert preemptions(engine) > before, "the test needs an engine short of memory"
     for r, (output,) in zip(asked, answers, strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.invariants.conftest import only_float32
-from tests.invariants.engine import generate, preemptions, read_traces, unhurried
+from tests.invariants.engine import CROWD, generate, preemptions, read_traces, unhurried
 from tests.invariants.kit import guided, request
 from valuemodels.contract.guidance import ScheduledChange
 
@@ -71,7 +71,7 @@ def test_every_choice_follows_its_own_entries(engine: Any) -> None:
 def test_a_schedule_goes_on_after_a_preemption(engine: Any) -> None:
     """Catches entries that are counted in steps, not in tokens, and a request that begins its schedule again."""
     entries = tuple(at(token, **(AFTER if token % 20 else BEFORE)) for token in range(0, 60, 10))
-    asked = [request(40, 80 + i, guided(schedule=entries), max_tokens=60) for i in range(8)]
+    asked = [request(40, 80 + i, guided(schedule=entries), max_tokens=60) for i in range(CROWD)]
     expected = unhurried(engine, asked)
     before = preemptions(engine)
     answers = generate(engine, asked)

@@ -15,7 +15,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from tests.invariants.conftest import only_float32, tiny_guide
-from tests.invariants.engine import IS_V2, generate, one_by_one, open_engine, preemptions, read_traces, unhurried
+from tests.invariants.engine import CROWD, IS_V2, generate, one_by_one, open_engine, preemptions, read_traces, unhurried
 from tests.invariants.kit import assert_trace_is_exact, guided, request
 from tests.invariants.test_changes import NEW, change
 from tests.invariants.test_fast_engine import assert_trace_is_the_probes
@@ -65,7 +65,7 @@ def test_scheduling_ahead_changes_no_token_and_no_value(
     engine: Any, ahead: Any, uncached: ValueModel, base_model: LlamaForCausalLM, fast: FastScorer
 ) -> None:
     """Catches tokens that are read before they are there, late rows that spoil a trace, and lost preemptions."""
-    asked = [request(40, 40 + i, guided(scoring=SCORINGS[i % 2]), max_tokens=60) for i in range(8)]
+    asked = [request(40, 40 + i, guided(scoring=SCORINGS[i % 2]), max_tokens=60) for i in range(CROWD)]
     asked.insert(3, request(30, 48))
     before = preemptions(ahead)
     answers = generate(ahead, asked)
