@@ -50,8 +50,8 @@ lane-%: setup-dev
 
 # One after the other: servers of both, and what their tests wait for, would be too much at once.
 lanes-of-servers: setup-dev
-	@$(MAKE) --no-print-directory lane-processes
-	@$(MAKE) --no-print-directory lane-server
+	@$(MAKE) --no-print-directory lane-processes; processes=$$?; \
+		$(MAKE) --no-print-directory lane-server && exit $$processes
 
 v2: setup-dev ## What must hold on the real engine, on vLLM's V2 runner, with Triton's interpreter for its kernels
 	@$(ON_V2) $(UNBOUND) .venv/bin/python -m pytest -q -m "engine and not slow" tests/invariants $(SLOWEST) $(ARGS)

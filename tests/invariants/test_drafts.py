@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 DRAFTS = 3
-SAMPLES, BATCH = 128, 64
+SAMPLES, BATCH = 192, 64
 LEAST = 5
 """Of a text, expected: what comes less often is counted together."""
 TEMPERATURE = 0.5
