@@ -93,7 +93,7 @@ class Bench:
         self._sides = sides
         self._prompts = prompts
         self._advance = advance
-        self._seeds = count(1)
+        self._salts = count(1)
 
     def rounds(self, load: Load) -> dict[str, list[LoadTiming]]:
         """The timings of every side."""
@@ -102,15 +102,15 @@ class Bench:
             # Another order in every round, so that nobody always comes after the same side.
             for side in random.Random(number).sample(self._sides, len(self._sides)):
                 server = self._servers[PLAIN if side.is_plain else NO_WEIGHTS]
-                arrivals = self._arrivals(side, server.model, times, load.long_prompt)
+                arrivals = self._arrivals(side, server.model, times, load.long_prompt, number)
                 with undisturbed(server, [other for other in self._servers.values() if other is not server]):
                     found[side.name].append(run_load(server.url, arrivals, load.max_tokens))
                 self._advance(1, f"{load.name}: {side.name}")
         return found
 
-    def _arrivals(self, side: Side, model: str, times: Sequence[float], long_prompt: int) -> list[Arrival]:
-        """Every side gets other prompts, else the second would find the first's in vLLM's prefix cache."""
-        seed, rows = next(self._seeds), len(times)
+    def _arrivals(self, side: Side, model: str, times: Sequence[float], long_prompt: int, seed: int) -> list[Arrival]:
+        """The same prompts for every side of a round; nobody finds in vLLM's prefix cache what another has left there."""
+        salt, rows = f"bench-{next(self._salts)}", len(times)
         prompts = [list(prompt.token_ids) for prompt in drawn(self._prompts, rows, seed)]
         due = [*times]
         if long_prompt:
@@ -126,6 +126,7 @@ class Bench:
                     "model": model,
                     "prompt": prompt,
                     "seed": 1000 * seed + row,
+                    "cache_salt": salt,
                     **request_fields(side.guidance_of(min(row, rows - 1), rows)),
                 },
                 is_watched=row < rows,

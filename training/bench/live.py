@@ -86,7 +86,7 @@ class Bench:
         self._names = names
         self._prompts = prompts
         self._advance = advance
-        self._seeds = count(1)
+        self._labels = count(1)
         self.changes: dict[str, Changes] = defaultdict(Changes)
 
     def rounds(self, sides: Sequence[LiveSide], streams: int, max_tokens: int, rounds: int) -> dict[str, list[Timed]]:
@@ -94,13 +94,13 @@ class Bench:
         found: dict[str, list[Timed]] = defaultdict(list)
         for number in range(rounds):
             for side in random.Random(number).sample(sides, len(sides)):
-                found[side.name].append(self._time(side, streams, max_tokens))
+                found[side.name].append(self._time(side, streams, max_tokens, number))
                 self._advance(1, f"{streams} streams: {side.name}")
         return found
 
-    def _time(self, side: LiveSide, streams: int, max_tokens: int) -> Timed:
-        seed = next(self._seeds)
-        label = f"live-{seed}"
+    def _time(self, side: LiveSide, streams: int, max_tokens: int, seed: int) -> Timed:
+        """The same prompts for every side of a round; nobody finds in vLLM's prefix cache what another has left there."""
+        label = f"live-{next(self._labels)}"
         arrivals = [
             Arrival(
                 0.0,
@@ -108,6 +108,7 @@ class Bench:
                     "model": self._server.model,
                     "prompt": list(prompt.token_ids),
                     "seed": 1000 * seed + row,
+                    "cache_salt": label,
                     **self._fields,
                     **side.fields,
                 },

@@ -107,7 +107,10 @@ def test_rows_ask_for_what_their_side_says(
     assert CliRunner().invoke(bench.app, ["http", *where, *PLAN]).exit_code == 0
     by_side = {side_of(url, arrivals): arrivals for url, arrivals in loads[7:14]}
     assert set(by_side) == {"plain", "nothing", "exact", "fast", "hybrid", "pruned", "own"}
-    assert len({json.dumps(a.body["prompt"]) for side in ("exact", "fast") for a in by_side[side]}) > 4
+    asked = {tuple((tuple(a.body["prompt"]), a.body["seed"]) for a in arrivals) for arrivals in by_side.values()}
+    assert len(asked) == 1, "every side of a round has the same prompts and seeds"
+    salts = [{a.body["cache_salt"] for a in arrivals} for _, arrivals in loads]
+    assert all(len(each) == 1 for each in salts) and len(set[object]().union(*salts)) == len(loads)
     streams = [arrivals for _, arrivals in loads[-7:]]
     assert all([a.is_watched for a in arrivals] == [True] * 4 + [False] for arrivals in streams)
     assert all(len(arrivals[4].body["prompt"]) == 300 for arrivals in streams)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ class Generations(BaseHTTPRequestHandler):
 
     sent: ClassVar[dict[str, int]] = {}
     seen: ClassVar[Counter[str]] = Counter()
+    asked: ClassVar[dict[str, set[tuple[tuple[int, ...], int]]]] = {}
     lag: ClassVar[int] = 1
     refusal: ClassVar[int] = 0
 
@@ -35,6 +36,7 @@ class Generations(BaseHTTPRequestHandler):
         name = f"cmpl-{self.headers['X-Request-Id']}"
         assert self.headers["X-Generation-Token"] and body["objective_weights"]
         Generations.seen[f"{len(body['objective_weights'])} weights, {body.get('return_values')}"] += 1
+        Generations.asked[body["cache_salt"]].add((tuple(body["prompt"]), body["seed"]))
         self.send_response(200)
         self.end_headers()
         for n in range(body["max_tokens"]):
@@ -80,6 +82,7 @@ class FakeServer:
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Generations, "sent", {})
     monkeypatch.setattr(Generations, "seen", Counter())
+    monkeypatch.setattr(Generations, "asked", defaultdict(set))
     monkeypatch.setattr(live, "_recording_ms", lambda rows, objectives: 0.25)
     monkeypatch.setattr(servers, "_QUIET_EVERY_S", 0.001)
     monkeypatch.setattr(servers, "_QUIET_TIMEOUT_S", 0.002)
@@ -119,6 +122,9 @@ def test_every_side_is_timed_beside_guided_streams(where: list[str], tmp_path: P
     kinds = {kind.split(", ")[1]: number for kind, number in Generations.seen.items() if "weights" in kind}
     # Two streams in a warm-up and two rounds of every side, and three in two rounds that only change.
     assert kinds == {"None": 3 * 6 + 6, "True": 6, "candidates": 6}
+    rounds = Counter(frozenset(asked) for asked in Generations.asked.values() if len(asked) == 2)
+    # Of two rounds, the first's also in the warm-up; a salt of its own each time.
+    assert sorted(rounds.values()) == [len(live.SIDES), 2 * len(live.SIDES)], "all sides of a round ask for the same"
 
 
 def test_a_change_that_holds_late_is_counted_as_late() -> None:
