@@ -2,7 +2,7 @@
 
 Whatever route a request came by, here its prompt is known and nothing of it is sampled yet. So this is where it is
 held against the operator's limits, where the rules of its API key are attached to it if it says nothing itself, where
-its tokens are counted, and where the load is measured.
+its guidance learns of its `cache_salt`, where its tokens are counted, and where the load is measured.
 
 The response does not always say how many tokens it holds (text is held back for stop strings, hidden reasoning takes
 its token ids along, `echo` mixes prompt and answer), and asking vLLM for `return_token_ids` changes what it answers.
@@ -12,6 +12,7 @@ Runs in the HTTP process. No torch, no vLLM: the engine client is met by what we
 """
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from server.gate.load import EngineLoad
@@ -43,11 +44,13 @@ class EngineGateway:
         Raises:
             PrefillError: value models would read for too long.
         """
-        n, tokens = sampling_params.n, _length(prompt)
+        n, tokens, salt = sampling_params.n, _length(prompt), _salt(prompt)
         carried = (sampling_params.extra_args or {}).get(EXTRA_ARGS_KEY)
         guidance = carried if isinstance(carried, Guidance) else None
         catalogue = self._service.catalogue
-        silent = None if guidance is not None else catalogue.silent(current_key.get(), f"silent-{request_id}")
+        silent = None
+        if guidance is None:
+            silent = catalogue.silent(current_key.get(), f"silent-{request_id}", is_salted=salt is not None)
         generation = None if guidance is None else self._registry.running(guidance.generation_id)
         if generation is not None:
             catalogue = generation.catalogue
@@ -55,8 +58,10 @@ class EngineGateway:
         if generation is not None:
             generation.note_prompt(tokens)
         self._admission.check_prefill(resolved, tokens if generation is None else generation.prompt_tokens)
-        if silent is not None and silent.must_travel:
-            sampling_params.extra_args = {**(sampling_params.extra_args or {}), EXTRA_ARGS_KEY: silent.guidance}
+        told = silent.guidance if silent is not None and silent.must_travel else guidance
+        if told is not None:
+            told = replace(told, cache_salt=salt)
+            sampling_params.extra_args = {**(sampling_params.extra_args or {}), EXTRA_ARGS_KEY: told}
         outputs: AsyncGenerator[Any, None] = self._engine.generate(prompt, sampling_params, request_id, **kwargs)
         outputs = self._load.watched(outputs, n)
         if guidance is not None and generation is not None:
@@ -97,3 +102,8 @@ def _length(prompt: Any) -> int:
     """How many tokens value models will read of a prompt."""
     token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
     return 0 if token_ids is None else len(token_ids)
+
+
+def _salt(prompt: Any) -> str | None:
+    """What a request has given for vLLM to keep what it caches of it apart."""
+    return prompt.get("cache_salt") if isinstance(prompt, dict) else None

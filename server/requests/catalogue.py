@@ -149,11 +149,11 @@ class Catalogue:
             "fast_metrics": None if probe is None else dict(probe.metrics.get(name, {})),
         }
 
-    def silent(self, key: ApiKey | None, generation_id: str) -> CheckedRequest:
-        """What holds for a request on a route that takes none of our fields."""
+    def silent(self, key: ApiKey | None, generation_id: str, *, is_salted: bool = False) -> CheckedRequest:
+        """What holds for a request that has none of our fields, whatever its route, but maybe a `cache_salt`."""
         checked = self.check({}, generation_id, key)
         has_own = key is not None and (key.rules is not None or key.profile is not None)
-        depends = self._aborts or self._may_be_replaced
+        depends = self._aborts or self._may_be_replaced or is_salted
         must_travel = has_own or (depends and checked.resolved.needs_values)
         return replace(checked, must_travel=must_travel)
 

@@ -1,6 +1,7 @@
 """The value cache on the real engine: shared prefixes, pressure, and candidates that are left out."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,19 @@ def test_what_prompts_begin_with_is_shared_and_values_stay_exact(engine: Any, un
     assert cache_of(engine).shared_tokens >= before + 3 * 32
     for r, (output,) in zip(asked, answers, strict=True):
         assert_trace_is_exact(uncached, r["prompt"], output, trace_of(engine, r))
+
+
+@only_float32
+def test_nothing_is_shared_with_a_request_of_another_salt(engine: Any) -> None:
+    """Catches a salt that gets lost on its way to the cache."""
+    text = prompt(40, 510)
+
+    def shared(salt: str | None) -> int:
+        before = cache_of(engine).shared_tokens
+        generate(engine, [{**request(0, 0, replace(guided(), cache_salt=salt)), "prompt": text}])
+        return int(cache_of(engine).shared_tokens - before)
+
+    assert [shared(salt) for salt in (None, "mine", "yours", "mine", None)] == [0, 0, 0, 32, 32]
 
 
 @only_float32

@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from training.bench.load import Arrival, Load, LoadTiming, at_once, poisson, run_load
+from training.bench.load import Arrival, Load, Timed, at_once, poisson, run_load
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.servers import BenchServer, our_command, plain_command, serving, undisturbed
 from training.bench.sides import NO_WEIGHTS, PLAIN, Side, request_fields, sides_of
@@ -36,7 +36,7 @@ RATE_SHARE = 0.25
 """Of what the server did without weights, the Poisson load's tokens a second: even exact scoring keeps up with it."""
 DISTURBED, LONG_PROMPT_AFTER_S, DISTURBED_TOKENS = 4, 0.5, 4
 """Streams that run when a long prompt comes, when it comes after they were sent, and how many times longer they are."""
-Timings = Mapping[str, Sequence[LoadTiming]]
+Timings = Mapping[str, Sequence[Timed]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class HttpFigures:
 
     Attributes:
         ratio: tokens a second over the reference's, round by round; None for a load that says itself how fast it is.
+        cpu_ratio: tokens a second of the server's processor time over the reference's.
         first: to a stream's first chunk; gap: between two chunks of a stream; medians, 99th percentiles, the longest.
     """
 
@@ -53,6 +54,7 @@ class HttpFigures:
     reference: str
     tokens_per_s: float
     ratio: Estimate | None
+    cpu_ratio: Estimate | None
     first_p50: float
     first_p99: float
     gap_p50: float
@@ -95,21 +97,23 @@ class Bench:
         self._advance = advance
         self._salts = count(1)
 
-    def rounds(self, load: Load) -> dict[str, list[LoadTiming]]:
+    def rounds(self, load: Load) -> dict[str, list[Timed]]:
         """The timings of every side."""
-        found: dict[str, list[LoadTiming]] = defaultdict(list)
+        found: dict[str, list[Timed]] = defaultdict(list)
         for number, times in enumerate(load.times):
             # Another order in every round, so that nobody always comes after the same side.
             for side in random.Random(number).sample(self._sides, len(self._sides)):
                 server = self._servers[PLAIN if side.is_plain else NO_WEIGHTS]
                 arrivals = self._arrivals(side, server.model, times, load.long_prompt, number)
                 with undisturbed(server, [other for other in self._servers.values() if other is not server]):
-                    found[side.name].append(run_load(server.url, arrivals, load.max_tokens))
+                    before = server.cpu_s()
+                    timing = run_load(server.url, arrivals, load.max_tokens)
+                    found[side.name].append(Timed(timing, server.cpu_s() - before))
                 self._advance(1, f"{load.name}: {side.name}")
         return found
 
     def _arrivals(self, side: Side, model: str, times: Sequence[float], long_prompt: int, seed: int) -> list[Arrival]:
-        """The same prompts for every side of a round; nobody finds in vLLM's prefix cache what another has left there."""
+        """Every side of a round gets the same prompts, and finds none of them in vLLM's prefix cache."""
         salt, rows = f"bench-{next(self._salts)}", len(times)
         prompts = [list(prompt.token_ids) for prompt in drawn(self._prompts, rows, seed)]
         due = [*times]
@@ -149,7 +153,7 @@ def bench_http(
     prompts: PromptsOption = None,
     base_folder: BaseFolderOption = None,
 ) -> None:
-    """Time streams over HTTP: tokens a second, time to the first token and between two, start-up, memory."""
+    """Time streams over HTTP: tokens a second, and a second of processor time; latencies, start-up, memory."""
     plan = Plan(tuple(batch or BATCHES), rounds, max_tokens, requests, rate, long_prompt)
     with errors_in_one_sentence():
         checkpoint = find_checkpoint(values, base_folder)
@@ -188,17 +192,21 @@ def _all_loads(bench: Bench, sides: Sequence[Side], plan: Plan) -> list[HttpFigu
 
 
 def _figures(load: Load, sides: Sequence[Side], timings: Timings) -> list[HttpFigures]:
-    speeds = {name: [timing.tokens_per_s for timing in some] for name, some in timings.items()}
+    speeds = {name: [timed.load.tokens_per_s for timed in some] for name, some in timings.items()}
+    thrift = {name: [timed.tokens_per_cpu_s for timed in some] for name, some in timings.items()}
     figures = []
     for side in sides:
-        some = timings[side.name]
-        compared = load.is_timed and side.reference
-        ratio = ratio_estimate(speeds[side.name], speeds[side.reference]) if compared else None
+        ratio, cpu_ratio = (
+            ratio_estimate(kind[side.name], kind[side.reference]) if side.reference and is_compared else None
+            for kind, is_compared in ((speeds, load.is_timed), (thrift, True))
+        )
+        some = [timed.load for timed in timings[side.name]]
         first = [seconds for timing in some for seconds in timing.first_s]
         gaps = [seconds for timing in some for seconds in timing.gaps_s]
         latencies = [1000 * float(np.quantile(kind, share)) for kind in (first, gaps) for share in (0.5, 0.99)]
         latencies.append(1000 * max(gaps))
-        figures.append(HttpFigures(load.name, side.name, side.reference, fmean(speeds[side.name]), ratio, *latencies))
+        ratios = (fmean(speeds[side.name]), ratio, cpu_ratio)
+        figures.append(HttpFigures(load.name, side.name, side.reference, *ratios, *latencies))
     return figures
 
 
@@ -208,12 +216,12 @@ def _server_figures(server: BenchServer) -> dict[str, float]:
 
 def _print(found: Sequence[HttpFigures], servers: Mapping[str, Mapping[str, float]]) -> None:
     for load in dict.fromkeys(each.load for each in found):
-        table = Table("side", "tok/s", "ratio", "first, ms", "p99", "gap, ms", "p99", "max", title=load)
+        table = Table("side", "tok/s", "ratio", "per CPU s", "first, ms", "p99", "gap, ms", "p99", "max", title=load)
         for each in found:
             if each.load == load:
-                ratio = "" if each.ratio is None else str(each.ratio)
+                ratios = ("" if ratio is None else str(ratio) for ratio in (each.ratio, each.cpu_ratio))
                 latencies = (each.first_p50, each.first_p99, each.gap_p50, each.gap_p99, each.gap_max)
-                table.add_row(each.side, f"{each.tokens_per_s:.1f}", ratio, *(f"{ms:.0f}" for ms in latencies))
+                table.add_row(each.side, f"{each.tokens_per_s:.1f}", *ratios, *(f"{ms:.0f}" for ms in latencies))
         console.print(table)
     for name, figures in servers.items():
         console.print(f"{name}: up after {figures['start_s']:.0f} s, {figures['memory_gib']:.2f} GiB of memory")

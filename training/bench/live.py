@@ -22,7 +22,7 @@ import typer
 from rich.table import Table
 
 from training.bench.beside import Changes, LiveSide, headers_of
-from training.bench.load import Arrival, LoadTiming, run_load
+from training.bench.load import Arrival, Timed, run_load
 from training.bench.prompts import PromptsOption, drawn
 from training.bench.servers import BenchServer, on_cores, our_command, serving, undisturbed
 from training.bench.sides import WEIGHT
@@ -57,18 +57,6 @@ class LiveFigures:
     cpu_ratio: Estimate
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A load on a side, and the processor time that the server took for it."""
-
-    load: LoadTiming
-    cpu_s: float
-
-    @property
-    def tokens_per_cpu_s(self) -> float:
-        return self.load.tokens / self.cpu_s
-
-
 class Bench:
     """Puts loads on one server, side by side."""
 
@@ -99,7 +87,7 @@ class Bench:
         return found
 
     def _time(self, side: LiveSide, streams: int, max_tokens: int, seed: int) -> Timed:
-        """The same prompts for every side of a round; nobody finds in vLLM's prefix cache what another has left there."""
+        """Every side of a round gets the same prompts, and finds none of them in vLLM's prefix cache."""
         label = f"live-{next(self._labels)}"
         arrivals = [
             Arrival(

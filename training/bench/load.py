@@ -59,6 +59,18 @@ class LoadTiming:
         return self.tokens / self.seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A load, and the processor time that the server took for it, in s."""
+
+    load: LoadTiming
+    cpu_s: float
+
+    @property
+    def tokens_per_cpu_s(self) -> float:
+        return self.load.tokens / self.cpu_s
+
+
 Beside = Callable[[aiohttp.ClientSession, Sequence[Sequence[float]]], Awaitable[None]]
 """What else is done while the streams of a load run, and ended with them: it gets a client, and of every stream the
 times so far, that of its request first."""

@@ -55,14 +55,15 @@ def engine_tables(figures: Figures) -> str:
 
 def http_tables(figures: Figures) -> str:
     """Every load's sides, and what the servers take."""
-    header = ["load", "side", "tok/s", "ratio", "to", "first token, ms", "p99", "next token, ms", "p99", "longest"]
+    header = ["load", "side", "to", "tok/s", "ratio", "a second of processor time, ratio"]
+    header += ["first token, ms", "p99", "next token, ms", "p99", "longest"]
     rows = [
         [
             each["load"],
             each["side"],
+            each["reference"],
             f"{each['tokens_per_s']:.1f}",
-            shown(each["ratio"]),
-            each["reference"] if each["ratio"] else "",
+            *(shown(each[ratio]) for ratio in ("ratio", "cpu_ratio")),
             *(f"{each[name]:.0f}" for name in ("first_p50", "first_p99", "gap_p50", "gap_p99", "gap_max")),
         ]
         for each in figures["figures"]

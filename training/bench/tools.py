@@ -115,7 +115,7 @@ class VllmBench:
         switches = ["--ignore-eos", "--skip-chat-template", "--save-result", "--disable-tqdm"]
         _run([sys.executable, "-c", _VLLM_BENCH, *flags, *switches, *goodput])
         found = json.loads((folder / "vllm.json").read_text())
-        _none_lost(found["completed"], load)
+        _none_lost(found["completed"], load, {"failed": found["failed"]})
         return Reading(
             first={f"p{share}": found[f"p{share}_ttft_ms"] for share in PERCENTILES},
             gap={f"p{share}": found[f"p{share}_itl_ms"] for share in PERCENTILES},
@@ -138,7 +138,8 @@ class GuideLlm:
         _run([self.command, "run", "--config", str(scenario), "--disable-console"])
         (found,) = json.loads((folder / "guidellm.json").read_text())["benchmarks"]
         metrics = found["metrics"]
-        _none_lost(metrics["request_totals"]["successful"], load)
+        totals = metrics["request_totals"]
+        _none_lost(totals["successful"], load, totals)
         return Reading(
             first=_percentiles(metrics["time_to_first_token_ms"]),
             gap=_percentiles(metrics["inter_token_latency_ms"]),
@@ -184,6 +185,7 @@ def _run(command: Sequence[str]) -> None:
         raise MeasurementError(f"{Path(command[0]).name} failed; it said last: {(ended.stdout + ended.stderr)[-1500:]}")
 
 
-def _none_lost(completed: int, load: ToolLoad) -> None:
+def _none_lost(completed: int, load: ToolLoad, told: object) -> None:
     if completed != load.requests:
-        raise MeasurementError(f"{load.requests - completed} of {load.requests} requests were not answered well")
+        lost = f"{load.requests - completed} of {load.requests} requests were not answered well"
+        raise MeasurementError(f"{lost}; the tool says: {told}")

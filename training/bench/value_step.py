@@ -49,7 +49,7 @@ class StepBench:
         step, limit = [], []
         products = _products(model, shape)
         for _ in range(_WARM_UP + repeats):
-            queries = [Query(name, list(text), candidates) for name, text in zip(names, texts, strict=True)]
+            queries = [Query(name, list(text), candidates=candidates) for name, text in zip(names, texts, strict=True)]
             step.append(_ms(partial(scorer.score_queries, queries)))
             limit.append(_ms(products))
             for text in texts:

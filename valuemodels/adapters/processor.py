@@ -199,6 +199,7 @@ class ValueProcessor:
             last_token=request.end_token,
             drafts=tuple(drafts),
             line=line,
+            cache_salt=(asked.cache_salt if asked else None) or "",
         )
 
 

@@ -66,6 +66,7 @@ class Guidance:
         schedule: what changes along the text, by rising token; see `valuemodels.contract.schedule`.
         n: choices of each prompt.
         offer: number of the offer of objectives that it was checked against.
+        cache_salt: the request's own, as vLLM has it: what is kept of it is shared with requests of the same alone.
     """
 
     generation_id: str
@@ -81,6 +82,7 @@ class Guidance:
     schedule: tuple[ScheduledChange, ...] = ()
     n: int = 1
     offer: int = 0
+    cache_salt: str | None = None
 
     def index_of(self, choice: ChoiceName) -> int:
         """The place of a choice in the response."""

@@ -99,7 +99,9 @@ class ValueGuide:
             rows: whose tokens are not sampled yet, and how many tokens of their sequences are to be read.
         """
         prefixes = [
-            Prefix(row.sequence_id, row.token_ids[:tokens]) for row, tokens in rows if row.guidance.scoring != "fast"
+            Prefix(row.sequence_id, row.token_ids[:tokens], row.cache_salt)
+            for row, tokens in rows
+            if row.guidance.scoring != "fast"
         ]
         for reader in self._readers if prefixes else ():
             self._row_by_row.read(reader, prefixes)

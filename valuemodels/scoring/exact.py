@@ -1,7 +1,7 @@
 """Exact scoring: the trunk reads every candidate after its prefix, over a cache of what it has read before."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar, cast
 
@@ -17,6 +17,7 @@ from valuemodels.scoring.own_check import check_same, kv_shape_of, sample_of, un
 from valuemodels.scoring.padded import PaddedStep
 from valuemodels.scoring.parts import Part
 from valuemodels.scoring.ragged import RaggedStep
+from valuemodels.scoring.rows import Row
 from valuemodels.scoring.scorer import ScoringBatch
 from valuemodels.transfers import to_device
 
@@ -31,10 +32,12 @@ class Prefix:
     Attributes:
         sequence_id: names the sequence across steps.
         token_ids: all of it so far, prompt and output; at least one token.
+        salt: what is read of it is shared with sequences of the same salt alone.
     """
 
     sequence_id: str
     token_ids: Sequence[int]
+    salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,15 @@ class Query(Prefix):
         candidates: [n] int64 next tokens to value.
     """
 
-    candidates: Tensor
+    candidates: Tensor = field(kw_only=True)
 
 
 _AnyPrefix = TypeVar("_AnyPrefix", bound=Prefix)
+
+
+def query_of(row: Row, candidates: Tensor) -> Query:
+    """What is to be read for a row."""
+    return Query(row.read_as, row.token_ids, row.cache_salt, candidates=candidates)
 
 
 _Gain = tuple[SequenceKV, Sequence[int], Tensor]
@@ -103,13 +111,10 @@ class ExactScorer:
         token_ids, valid = batch.candidates.token_ids, batch.candidates.valid
         if self._padded is not None:  # to count candidates is to wait for the device
             named = zip(batch.rows, token_ids, strict=True)
-            return torch.stack(self.score_queries([Query(row.read_as, row.token_ids, some) for row, some in named]))
+            return torch.stack(self.score_queries([query_of(row, some) for row, some in named]))
         counts = valid.sum(-1).tolist()
         places = [place for place, count in enumerate(counts) if count > 1]
-        queries = [
-            Query(row.read_as, row.token_ids, token_ids[place, : counts[place]])
-            for place, row in ((place, batch.rows[place]) for place in places)
-        ]
+        queries = [query_of(batch.rows[place], token_ids[place, : counts[place]]) for place in places]
         values = torch.zeros(*token_ids.shape, len(self.objectives), device=token_ids.device)
         if queries:
             found = torch.cat(self.score_queries(queries))
@@ -169,14 +174,14 @@ class ExactScorer:
         while True:
             gains: list[_Gain] = []
             room, begun = READ_TOKENS, set()
-            sequences = [self.cache.open(prefix.sequence_id, prefix.token_ids) for prefix in prefixes]
+            sequences = [self.cache.open(prefix.sequence_id, prefix.token_ids, prefix.salt) for prefix in prefixes]
             for prefix, sequence in zip(prefixes, sequences, strict=True):
                 start = sequence.stored
                 # Up to a block's end, so that whoever begins alike can share it.
                 stop = min(len(prefix.token_ids), start + room) // BLOCK_TOKENS * BLOCK_TOKENS
                 if stop <= start or len(prefix.token_ids) - start < at_least:
                     continue
-                begin = tuple(prefix.token_ids[: start + BLOCK_TOKENS])
+                begin = prefix.salt, tuple(prefix.token_ids[: start + BLOCK_TOKENS])
                 if begin in begun:
                     continue
                 begun.add(begin)
@@ -220,7 +225,7 @@ class ExactScorer:
         """Refuse a backbone that does not give the expected values of `sample_of` with its new attention."""
         prefix, candidates = sample_of(self.model)
         try:
-            found = self.score_queries([Query("sample", prefix.tolist(), candidates)])[0]
+            found = self.score_queries([Query("sample", prefix.tolist(), candidates=candidates)])[0]
         except (TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"backbone of {self.checkpoint_id} cannot run with cached attention: {error}"

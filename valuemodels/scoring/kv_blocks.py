@@ -1,5 +1,6 @@
 """What the value KV cache is made of: blocks of tokens, and the sequences that hold them. Imports torch alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -38,14 +39,14 @@ class Block:
 
     Attributes:
         index: its place in the cache's tensor.
-        tokens: whose keys and values it holds, once sealed; None before that, while one sequence alone writes to it.
+        name: what it stands by in the tree, once sealed; None before that, while one sequence alone writes to it.
         parent: the block before it; None is the root.
-        children: sealed blocks that follow, by their tokens.
+        children: sealed blocks that follow, by their names.
         users: how many sequences hold it.
     """
 
     index: int
-    tokens: tuple[int, ...] | None = None
+    name: tuple[int, ...] | None = None
     parent: "Block | None" = None
     children: "dict[tuple[int, ...], Block]" = field(default_factory=dict)
     users: int = 0
@@ -58,10 +59,17 @@ class SequenceKV:
     Attributes:
         token_ids: the tokens whose keys and values are stored, from position 0.
         blocks: theirs, and those reserved for the tokens that come next.
+        salt: of its blocks, which only sequences with the same share.
     """
 
     token_ids: list[int] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    salt: str = ""
+
+    def name_of(self, place: int, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """What a block of these tokens stands by: its own, those of the first after the salt."""
+        tokens = tuple(token_ids[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS])
+        return tokens if place else (*self.salt.encode(), *tokens)
 
     @property
     def stored(self) -> int:

@@ -2,7 +2,7 @@
 
 All blocks are allocated at the start, within the operator's budget, and never more. A sequence is named by the engine's
 own request id and has a list of blocks. A block that is full is *sealed*: it stands in a tree under the block before
-it, found by its very tokens, and every sequence that begins with the same tokens shares it (a system prompt, the
+it, found by its very tokens, and every sequence of the same salt that begins with them shares it (a system prompt, the
 choices of `n > 1`). Nobody tells which sequences have ended, so blocks go in this order: sealed ones that no sequence
 holds, least recently used first; then those of sequences that do not take part in the present step. What is stored is
 checked against the tokens asked for: a stale or missing entry costs time, never a wrong value.
@@ -41,7 +41,7 @@ class KVCache:
         size = (shape.layers, 2 * shape.kv_heads, self.capacity, BLOCK_TOKENS * shape.head_dim)
         self.data = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self.evictions = self.shared_tokens = self._fresh = 0
-        self._root = Block(-1, tokens=())
+        self._root = Block(-1, name=())
         self._free: list[int] = []
         self._unclean: list[int] = []
         self._gathered = self.data.new_empty(0)
@@ -63,12 +63,12 @@ class KVCache:
         """What all blocks take together."""
         return self.capacity * self.shape.bytes_per_block
 
-    def open(self, sequence_id: str, prefix: Sequence[int]) -> SequenceKV:
+    def open(self, sequence_id: str, prefix: Sequence[int], salt: str = "") -> SequenceKV:
         """The sequence's share, as the most recently used, holding as much of the prefix as there is, and no more."""
         sequence = self._sequences.get(sequence_id)
         is_new = sequence is None
         if sequence is None:
-            sequence = self._sequences[sequence_id] = SequenceKV()
+            sequence = self._sequences[sequence_id] = SequenceKV(salt=salt)
         self._sequences.move_to_end(sequence_id)
         self._keep_common_prefix(sequence, prefix)
         found = self._share(sequence, prefix)
@@ -155,7 +155,7 @@ class KVCache:
 
     def _truncate(self, sequence: SequenceKV, tokens: int) -> None:
         kept = blocks_for(tokens)
-        if tokens % BLOCK_TOKENS and sequence.blocks[kept - 1].tokens is not None:
+        if tokens % BLOCK_TOKENS and sequence.blocks[kept - 1].name is not None:
             # A sealed block is never written to again, so what it holds beyond the cut goes with all of it.
             kept = tokens // BLOCK_TOKENS
             tokens = kept * BLOCK_TOKENS
@@ -171,7 +171,7 @@ class KVCache:
         place = start // BLOCK_TOKENS
         node = sequence.blocks[place - 1] if place else self._root
         while (stop := sequence.stored + BLOCK_TOKENS) <= len(prefix):
-            child = node.children.get(tuple(prefix[sequence.stored : stop]))
+            child = node.children.get(sequence.name_of(place, prefix))
             if child is None:
                 break
             self._idle.pop(child, None)
@@ -189,11 +189,11 @@ class KVCache:
         """Put a full block into the tree, or let go of it where another with the same tokens stands there."""
         block = sequence.blocks[place]
         parent = sequence.blocks[place - 1] if place else self._root
-        tokens = tuple(sequence.token_ids[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS])
-        twin = parent.children.get(tokens)
+        name = sequence.name_of(place, sequence.token_ids)
+        twin = parent.children.get(name)
         if twin is None:
-            block.tokens, block.parent = tokens, parent
-            parent.children[tokens] = block
+            block.name, block.parent = name, parent
+            parent.children[name] = block
             return
         self._idle.pop(twin, None)
         twin.users += 1
@@ -202,7 +202,7 @@ class KVCache:
 
     def _release(self, block: Block) -> None:
         block.users -= 1
-        if block.tokens is None:
+        if block.name is None:
             self._free.append(block.index)
         elif not block.users and not block.children:
             self._idle[block] = None
@@ -229,8 +229,8 @@ class KVCache:
     def _drop(self, block: Block) -> None:
         """Take an idle block out of the tree. Its parent, which nobody follows now, is the next to go."""
         parent = block.parent
-        assert parent is not None and block.tokens is not None, "an idle block is sealed"
-        del parent.children[block.tokens]
+        assert parent is not None and block.name is not None, "an idle block is sealed"
+        del parent.children[block.name]
         if parent is not self._root and not parent.users and not parent.children:
             self._idle[parent] = None
             self._idle.move_to_end(parent, last=False)

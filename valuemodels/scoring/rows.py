@@ -23,6 +23,7 @@ class Row:
         drafts: tokens that are only proposed to follow the output, and that this row comes after.
         line: where the guide keeps what the row asks for: a place that it has for longer than its place in the logits.
             None is that place.
+        cache_salt: what is read of it is kept for sequences of the same salt alone.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Row:
     last_token: int = 0
     drafts: tuple[int, ...] = ()
     line: int | None = None
+    cache_salt: str = ""
 
     @property
     def kept_at(self) -> int:

@@ -49,6 +49,32 @@ async def test_the_rules_of_a_key_travel_with_requests_that_say_nothing(engine: 
     await eventually(lambda: engine.dropped == ["silent-resp_1"])
 
 
+@pytest.mark.parametrize(("weight", "travels"), [(1.0, True), (0.0, False)])
+async def test_what_is_guided_says_for_whom_alone_it_may_be_kept(
+    engine: FakeEngine, weight: float, travels: bool
+) -> None:
+    """On every route, and where all there is of guidance is the operator's."""
+    asked = params()
+    client = gateway(engine, default_weights={"positivity": weight})
+    salted = {"prompt_token_ids": [1, 2], "cache_salt": "tenant-7"}
+    assert [output async for output in client.generate(salted, asked, "resp_1")]
+    assert (EXTRA_ARGS_KEY in asked.extra_args) == travels
+    if travels:
+        assert asked.extra_args[EXTRA_ARGS_KEY].cache_salt == "tenant-7"
+        await eventually(lambda: engine.dropped == ["silent-resp_1"])
+
+
+async def test_a_requests_own_guidance_learns_of_its_salt(engine: FakeEngine) -> None:
+    asked = params()
+    asked.extra_args[EXTRA_ARGS_KEY] = Guidance("cmpl-1", {"positivity": 1.0})
+    salted = {"prompt_token_ids": [1, 2], "cache_salt": "tenant-7"}
+    assert [output async for output in gateway(engine).generate(salted, asked, "cmpl-1")]
+    assert asked.extra_args == {
+        "client's": "own",
+        EXTRA_ARGS_KEY: Guidance("cmpl-1", {"positivity": 1.0}, cache_salt="tenant-7"),
+    }
+
+
 async def test_what_must_not_go_without_its_values_fails_on_every_route(engine: FakeEngine) -> None:
     """Its worker has ended the text; without this it would pass for a short answer."""
     client = gateway(engine, default_weights={"positivity": 1.0}, on_value_error={"positivity": "abort"})

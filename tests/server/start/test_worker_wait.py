@@ -15,7 +15,7 @@ LOOKS = 20
 
 @pytest.fixture
 def reader() -> SpinCondition:
-    """What a process waits with, that has just read something: vLLM's would spin. Without the sockets of a longer wait."""
+    """What a process waits with that has just read something, without the sockets of a longer wait: vLLM's spins."""
     condition = object.__new__(SpinCondition)
     condition.is_reader, condition.busy_loop_s = True, 60.0
     condition.record_read()

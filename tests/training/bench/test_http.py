@@ -1,11 +1,12 @@
 """`mavis bench http` around servers that take a known time: loads, turns, ratios, and which server gets what."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -18,19 +19,20 @@ PLAN = ["--batch", "4", "--rounds", "2", "--requests", "6", "--max-tokens", "10"
 
 @dataclass
 class FakeServer:
-    """Half as fast with weights; plain vLLM is a tenth faster than ours without."""
+    """Half as fast with weights; plain vLLM is a tenth faster than ours without, on three cores."""
 
     url: str
     model: str = "m"
     start_s: float = 3.0
     runs: bool = True
+    spent_s: ClassVar[dict[str, float]] = {}
 
     def memory_gib(self) -> float:
         return 1.5
 
     def cpu_s(self) -> float:
         assert self.runs
-        return 7.0
+        return 7.0 + self.spent_s[self.url]
 
     def suspend(self) -> None:
         self.runs = False
@@ -42,6 +44,7 @@ class FakeServer:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[Arrival]]]:
     seen: list[tuple[str, Sequence[Arrival]]] = []
+    monkeypatch.setattr(FakeServer, "spent_s", defaultdict(float))
 
     @contextmanager
     def serving(command: Sequence[str], max_rows: int, max_tokens: int) -> Iterator[FakeServer]:
@@ -52,6 +55,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[Arrival]]
         seen.append((url, arrivals))
         gap = 0.01 / (1.1 if url == "plain" else 1.0) * (2 if "objective_weights" in arrivals[0].body else 1)
         tokens = max_tokens * len(arrivals)
+        FakeServer.spent_s[url] += tokens * gap * (3 if url == "plain" else 1)
         return LoadTiming(tokens * gap, tokens, (gap,) * len(arrivals), (gap,) * (tokens - len(arrivals)))
 
     monkeypatch.setattr(http, "serving", serving)
@@ -75,7 +79,9 @@ def test_every_side_is_loaded_in_turns_and_set_beside_its_reference(
     report: dict[str, Any] = json.loads(out.read_text())
     assert report["servers"]["mavis"] == {"start_s": 3.0, "memory_gib": 1.5}
     by_side = {each["side"]: each for each in report["figures"] if each["load"] == "4 at once"}
-    assert by_side["plain vLLM"]["ratio"] is None
+    assert by_side["plain vLLM"]["ratio"] is None and by_side["plain vLLM"]["cpu_ratio"] is None
+    assert by_side["no weights"]["cpu_ratio"]["value"] == pytest.approx(3 / 1.1)
+    assert by_side["fast"]["cpu_ratio"]["value"] == pytest.approx(0.5)
     assert by_side["no weights"]["ratio"]["value"] == pytest.approx(1 / 1.1)
     assert by_side["fast"]["ratio"]["value"] == by_side["exact"]["ratio"]["value"] == pytest.approx(0.5)
     own = by_side["fast, own weights in every row"]
@@ -107,7 +113,7 @@ def test_rows_ask_for_what_their_side_says(
     assert CliRunner().invoke(bench.app, ["http", *where, *PLAN]).exit_code == 0
     by_side = {side_of(url, arrivals): arrivals for url, arrivals in loads[7:14]}
     assert set(by_side) == {"plain", "nothing", "exact", "fast", "hybrid", "pruned", "own"}
-    asked = {tuple((tuple(a.body["prompt"]), a.body["seed"]) for a in arrivals) for arrivals in by_side.values()}
+    asked = {json.dumps([[a.body["prompt"], a.body["seed"]] for a in arrivals]) for arrivals in by_side.values()}
     assert len(asked) == 1, "every side of a round has the same prompts and seeds"
     salts = [{a.body["cache_salt"] for a in arrivals} for _, arrivals in loads]
     assert all(len(each) == 1 for each in salts) and len(set[object]().union(*salts)) == len(loads)

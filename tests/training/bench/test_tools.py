@@ -48,7 +48,7 @@ class Commands:
     @staticmethod
     def _write(folder: Path, completed: int, ms: float) -> None:
         latencies = {f"p{share}_{what}_ms": ms for share in (50, 95, 99) for what in ("ttft", "itl")}
-        counts = {"completed": completed, "output_throughput": 60.0, "request_goodput": 1.25}
+        counts = {"completed": completed, "failed": 0, "output_throughput": 60.0, "request_goodput": 1.25}
         (folder / "vllm.json").write_text(json.dumps(latencies | counts))
         metric = {"successful": {"percentiles": {"p50": ms, "p95": ms, "p99": ms}}}
         metrics = {

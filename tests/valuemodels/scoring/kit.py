@@ -37,8 +37,8 @@ def scoring_batch(
     )
 
 
-def query(name: str, prefix: list[int], candidates: list[int]) -> Query:
-    return Query(name, prefix, torch.tensor(candidates, dtype=torch.int64))
+def query(name: str, prefix: list[int], candidates: list[int], salt: str = "") -> Query:
+    return Query(name, prefix, salt, candidates=torch.tensor(candidates, dtype=torch.int64))
 
 
 def assert_exact(model: ValueModel, queries: list[Query], values: list[torch.Tensor]) -> None:

@@ -57,7 +57,7 @@ def scored(base: Path, chats: list[list[int]], dtype: torch.dtype) -> Iterator[t
     scorer.read([Prefix("3", chats[3][:90])])
     for _ in range(3):
         queries = [
-            Query(str(n), list(chat), torch.randint(1000, 30000, (CANDIDATES,), generator=generator))
+            Query(str(n), list(chat), candidates=torch.randint(1000, 30000, (CANDIDATES,), generator=generator))
             for n, chat in enumerate(chats)
         ]
         yield from zip(queries, scorer.score_queries(queries), strict=True)

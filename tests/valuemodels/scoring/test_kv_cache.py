@@ -72,6 +72,24 @@ def test_what_sequences_begin_with_is_read_once(
     assert ragged.cache.shared_tokens == 3 * 3 * BLOCK_TOKENS + 2 * BLOCK_TOKENS
 
 
+def test_what_is_read_under_a_salt_is_shared_with_nobody_else(
+    ragged: ExactScorer, uncached: ValueModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else how soon an answer comes tells what others have asked before; vLLM keeps its prefix cache apart so."""
+    seen = count_tokens(ragged, monkeypatch)
+    prompt, long = tokens(2 * BLOCK_TOKENS + 5), 2 * BLOCK_TOKENS + 5 + 1
+    for name, salt, read in (("a", "", long), ("b", "x", long), ("c", "x", 6), ("d", "xy", long), ("e", "", 6)):
+        seen.clear()
+        asked = [query(name, prompt, [1], salt)]
+        assert_exact(uncached, asked, ragged.score_queries(asked))
+        assert sum(seen) == read, (name, salt)
+    seen.clear()
+    other = tokens(2 * BLOCK_TOKENS + 5, 1)
+    together = [query("f", other, [1], "x"), query("g", other, [1], "y"), query("h", other, [1], "y")]
+    assert_exact(uncached, together, ragged.score_queries(together))
+    assert sum(seen) == 2 * 2 * BLOCK_TOKENS + 3 * 6, "in one step, too"
+
+
 def test_shared_blocks_outlive_whoever_wrote_them(scorer: ExactScorer, uncached: ValueModel) -> None:
     prompt = tokens(40)
     for name, end in (("a", [1]), ("b", [2, 3]), ("c", [4])):
