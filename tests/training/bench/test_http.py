@@ -25,7 +25,7 @@ class FakeServer:
     model: str = "m"
     start_s: float = 3.0
     runs: bool = True
-    spent_s: ClassVar[dict[str, float]] = {}
+    spent_s: ClassVar[dict[str, float]] = defaultdict(float)
 
     def memory_gib(self) -> float:
         return 1.5
