@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import filterfalse
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.house.told import ROOT, between, shown, text
+
 RESULTS = "docs/results.md"
 EVALUATION = "valuemodels/checkpoints/embedded/evaluation.json"
 SECOND = {
@@ -24,10 +24,6 @@ TILTS = ("5", "10", "20", "", "112", "256")
 """Numbers of candidates; the server's default has none in its method's name."""
 
 
-def text(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
-
-
 def test_the_table_of_turns_is_what_was_measured() -> None:
     measured = json.loads((ROOT / "docs" / "evaluation" / "embedded" / "flip.json").read_text(encoding="utf-8"))
     page = text("docs/steer.md")
@@ -35,15 +31,6 @@ def test_the_table_of_turns_is_what_was_measured() -> None:
         halves = [row["first"], row["second"]]
         told = " | ".join(f"{half['value']:+.2f} [{half['low']:+.2f}, {half['high']:+.2f}]" for half in halves)
         assert f"| {row['course']} | {told} | {row['kl_nats']['value']:.1f} |" in page
-
-
-def shown(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
-
-
-def between(estimate: dict[str, float]) -> str:
-    """Of what has no sign to show."""
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
 
 
 def slider_lines(measured: dict[str, Any]) -> Iterator[str]:
