@@ -37,14 +37,15 @@ test: setup-dev ## Set up and run all tests but the slow ones; without ARGS, als
 	@.venv/bin/python -m pytest -m "not slow" $(if $(ARGS),$(ARGS),tests/house --cov --cov-append)
 
 # Two at a time, since none uses much more than one core; what takes longest comes first, so that they end together.
-LANES = lanes-of-servers v2 lane-training lane-engine lane-rest
+LANES = lanes-of-servers v2 lane-training lane-engine lane-http lane-rest
 lane-processes: TESTS = -m "processes and not slow" tests/e2e tests/invariants
 # The one lane where it does: several ranks it has to bind, and a test looks at what else is where its worker is.
 lane-processes: UNBOUND =
 lane-server: TESTS = -m "engine and not processes and not slow" tests/e2e
 lane-engine: TESTS = -m "engine and not processes and not slow" tests/invariants
 lane-training: TESTS = -m "not slow" tests/training
-lane-rest: TESTS = -m "not engine and not slow" --ignore tests/training --ignore tests/house
+lane-http: TESTS = -m "not engine and not slow" tests/server
+lane-rest: TESTS = -m "not engine and not slow" --ignore tests/training --ignore tests/server --ignore tests/house
 lane-%: setup-dev
 	@COVERAGE_FILE=.coverage.$* $(UNBOUND) .venv/bin/python -m pytest $(TESTS) $(SLOWEST) $(UNREPORTED)
 
