@@ -11,7 +11,7 @@ import time
 from server.start.vllm_arguments import PLUGIN
 
 LOOK_EVERY_S = 2e-4
-"""How late each of them is at most; a step of a small base takes a hundred times as long."""
+"""So late is found, at most, what is there; a step of a small base takes a hundred times as long."""
 
 
 def sleep_between_looks() -> None:
