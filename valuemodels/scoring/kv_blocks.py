@@ -69,7 +69,7 @@ class SequenceKV:
     def name_of(self, place: int, token_ids: Sequence[int]) -> tuple[int, ...]:
         """What a block of these tokens stands by: its own, those of the first after the salt."""
         tokens = tuple(token_ids[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS])
-        return tokens if place else (*self.salt.encode(), *tokens)
+        return tokens if place else (*map(ord, self.salt), *tokens)  # of any characters, encodable or not
 
     @property
     def stored(self) -> int:
